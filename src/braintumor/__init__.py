@@ -1,0 +1,11 @@
+"""Classify brain MRI slices: glioma, meningioma, pituitary tumor or no tumor; show why and how sure. Research use only."""
+
+from braintumor.errors import BrainTumorError
+from braintumor.inference import Prediction, predict
+from braintumor.model import Model, load
+from braintumor.read import read
+from braintumor.scan import Scan
+
+__version__ = "0.1.0"
+
+__all__ = ["BrainTumorError", "Model", "Prediction", "Scan", "__version__", "load", "predict", "read"]

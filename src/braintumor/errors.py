@@ -1,0 +1,56 @@
+"""What can go wrong because of what came in. The command line prints these and exits 2; any other exception is our bug."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class BrainTumorError(Exception):
+    """Input that cannot be used. The message says what came, what was expected and what to do."""
+
+
+class ImageError(BrainTumorError):
+    """One image that cannot be read. `reason` names neither the folder nor the content of the file."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+
+class DataError(BrainTumorError):
+    """A data folder or manifest that cannot be used."""
+
+
+class UnreadableData(DataError):
+    """Files of a data folder that cannot be read: `problems` maps each path to its reason."""
+
+    def __init__(self, root: Path, problems: Mapping[str, str]) -> None:
+        listed = "\n".join(f"  {path}: {reason}" for path, reason in sorted(problems.items()))
+        super().__init__(
+            f"{len(problems)} unusable path(s) in {root}:\n{listed}\n"
+            "Repair or remove them, or pass --skip_unreadable to go on without them."
+        )
+        self.problems = dict(problems)
+
+
+class ModelError(BrainTumorError):
+    """A model folder that is missing, damaged or of another kind."""
+
+
+class WeightsError(BrainTumorError):
+    """Starting weights that cannot be fetched, verified or fitted to the network."""
+
+
+class TrainingError(BrainTumorError):
+    """Training cannot start or go on: NaN loss, an occupied folder, a changed setting on resume."""
+
+
+class StorageError(BrainTumorError):
+    """A file that cannot be written: no space left, no permission, a read-only folder."""
+
+
+class MissingExtra(BrainTumorError):
+    """A part of the package whose libraries are not installed."""
+
+    def __init__(self, extra: str, missing: str) -> None:
+        super().__init__(f"this needs the library {missing}; install it with: pip install 'braintumor[{extra}]'")

@@ -1,0 +1,43 @@
+"""How files are written: aside first, then renamed, so that a reader never sees half of one; and how they are hashed."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from braintumor.errors import StorageError
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a path to write to; on success it is synced to the disk and becomes `target`, on failure it is removed.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written to; `target` is as it was.
+    """
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.replace(target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"cannot write {target} ({reason}); free some space or choose another folder") from error
+    finally:
+        if os.access(target.parent, os.W_OK):
+            aside.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with replacing(target) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def file_sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,185 @@
+"""How a file becomes a slice: the only code that decodes image files."""
+
+import io
+import re
+import stat
+import struct
+import warnings
+import zlib
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from braintumor.errors import ImageError
+from braintumor.scan import Scan
+
+FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
+SMALLEST_SIDE: Final = 16
+LARGEST_AREA: Final = 64_000_000
+BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
+DECODER_ERRORS: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises on damaged files."""
+
+
+def read(source: str | Path | bytes, name: str | None = None) -> Scan:
+    """Return the slice in a PNG, JPEG, TIFF or BMP file, recognised by its content, upright as its EXIF data says.
+
+    Colour becomes ITU-R 601 luma, transparency lies on black. 8-bit grey values are divided by 255. 16-bit grey
+    values are divided by 2^bits - 1, with bits the smallest of 8, 10, 12, 14 and 16 that holds the largest value of
+    the image: scanners store 12 bits in 16, and dividing those by 65535 gives an almost black slice. An 8-bit image
+    times 257 gives the pixels of the 8-bit one as soon as its largest value exceeds 16383.
+    Calls from several threads are safe. Warnings of Pillow's decoders are silenced for the process.
+
+    Args:
+        source: a path, or the content of a file.
+        name: what to call the slice; the path as given, or `bytes`, by default.
+
+    Raises:
+        ImageError: missing, unreadable, damaged or truncated file, another format, several frames, float or more
+            than 16-bit pixels, less than 16 pixels on a side, more than 64 megapixels.
+    """
+    name = name or ("bytes" if isinstance(source, bytes) else str(source))
+    silence_decoders()
+    with open_source(source, name) as stream:
+        try:
+            return Scan(decode(stream, name), source=name)
+        except DECODER_ERRORS as error:
+            raise ImageError(name, failure_reason(error)) from error
+
+
+def silence_decoders() -> None:
+    """Ignore warnings raised inside Pillow; `warnings.catch_warnings` would not be safe in threads."""
+    if PILLOW_FILTER not in warnings.filters:
+        warnings.filterwarnings("ignore", category=Warning, module=PILLOW_MODULES)
+
+
+PILLOW_MODULES: Final = r"PIL\."
+PILLOW_FILTER: Final[Any] = ("ignore", None, Warning, re.compile(PILLOW_MODULES), 0)
+
+
+def open_source(source: str | Path | bytes, name: str) -> AbstractContextManager[IO[bytes]]:
+    """Return the open stream of a regular, non-empty file or of the bytes.
+
+    Raises:
+        ImageError: there is no such file, or it is empty, a folder, a device or not permitted.
+    """
+    if isinstance(source, bytes):
+        if not source:
+            raise ImageError(name, "empty (0 bytes)")
+        return io.BytesIO(source)
+    try:
+        status = Path(source).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(name, "is a folder; name one image file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(name, "not a regular file")
+        if status.st_size == 0:
+            raise ImageError(name, "empty (0 bytes)")
+        return Path(source).open("rb")
+    except OSError as error:
+        raise ImageError(name, (error.strerror or "cannot be opened").lower()) from error
+    except ValueError as error:  # a zero byte in the path
+        raise ImageError(name, "not a possible file name") from error
+
+
+def decode(stream: IO[bytes], name: str) -> NDArray[np.float32]:
+    """Return the (H, W) float32 pixels in [0, 1] of the image in a stream.
+
+    Raises:
+        ImageError: it decodes but is no single grey or colour slice of a usable size.
+    """
+    with Image.open(stream, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > LARGEST_AREA:
+            raise ImageError(name, f"{width} x {height} pixels; at most 64 megapixels are read")
+        if min(width, height) < SMALLEST_SIDE:
+            raise ImageError(name, f"{width} x {height} pixels; at least {SMALLEST_SIDE} on each side are needed")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise ImageError(name, f"holds {frames} images; save the slice to classify as one image")
+        image.load()
+        turn_upright(image)
+        return grey_values(image, name)
+
+
+def turn_upright(image: Image.Image) -> None:
+    """Apply the EXIF orientation in place; damaged EXIF data leaves the image as stored."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except DECODER_ERRORS:
+        return
+
+
+def grey_values(image: Image.Image, name: str) -> NDArray[np.float32]:
+    """Return the (H, W) float32 grey values in [0, 1] of a decoded image.
+
+    Raises:
+        ImageError: float pixels, negative ones, more than 16 bits, or 16-bit TIFF with white as zero.
+    """
+    if image.mode == "F":
+        raise ImageError(name, "floating-point pixels have no fixed black and white; save as 8-bit or 16-bit grey")
+    if image.mode.startswith("I"):
+        if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            raise ImageError(name, "16-bit TIFF with white as zero; save it with black as zero")
+        return scale_deep(np.asarray(image), name)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return scale_bytes(image.convert("L")) * scale_bytes(image.getchannel("A"))
+    if image.mode not in ("1", "L", "P", "RGB"):
+        image = image.convert("RGB")
+    return scale_bytes(image.convert("L"))
+
+
+PHOTOMETRIC: Final = 262
+WHITE_IS_ZERO: Final = 0
+
+
+def scale_bytes(image: Image.Image) -> NDArray[np.float32]:
+    """Return an 8-bit channel as (H, W) float32 in [0, 1]."""
+    return np.asarray(image, np.float32) / np.float32(255)
+
+
+def scale_deep(values: NDArray[Any], name: str) -> NDArray[np.float32]:
+    """Return (H, W) integers of up to 16 bits as float32 in [0, 1], see `read` for the divisor.
+
+    Raises:
+        ImageError: a value lies outside 0 to 65535.
+    """
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ImageError(name, f"grey values from {low} to {high}; save as 8-bit or 16-bit grey")
+    bits = next(bits for bits in BIT_DEPTHS if high < 2**bits)
+    return values.astype(np.float32) / np.float32(2**bits - 1)
+
+
+def failure_reason(error: BaseException) -> str:
+    """Return why decoding failed, without Pillow's own text, which may hold paths."""
+    if isinstance(error, Image.DecompressionBombError):
+        return "at most 64 megapixels are read"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a readable PNG, JPEG, TIFF or BMP image"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, EOFError) or "truncated" in str(error).lower():
+        return "truncated; copy the file again"
+    return "damaged, or of a kind that cannot be decoded; export it again as PNG"

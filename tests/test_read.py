@@ -1,0 +1,296 @@
+"""What `read` makes of good and bad files."""
+
+import errno
+import io
+import os
+import re
+import struct
+import threading
+import tracemalloc
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from braintumor.errors import ImageError
+from braintumor.read import read
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return the content of an image file."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def encode_array(values: NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
+    """Return the content of an image file with these values."""
+    return encode(Image.fromarray(values), kind, **options)
+
+
+def reason_of(source: Any) -> str:
+    """Return why a source is refused."""
+    with pytest.raises(ImageError) as caught:
+        read(source)
+    return caught.value.reason
+
+
+def noise(size: int) -> NDArray[np.uint8]:
+    """Return a (size, size) image that compresses badly."""
+    return np.random.default_rng(0).integers(0, 256, (size, size), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_8_bit_grey_is_divided_by_255(kind: str) -> None:
+    scan = read(encode_array(RAMP, kind))
+    np.testing.assert_array_equal(scan.pixels, RAMP.astype(np.float32) / np.float32(255))
+    assert (scan.source, scan.spacing) == ("bytes", None)
+
+
+def test_jpeg_is_read_within_its_losses() -> None:
+    smooth = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (64, 1))
+    np.testing.assert_allclose(read(encode_array(smooth, "JPEG", quality=95)).pixels, smooth / 255, atol=0.02)
+
+
+def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
+    file = tmp_path / "slice.jpg"
+    file.write_bytes(encode_array(RAMP, "BMP"))
+    scan = read(file)
+    assert scan.source == str(file)
+    assert scan.pixels[15, 15] == 1.0
+
+
+def test_a_name_replaces_the_source() -> None:
+    assert read(encode_array(RAMP), name="upload 1").source == "upload 1"
+
+
+def test_grey_stored_as_colour_equals_grey() -> None:
+    grey = read(encode_array(RAMP)).pixels
+    np.testing.assert_array_equal(read(encode_array(np.dstack([RAMP] * 3))).pixels, grey)
+
+
+def test_colour_becomes_itu_601_luma() -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    values = [read(encode(Image.new("RGB", (16, 16), colour))).pixels[0, 0] * 255 for colour in colours]
+    assert values == pytest.approx([76, 150, 29])  # 0.299, 0.587 and 0.114 of 255, rounded
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("LA", (200, 51)), ("RGBA", (200, 200, 200, 51))])
+def test_transparency_lies_on_black(mode: str, colour: tuple[int, ...]) -> None:
+    pixels = read(encode(Image.new(mode, (16, 16), colour))).pixels
+    np.testing.assert_allclose(pixels, 200 / 255 * 51 / 255, rtol=1e-6)
+
+
+def test_palette_images_show_their_colours() -> None:
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([0, 0, 0, 100, 100, 100])
+    assert read(encode(image)).pixels[0, 0] == pytest.approx(100 / 255)
+    assert read(encode(image, transparency=1)).pixels[0, 0] == 0
+    assert read(encode(image, transparency=b"\xff\x33")).pixels[0, 0] == pytest.approx(100 / 255 * 51 / 255)
+
+
+def test_bilevel_images_are_black_and_white() -> None:
+    pixels = read(encode(Image.fromarray(RAMP > 127))).pixels
+    np.testing.assert_array_equal(pixels, (RAMP > 127).astype(np.float32))
+
+
+def test_a_cmyk_jpeg_is_not_inverted() -> None:
+    assert read(encode(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG")).pixels.min() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(
+    ("largest", "divisor"),
+    [(255, 255), (256, 1023), (1023, 1023), (1024, 4095), (4095, 4095), (4096, 16383), (16384, 65535), (65535, 65535)],
+)
+def test_16_bit_values_are_divided_by_the_depth_in_use(kind: str, largest: int, divisor: int) -> None:
+    values = np.linspace(0, largest, 256).astype(np.uint16).reshape(16, 16)
+    np.testing.assert_allclose(read(encode_array(values, kind)).pixels, values / divisor, rtol=1e-6)
+
+
+def test_big_endian_16_bit_tiff_is_read() -> None:
+    values = np.linspace(0, 4095, 256).astype(">u2").reshape(16, 16)
+    image = Image.frombytes("I;16B", (16, 16), values.tobytes())
+    np.testing.assert_allclose(read(encode(image, "TIFF")).pixels, values / 4095, rtol=1e-6)
+
+
+def test_32_bit_containers_of_16_bit_values_are_read() -> None:
+    values = np.linspace(0, 40000, 256).astype(np.int32).reshape(16, 16)
+    np.testing.assert_allclose(read(encode_array(values, "TIFF")).pixels, values / 65535, rtol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(64, 255))
+def test_8_bit_times_257_gives_the_same_pixels(seed: int, brightest: int) -> None:
+    grey = np.random.default_rng(seed).integers(0, brightest + 1, (16, 16), dtype=np.uint8)
+    grey[0, 0] = brightest
+    deep = read(encode_array(grey.astype(np.uint16) * 257)).pixels
+    np.testing.assert_array_equal(deep, read(encode_array(grey)).pixels)
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_exif_orientation_is_applied(orientation: int, turn: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = read(encode_array(RAMP, kind, exif=exif)).pixels
+    np.testing.assert_array_equal(pixels, np.rot90(RAMP, turn).astype(np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize(
+    "block", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0\xff\xff\xff\xff\0\0"]
+)
+def test_damaged_exif_data_is_passed_over_without_a_warning(block: bytes) -> None:
+    plain = read(encode_array(noise(32), "JPEG")).pixels
+    np.testing.assert_array_equal(read(encode_array(noise(32), "JPEG", exif=block)).pixels, plain)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty (0 bytes)"),
+        (b"hello", "not a readable PNG, JPEG, TIFF or BMP image"),
+        (encode(Image.new("L", (16, 16)), "GIF"), "not a readable PNG, JPEG, TIFF or BMP image"),
+        (encode(Image.new("L", (15, 400))), "15 x 400 pixels; at least 16 on each side are needed"),
+        (encode(Image.new("F", (16, 16)), "TIFF"), "floating-point pixels have no fixed black and white"),
+        (encode_array(np.full((16, 16), -1, np.int32), "TIFF"), "grey values from -1 to -1"),
+        (encode_array(np.full((16, 16), 65536, np.int32), "TIFF"), "grey values from 65536 to 65536"),
+    ],
+    ids=["empty", "text", "gif", "small", "float", "negative", "over 16 bits"],
+)
+def test_unusable_content_is_refused(content: bytes, reason: str) -> None:
+    assert reason_of(content).startswith(reason)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {"default_image": False}), ("TIFF", {})])
+def test_several_frames_are_refused(kind: str, options: dict[str, Any]) -> None:
+    frames = [Image.fromarray(RAMP), Image.fromarray(RAMP[::-1].copy())]
+    content = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert reason_of(content) == "holds 2 images; save the slice to classify as one image"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
+def test_a_truncated_file_is_refused_or_has_all_its_pixels(kind: str) -> None:
+    content = encode_array(RAMP, kind)
+    whole = read(content).pixels
+    refused = 0
+    for length in range(1, len(content)):
+        try:
+            np.testing.assert_array_equal(read(content[:length]).pixels, whole)
+        except ImageError:
+            refused += 1
+    assert refused > len(content) * 0.7
+
+
+def test_a_truncated_jpeg_is_called_truncated() -> None:
+    content = encode_array(noise(64), "JPEG")
+    assert reason_of(content[:-500]) == "truncated; copy the file again"
+
+
+def blank_png(side: int) -> bytes:
+    """Return a PNG that declares side x side grey pixels and holds none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [8001, 9600, 12000, 20000])
+def test_huge_images_are_refused_from_the_header(side: int) -> None:
+    tracemalloc.start()
+    try:
+        reason = reason_of(blank_png(side))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "at most 64 megapixels are read" in reason
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
+def test_flipped_bytes_give_a_scan_or_a_refusal(kind: str) -> None:
+    content = encode_array(noise(24), kind)
+    random = np.random.default_rng(1)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in random.integers(0, min(len(content), 400), 4):
+            damaged[place] = random.integers(256)
+        try:
+            pixels = read(bytes(damaged)).pixels
+        except ImageError:
+            continue
+        assert 0 <= pixels.min() <= pixels.max() <= 1
+
+
+def test_paths_that_are_no_image_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    reasons = {name: reason_of(tmp_path / name) for name in ("missing.png", "empty.png", "loop.png", "pipe.png", ".")}
+    assert reasons == {
+        "missing.png": "no such file or directory",
+        "empty.png": "empty (0 bytes)",
+        "loop.png": "too many levels of symbolic links",
+        "pipe.png": "not a regular file",
+        ".": "is a folder; name one image file",
+    }
+    assert reason_of("a\0b.png") == "not a possible file name"
+
+
+def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "slice.png"
+    file.write_bytes(encode_array(RAMP))
+
+    def forbid(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "open", forbid)
+    assert reason_of(file) == "permission denied"
+
+
+def test_reasons_hold_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "slice.png"
+    for content in (b"", b"hello", blank_png(20000), encode_array(RAMP)[:50]):
+        file.write_bytes(content)
+        assert re.search(re.escape(str(tmp_path)), reason_of(file)) is None
+
+
+def test_warnings_of_decoders_stay_inside_threads_too() -> None:
+    damaged = encode_array(RAMP, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0\xff\xff\xff\xff\0\0")
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(50):
+                read(damaged)
+                with pytest.raises(ImageError):
+                    read(blank_png(9600))
+        except BaseException as error:
+            failures.append(error)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (failures, caught) == ([], [])
+
+
+def test_16_bit_tiff_with_white_as_zero_is_refused() -> None:
+    content = bytearray(encode_array(np.full((16, 16), 300, np.uint16), "TIFF"))
+    entry = content.index(struct.pack("<HHIH", 262, 3, 1, 1))
+    content[entry + 8] = 0
+    assert reason_of(bytes(content)) == "16-bit TIFF with white as zero; save it with black as zero"
