@@ -1,0 +1,81 @@
+"""Which images are held out: whole groups only, every class in proportion."""
+
+import dataclasses
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braintumor.classes import CLASSES
+from braintumor.data.manifest import Manifest, Row, leaks
+from braintumor.errors import DataError
+
+__all__ = ["leaks", "split"]
+
+
+def split(manifest: Manifest, fraction: float = 0.15, seed: int = 0, part: str = "val") -> Manifest:
+    """Return the manifest with about `fraction` of the training images of every class moved to `part`.
+
+    Rows whose split is train or empty take part; those that stay become train, rows of other splits are unchanged.
+    A group moves as a whole; a row without a group is a group of its own. The groups are drawn in random order, so
+    that large ones are as likely to move as small ones, and moved while this brings the class counts closer to the
+    wanted ones. The result depends on seed and rows, not on their order.
+
+    Raises:
+        DataError: a class has fewer than two groups to divide between train and `part`.
+        ValueError: the fraction is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"expected a fraction between 0 and 1, got {fraction}")
+    groups = movable_groups(manifest)
+    counts = np.array([[[row.label for row in rows].count(label) for label in CLASSES] for rows in groups])
+    order = np.random.default_rng(seed).permutation(len(groups))
+    chosen = choose(counts.reshape(-1, len(CLASSES)), order, fraction, part)
+    moved = {row.image for index in chosen for row in groups[index]}
+    stay = {"": "train"}
+    rows = (
+        dataclasses.replace(row, split=part if row.image in moved else stay.get(row.split, row.split))
+        for row in manifest.rows
+    )
+    return Manifest(manifest.root, tuple(rows))
+
+
+def movable_groups(manifest: Manifest) -> list[list[Row]]:
+    """Return the training rows by group, in the order of each group's first image name."""
+    groups: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in sorted(manifest.rows, key=lambda row: row.image):
+        if row.split in ("train", ""):
+            groups["group" if row.group else "image", row.group or row.image].append(row)
+    return list(groups.values())
+
+
+def choose(counts: NDArray[np.int64], order: NDArray[np.int64], fraction: float, part: str) -> list[int]:
+    """Return the indices of the groups to move, given the (groups, classes) number of images in each.
+
+    Raises:
+        DataError: a class of which one side would get no image.
+    """
+    total = counts.sum(axis=0)
+    target, moved, chosen = fraction * total, np.zeros_like(total), list[int]()
+    scale = np.maximum(target, 1)  # relative to the wanted count, so that small classes weigh as much
+    for index in order:
+        with_it = moved + counts[index]
+        nearer = np.linalg.norm((with_it - target) / scale) < np.linalg.norm((moved - target) / scale)
+        if nearer and leaves_some(with_it, total):
+            moved, chosen = with_it, [*chosen, int(index)]
+    for label in np.flatnonzero((moved == 0) & (total > 0)):
+        spare = [int(index) for index in order if counts[index, label] and leaves_some(moved + counts[index], total)]
+        if not spare:
+            name, groups = CLASSES[label], np.count_nonzero(counts[:, label])
+            raise DataError(
+                f"{name} has too few groups ({groups}, {total[label]} images) to give both train and {part} one; "
+                f"add images of other patients, or provide the {part} images in a folder of their own"
+            )
+        smallest = min(spare, key=lambda index: int(counts[index].sum()))
+        moved, chosen = moved + counts[smallest], [*chosen, smallest]
+    return chosen
+
+
+def leaves_some(moved: NDArray[np.int64], total: NDArray[np.int64]) -> bool:
+    """Return whether every class that there is keeps an image on the training side."""
+    return bool((moved[total > 0] < total[total > 0]).all())
