@@ -1,0 +1,444 @@
+"""The command line: one dataclass per command, the only module that prints."""
+
+import csv
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import OmitSubcommandPrefixes, Positional
+
+from braintumor.classes import CLASSES, DISCLAIMER, TITLES
+from braintumor.errors import BrainTumorError, ImageError, MissingExtra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from braintumor.inference import Prediction
+    from braintumor.model import Model
+    from braintumor.training.checkpoint import Epoch
+
+DONE, BAD_INPUT, FINDINGS, INTERRUPTED = 0, 2, 3, 130
+EXTRA_OF = {
+    "torch": "train",
+    "timm": "train",
+    "safetensors": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "scipy": "evaluate",
+    "sklearn": "evaluate",
+    "matplotlib": "evaluate",
+    "jinja2": "evaluate",
+}
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model on a folder of images and write a model folder."""
+
+    data_dir: Path
+    """Folder with Training/ and Testing/, or train/, val/ and test/, or one folder per class."""
+    model: str
+    """cnn, resnet, or the name of a timm network with spatial features."""
+    recipe: str = "reference"
+    """Named settings: reference."""
+    epochs: int | None = None
+    """At most so many; the recipe's number by default. Early stopping may end the run before."""
+    out: Path | None = None
+    """Model folder to write; runs/MODEL-RECIPE by default."""
+    seed: int | None = None
+    """Of initial weights, order, augmentation, dropout and the validation split."""
+    batch_size: int | None = None
+    """Images per step; the recipe's number by default."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one."""
+    weights: str | None = None
+    """imagenet, none, or a safetensors file; resnet starts from imagenet by default, the others from none."""
+    allow_partial_weights: bool = False
+    """Start tensors that the weights lack from He-normal values; recorded in the model card."""
+    resume: bool = False
+    """Go on after the last finished epoch of an interrupted run."""
+    skip_unreadable: bool = False
+    """Leave out files that cannot be read; recorded in the model card."""
+
+    def run(self) -> int:
+        """Train and say where the model is."""
+        from braintumor.training.recipe import recipe
+        from braintumor.training.train import train
+
+        given = {"epochs": self.epochs, "seed": self.seed, "batch_size": self.batch_size, "weights": self.weights}
+        config = dataclasses.replace(
+            recipe(self.recipe, self.model),
+            allow_partial_weights=self.allow_partial_weights,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        out = self.out or Path("runs") / f"{self.model}-{self.recipe}"
+        previous = signal.signal(signal.SIGTERM, interrupt)
+        try:
+            with TrainingProgress() as progress:
+                card = train(
+                    config,
+                    self.data_dir,
+                    out,
+                    progress,
+                    device=self.device,
+                    resume=self.resume,
+                    skip_unreadable=self.skip_unreadable,
+                )
+        except KeyboardInterrupt:
+            print(interrupted_text(out), file=sys.stderr)
+            return INTERRUPTED
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+        validation = card.metrics["validation"]
+        print(
+            f"model folder: {out}\n"
+            f"best epoch {card.metrics['best_epoch']} of {card.metrics['epochs']}, {card.metrics['train_minutes']} minutes, "
+            f"validation macro-F1 {validation['macro_f1']:.4f} on {validation['n']} images\n"
+            f"next: braintumor evaluate {out} {self.data_dir}\n{DISCLAIMER}"
+        )
+        return DONE
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a model on the test part of a data folder; write report.json, report.html and predictions.csv."""
+
+    model: Positional[Path]
+    """Model folder."""
+    data_dir: Positional[Path]
+    """Data folder with a test part, or the one the model was trained on."""
+    out: Path | None = None
+    """Folder for the report; evaluation/ in the model folder by default."""
+    skip_unreadable: bool = False
+    """Leave out files that cannot be read; listed in the report."""
+
+    def run(self) -> int:
+        """Evaluate and print the main numbers."""
+        from braintumor.evaluate.report import evaluate
+        from braintumor.model import load
+
+        out = self.out or self.model / "evaluation"
+        with Bar("evaluating") as bar:
+            report = evaluate(load(self.model), self.data_dir, out, skip_unreadable=self.skip_unreadable, progress=bar.show)
+        print(report.summary())
+        print(f"report: {out / 'report.html'}\n{DISCLAIMER}")
+        return FINDINGS if report.skipped else DONE
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two evaluated models on the same images; write compare.json and compare.html."""
+
+    first: Positional[Path]
+    """Model folder that has been evaluated."""
+    second: Positional[Path]
+    """Another one, evaluated on the same images."""
+    out: Path = Path("comparison")
+    """Folder for the comparison."""
+
+    def run(self) -> int:
+        """Compare and print the table."""
+        from braintumor.evaluate.compare import compare
+
+        comparison = compare(self.first, self.second, self.out)
+        print(comparison.summary())
+        print(f"comparison: {self.out / 'compare.html'}\n{DISCLAIMER}")
+        return DONE
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Classify slices: files, or folders searched for images."""
+
+    paths: Positional[tuple[Path, ...]]
+    """Images (PNG, JPEG, TIFF, BMP) or folders."""
+    model: Path
+    """Model folder."""
+    format: Literal["text", "json", "csv"] = "text"
+    """text for people, json or csv for programs."""
+
+    def run(self) -> int:
+        """Print one answer per slice as they come; what cannot be read goes to the error stream."""
+        from braintumor.inference import predict_each
+        from braintumor.model import load
+
+        model = load(self.model)
+        writer = {"text": text_writer, "json": json_writer, "csv": csv_writer}[self.format]
+        return written(predict_each(images_in(self.paths), model), writer(model))
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Show which region spoke for a class: an overlay (PNG) and the raw map (NPY) per slice."""
+
+    paths: Positional[tuple[Path, ...]]
+    """Images (PNG, JPEG, TIFF, BMP) or folders."""
+    model: Path
+    """Model folder."""
+    out: Path = Path("explanations")
+    """Folder for the overlays and maps."""
+    show_class: Annotated[
+        Literal["glioma", "meningioma", "pituitary", "no_tumor"] | None, tyro.conf.arg(name="class")
+    ] = None
+    """Class whose map is shown; the predicted one by default."""
+
+    def run(self) -> int:
+        """Write the files and say for each slice what they show."""
+        from braintumor.inference import predict_each
+        from braintumor.model import load
+
+        model = load(self.model)
+        failures = 0
+        names = UniqueNames()
+        for answer in predict_each(images_in(self.paths), model):
+            if isinstance(answer, ImageError):
+                failures += 1
+                print(f"unreadable: {answer}", file=sys.stderr)
+            else:
+                print(explained(answer, model, self.show_class or answer.predicted, self.out, names.take(answer.image)))
+        print(DISCLAIMER)
+        return ending(failures)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 bad input or usage, 3 done with findings, 130 interrupted."""
+    commands = Train | Evaluate | Compare | Predict | Explain
+    command = tyro.cli(
+        commands,
+        prog="braintumor",
+        description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
+        args=arguments,
+        config=(OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    try:
+        return command.run()
+    except BrainTumorError as error:
+        print(f"braintumor: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        print(f"braintumor: {MissingExtra(extra, str(error.name))}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("braintumor: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def script() -> None:
+    """Run the installed command."""
+    sys.exit(main())
+
+
+def images_in(paths: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the files as given and the images in the folders, sorted, as they are found."""
+    from braintumor.data.layout import IMAGE_SUFFIXES
+
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        else:
+            yield path
+
+
+def ending(failures: int) -> int:
+    """Return the exit status for so many unreadable files, and say how many."""
+    if failures:
+        print(f"{failures} file(s) could not be read", file=sys.stderr)
+    return FINDINGS if failures else DONE
+
+
+def written(answers: "Iterator[Prediction | ImageError]", write: "Callable[[Prediction | ImageError | None], None]") -> int:
+    """Give every answer to the writer, None at the end; return the exit status."""
+    failures = total = 0
+    for answer in answers:
+        total += 1
+        if isinstance(answer, ImageError):
+            failures += 1
+            print(f"unreadable: {answer}", file=sys.stderr)
+        write(answer)
+    write(None)
+    if not total:
+        raise BrainTumorError("no images found; name PNG, JPEG, TIFF or BMP files, or a folder that holds some")
+    return ending(failures)
+
+
+def text_writer(model: "Model") -> "Callable[[Prediction | ImageError | None], None]":
+    """Return a writer of lines for people."""
+
+    def write(answer: "Prediction | ImageError | None") -> None:
+        if answer is None:
+            print(f"{model.card.name} {model.card.version}. {DISCLAIMER}")
+        elif not isinstance(answer, ImageError):
+            shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
+            answered = f"refer ({'; '.join(answer.reasons)})" if answer.decision == "refer" else TITLES[answer.decision]
+            print(f"{answer.image}: {answered}   {shares}", flush=True)
+
+    return write
+
+
+def json_writer(model: "Model") -> "Callable[[Prediction | ImageError | None], None]":
+    """Return a writer of one JSON object whose `predictions` are streamed."""
+    head = json.dumps({"model": f"{model.card.name} {model.card.version}", "disclaimer": DISCLAIMER})
+    separator = head.removesuffix("}") + ', "predictions": [\n'
+    empty = separator
+
+    def write(answer: "Prediction | ImageError | None") -> None:
+        nonlocal separator
+        if answer is None:
+            print(f"{empty if separator is empty else ''}\n]}}")
+        else:
+            entry = (
+                {"image": answer.source, "error": answer.reason} if isinstance(answer, ImageError) else record(answer)
+            )
+            print(separator + json.dumps(entry), end="", flush=True)
+            separator = ",\n"
+
+    return write
+
+
+def csv_writer(model: "Model") -> "Callable[[Prediction | ImageError | None], None]":
+    """Return a writer of lines with the columns of predictions.csv; unreadable files have none."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    begun = False
+
+    def write(answer: "Prediction | ImageError | None") -> None:
+        nonlocal begun
+        if not begun:
+            writer.writerow(
+                ("image", "label", "predicted", "decision", "reasons", *(f"p_{name}" for name in CLASSES), "model")
+            )
+            begun = True
+        if answer is not None and not isinstance(answer, ImageError):
+            writer.writerow(record(answer).values())
+
+    return write
+
+
+def record(prediction: "Prediction") -> dict[str, str | float]:
+    """Return an answer under the names of predictions.csv."""
+    shares = {f"p_{name}": round(float(share), 6) for name, share in zip(CLASSES, prediction.probabilities, strict=True)}
+    return {
+        "image": prediction.image,
+        "label": "",
+        "predicted": prediction.predicted,
+        "decision": prediction.decision,
+        "reasons": "; ".join(prediction.reasons),
+        **shares,
+        "model": prediction.model,
+    }
+
+
+def explained(prediction: "Prediction", model: "Model", shown_class: str, out: Path, name: str) -> str:
+    """Write the overlay and the raw map of one slice; return the line that says what they show."""
+    import numpy as np
+
+    from braintumor.files import replacing
+    from braintumor.overlay import figure, has_evidence
+    from braintumor.read import read
+
+    class_map = prediction.class_maps[CLASSES.index(shown_class)]
+    with replacing(out / f"{name}.png") as aside:
+        figure(read(prediction.image), prediction, shown_class, model.card.class_map_scale).save(aside, "PNG")
+    with replacing(out / f"{name}.npy") as aside, aside.open("wb") as file:
+        np.save(file, class_map)
+    state = "evidence" if has_evidence(class_map, model.card.class_map_scale) else "no evidence"
+    return f"{prediction.image}: {TITLES[prediction.predicted]}; {state} for {TITLES[shown_class]} -> {out / name}.png"
+
+
+class UniqueNames:
+    """Names of output files: the input's stem, numbered where several inputs share one."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def take(self, path: str) -> str:
+        """Return a name that was not returned before."""
+        stem = Path(path).stem
+        count = self._taken[stem] = self._taken.get(stem, 0) + 1
+        return stem if count == 1 else self.take(f"{stem}-{count}.x")
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Turn SIGTERM into the same orderly stop as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def interrupted_text(out: Path) -> str:
+    """Return what to say after an interruption: how to go on."""
+    if (out / "checkpoint" / "state.json").exists():
+        return f"interrupted; the last finished epoch is kept in {out}. Go on with the same command and --resume"
+    return "interrupted before the first epoch was finished; nothing to resume, start again"
+
+
+class Bar:
+    """A live bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            transient=True,
+        )
+        self._task = self._bar.add_task(title, total=None, note="")
+
+    def __enter__(self) -> "Bar":
+        """Start drawing."""
+        if sys.stderr.isatty() or sys.stdout.isatty():
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop drawing."""
+        self._bar.stop()
+
+    def show(self, done: int, total: int, title: str | None = None, note: str = "") -> None:
+        """Move the bar; with a title, rename it."""
+        self._bar.update(self._task, completed=done, total=total, note=note, description=title)
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+class TrainingProgress(Bar):
+    """Training on a terminal: a live bar with images/s, loss, learning rate and time left; plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__("preparing")
+        self._began = time.perf_counter()
+        self._last = ""
+
+    def step(self, epoch: int, done: int, images: int, loss: float, learning_rate: float) -> None:
+        """Move the bar by one step."""
+        if done <= images and not self._bar.live.is_started:
+            return
+        if self._bar.tasks[0].completed >= done:
+            self._began = time.perf_counter()
+        speed = done / max(time.perf_counter() - self._began, 1e-9)
+        note = f"{speed:.0f} images/s  loss {loss:.3f}  lr {learning_rate:.1e}  {self._last}"
+        self.show(done, images, f"epoch {epoch}", note)
+
+    def epoch(self, row: "Epoch", epochs: int) -> None:
+        """Print the epoch's line."""
+        left = (epochs - row.epoch) * row.seconds / 60
+        self._last = f"validation macro-F1 {row.val_macro_f1:.4f}"
+        self.say(
+            f"epoch {row.epoch}/{epochs}  loss {row.train_loss:.4f}  validation loss {row.val_loss:.4f}  "
+            f"accuracy {row.val_accuracy:.4f}  macro-F1 {row.val_macro_f1:.4f}  lr {row.learning_rate:.2e}  "
+            f"{row.images_per_second:.0f} images/s  at most {left:.0f} min left"
+        )

@@ -1,0 +1,114 @@
+"""What the model says about slices: one path for Python, command line, evaluation and everything to come."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braintumor.classes import CLASSES
+from braintumor.errors import ImageError
+from braintumor.model import Model
+from braintumor.read import read
+from braintumor.scan import Scan
+
+Source = str | Path | Scan
+Prepared = tuple[str, NDArray[np.float32] | ImageError]
+
+BATCH = 32
+BATCHES_AHEAD = 3
+DECODERS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The model's answer for one slice.
+
+    Attributes:
+        image: the slice's source, as given.
+        probabilities: (4,) float32 in the order of `CLASSES`, summing to 1.
+        predicted: the most probable class.
+        decision: a class, or `refer` where the answer should not be used.
+        reasons: why it is `refer`; empty otherwise.
+        class_maps: (4, h, w) float32, non-negative, unscaled; divide by the card's `class_map_scale` to show them.
+        model: name and version of the model.
+    """
+
+    image: str
+    probabilities: NDArray[np.float32]
+    predicted: str
+    decision: str
+    reasons: tuple[str, ...]
+    class_maps: NDArray[np.float32]
+    model: str
+
+
+def predict(scans: Source | Iterable[Source], model: Model) -> list[Prediction]:
+    """Return the model's answer for a path, a `Scan`, or several of them, in order.
+
+    Raises:
+        ImageError: one of the files cannot be read.
+    """
+    sources = [scans] if isinstance(scans, str | Path | Scan) else scans
+    predictions = []
+    for answer in predict_each(sources, model):
+        if isinstance(answer, ImageError):
+            raise answer
+        predictions.append(answer)
+    return predictions
+
+
+def predict_each(sources: Iterable[Source], model: Model) -> Iterator[Prediction | ImageError]:
+    """Yield the answer for each source in order, or why it cannot be read; the next files are decoded meanwhile.
+
+    Holds a few batches at a time, however many sources there are.
+    """
+    remaining = iter(sources)
+    with ThreadPoolExecutor(DECODERS) as pool:
+        waiting: deque[Future[Prepared]] = deque()
+        while True:
+            for source in islice(remaining, BATCHES_AHEAD * BATCH - len(waiting)):
+                waiting.append(pool.submit(prepare, source, model))
+            if not waiting:
+                return
+            yield from answer([waiting.popleft().result() for _ in range(min(BATCH, len(waiting)))], model)
+
+
+def prepare(source: Source, model: Model) -> Prepared:
+    """Return the source's name with its network input (1, H, W), or with why it cannot be read."""
+    name = source.source if isinstance(source, Scan) else str(source)
+    try:
+        scan = source if isinstance(source, Scan) else read(source)
+    except ImageError as error:
+        return name, error
+    return name, model.card.preprocess(scan)
+
+
+def answer(batch: Sequence[Prepared], model: Model) -> Iterator[Prediction | ImageError]:
+    """Yield the answers to a batch in order; what could not be read passes through."""
+    images = [image for _, image in batch if not isinstance(image, ImageError)]
+    answers = iter(zip(*model(np.stack(images)), strict=True)) if images else iter(())
+    for name, image in batch:
+        if isinstance(image, ImageError):
+            yield image
+        else:
+            logits, class_maps = next(answers)
+            yield decide(name, logits, class_maps, model)
+
+
+def decide(name: str, logits: NDArray[np.float32], class_maps: NDArray[np.float32], model: Model) -> Prediction:
+    """Return the answer for one slice from its logits (4,) and class maps (4, h, w)."""
+    probabilities = softmax(logits / np.float32(model.card.temperature))
+    predicted = CLASSES[int(probabilities.argmax())]
+    identity = f"{model.card.name} {model.card.version}"
+    return Prediction(name, probabilities, predicted, predicted, (), class_maps, identity)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probabilities (4,) of logits (4,)."""
+    powers = np.exp(logits - logits.max())
+    return (powers / powers.sum()).astype(np.float32)

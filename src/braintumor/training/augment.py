@@ -1,0 +1,144 @@
+"""How training images are varied: parameters drawn per image in one place, applied to whole batches in another."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+CPU_CHUNK = 4  # images whose intermediate tensors stay in a core's cache: twice as fast as the whole batch
+
+@dataclass(frozen=True)
+class Augment:
+    """The documented training pipeline. Ranges are drawn from uniformly, probabilities per image.
+
+    Attributes:
+        crop_scale: share of the image's area that is kept.
+        crop_aspect: width over height of the crop, log-uniform.
+        rotation: largest turn in degrees, both ways.
+        brightness: the factor is drawn from 1 - brightness to 1 + brightness.
+        contrast: likewise, around the image's mean.
+        blur_sigma: of the 3x3 Gaussian, in output pixels.
+    """
+
+    crop_scale: tuple[float, float] = (0.7, 1.0)
+    crop_aspect: tuple[float, float] = (0.9, 1.1)
+    flip_horizontal: float = 0.5
+    flip_vertical: float = 0.3
+    rotation: float = 30.0
+    brightness: float = 0.2
+    contrast: float = 0.2
+    blur: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Variation:
+    """What happens to each image of a batch; float32 tensors on the CPU.
+
+    Attributes:
+        centre: (N, 2) x, y of the crop's centre, in [-1, 1] over the source image.
+        half: (N, 2) half width and half height of the crop in the same units; 1 is the whole image.
+        flip: (N, 2) -1 where mirrored in x or y, else 1.
+        angle: (N,) counter-clockwise turn in radians.
+        brightness: (N,) factor.
+        contrast: (N,) factor.
+        sigma: (N,) of the blur in pixels, 0 for none.
+    """
+
+    centre: Tensor
+    half: Tensor
+    flip: Tensor
+    angle: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    sigma: Tensor
+
+    def part(self, images: slice) -> "Variation":
+        """Return the variations of some of the images."""
+        return Variation(*(getattr(self, field.name)[images] for field in fields(self)))
+
+
+def draw(settings: Augment, seed: int, epoch: int, images: Sequence[int]) -> Variation:
+    """Return the variations of the images in this epoch: they depend on (seed, epoch, image) alone, not on the batch."""
+    uniform = np.stack([np.random.default_rng((seed, epoch, int(image))).random(11) for image in images])
+    scale, aspect, x, y, mirror, upside, turn, bright, contrast, blurred, sigma = uniform.T
+
+    def between(low: float, high: float, share: np.ndarray) -> np.ndarray:
+        return low + (high - low) * share
+
+    area = between(*settings.crop_scale, scale)
+    ratio = np.exp(between(math.log(settings.crop_aspect[0]), math.log(settings.crop_aspect[1]), aspect))
+    half = np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], axis=1).clip(max=1)
+    centre = between(-1, 1, np.stack([x, y], axis=1)) * (1 - half)
+    flip = np.stack([mirror < settings.flip_horizontal, upside < settings.flip_vertical], axis=1)
+    columns = (
+        centre,
+        half,
+        np.where(flip, -1.0, 1.0),
+        np.deg2rad(between(-settings.rotation, settings.rotation, turn)),
+        between(1 - settings.brightness, 1 + settings.brightness, bright),
+        between(1 - settings.contrast, 1 + settings.contrast, contrast),
+        np.where(blurred < settings.blur, between(*settings.blur_sigma, sigma), 0.0),
+    )
+    return Variation(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
+
+
+def apply(images: Tensor, variation: Variation, size: int) -> Tensor:
+    """Return the varied images: (N, 1, S, S) uint8 or float grey levels 0-255 to (N, 1, size, size) float32 in [0, 1].
+
+    The order is crop, flip, rotation, brightness, contrast, blur; the geometry is one bilinear resampling.
+    """
+    chunk = CPU_CHUNK if images.device.type == "cpu" else len(images)
+    varied = torch.empty((len(images), 1, size, size), device=images.device)
+    for start in range(0, len(images), chunk):
+        part = slice(start, start + chunk)
+        some = variation.part(part)
+        resampled = resample(images[part].float() / 255, some, size)
+        varied[part] = blur(jitter(resampled, some.brightness, some.contrast), some.sigma)
+    return varied
+
+
+def resample(images: Tensor, variation: Variation, size: int) -> Tensor:
+    """Return the cropped, flipped and rotated (N, 1, size, size) images; black where the turn leaves the crop."""
+    device = images.device
+    cosine, sine = variation.angle.cos(), variation.angle.sin()
+    turn = torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)  # (N, 2, 2)
+    matrix = (variation.flip[:, :, None] * turn).to(device)
+    half, centre = variation.half.to(device), variation.centre.to(device)
+    pixel = (torch.arange(size, device=device) * 2 + 1) / size - 1
+    crop = positions(matrix, pixel)
+    grid = positions(matrix * half[:, :, None], pixel) + centre[:, None, None]
+    sampled = functional.grid_sample(images, grid, mode="bilinear", align_corners=False)
+    within = crop.abs().amax(dim=3) <= 1
+    return sampled * within[:, None]
+
+
+def positions(matrix: Tensor, pixel: Tensor) -> Tensor:
+    """Return (N, S, S, 2) x, y: each (N, 2, 2) matrix times every output position, whose x and y run over `pixel` (S,)."""
+    along_x = matrix[:, None, None, :, 0] * pixel.view(1, 1, -1, 1)
+    along_y = matrix[:, None, None, :, 1] * pixel.view(1, -1, 1, 1)
+    return along_x + along_y
+
+
+def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Return the (N, 1, H, W) images with brightness, then contrast around each image's mean, changed; in [0, 1]."""
+    bright = (images * brightness.to(images.device).view(-1, 1, 1, 1)).clamp_(0, 1)
+    mean = bright.mean(dim=(1, 2, 3), keepdim=True)
+    factor = contrast.to(images.device).view(-1, 1, 1, 1)
+    return (bright * factor + mean * (1 - factor)).clamp_(0, 1)
+
+
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Return the (N, 1, H, W) images under a 3x3 Gaussian of the given sigma in pixels; untouched where it is 0."""
+    chosen = sigma.nonzero().flatten()
+    side = torch.exp(-0.5 / sigma[chosen] ** 2).view(-1, 1, 1, 1).to(images.device)
+    middle = 1 / (1 + 2 * side)
+    side = side * middle
+    chosen = chosen.to(images.device)
+    padded = functional.pad(images[chosen], (1, 1, 1, 1), mode="reflect")
+    rows = padded[:, :, 1:-1] * middle + (padded[:, :, :-2] + padded[:, :, 2:]) * side
+    return images.index_copy(0, chosen, rows[..., 1:-1] * middle + (rows[..., :-2] + rows[..., 2:]) * side)

@@ -1,0 +1,141 @@
+"""Where an interrupted run goes on: the state after its last finished epoch, on disk whole or not at all."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from braintumor.errors import TrainingError
+from braintumor.files import file_sha256, replacing, write_text
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of history.csv: what an epoch did and how it scored on the validation part."""
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    val_macro_f1: float
+    images_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class State:
+    """A run after its last finished epoch.
+
+    Attributes:
+        identity: settings and data fingerprint; a run goes on only where they are the same.
+        precision: `bfloat16` or `float32`, as measured when the run began.
+        weights_origin: where the starting weights came from.
+        seconds: wall time up to here, summed over sittings.
+    """
+
+    identity: dict[str, Any]
+    precision: str
+    weights_origin: str
+    seconds: float = 0.0
+    history: list[Epoch] = field(default_factory=list)
+
+    @property
+    def best(self) -> Epoch:
+        """The first epoch with the highest validation macro-F1."""
+        return max(self.history, key=lambda epoch: (epoch.val_macro_f1, -epoch.epoch))
+
+
+def save(folder: Path, state: State, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write the state, its tensors and, if the last epoch is the best one, the best weights; then drop older ones."""
+    last = state.history[-1].epoch
+    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
+    for index, entry in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in entry.items()}
+    write_tensors(folder / last_name(last), tensors)
+    if state.best.epoch == last:
+        write_tensors(folder / best_name(last), network.state_dict())
+    names = (last_name(last), best_name(state.best.epoch))
+    record = asdict(state) | {"files": {name: file_sha256(folder / name) for name in names}}
+    write_text(folder / "state.json", json.dumps(record, indent=2))
+    for file in folder.glob("*.safetensors"):
+        if file.name not in names:
+            file.unlink()
+
+
+def load(folder: Path) -> State:
+    """Return the state in a checkpoint folder.
+
+    Raises:
+        TrainingError: there is none, or one of its files is missing or changed.
+    """
+    try:
+        record = json.loads((folder / "state.json").read_text())
+        files = record.pop("files")
+        record["history"] = [Epoch(**epoch) for epoch in record["history"]]
+        state = State(**record)
+    except FileNotFoundError as error:
+        raise TrainingError(f"nothing to resume in {folder}: no epoch was finished; start again without --resume") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{folder / 'state.json'} is damaged ({error}); delete {folder} and start again") from error
+    for name, sha256 in files.items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+            raise TrainingError(f"{folder / name} is missing or damaged; delete {folder} and start again")
+    return state
+
+
+def restore(folder: Path, state: State, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put network and optimizer into the state after the last finished epoch."""
+    tensors = read_tensors(folder / last_name(state.history[-1].epoch))
+    network.load_state_dict(under(tensors, "network."))
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in under(tensors, "optimizer.").items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def restore_best(folder: Path, state: State, network: nn.Module) -> None:
+    """Put the network into the state after its best epoch."""
+    network.load_state_dict(read_tensors(folder / best_name(state.best.epoch)))
+
+
+def clear(folder: Path) -> None:
+    """Remove a checkpoint folder that is no longer needed."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_tensors(target: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    with replacing(target) as aside:
+        aside.write_bytes(content)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file."""
+    try:
+        return safetensors.torch.load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{file} cannot be read ({error}); delete {file.parent} and start again") from error
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with the prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def last_name(epoch: int) -> str:
+    """Return the name of the file with everything needed to go on after an epoch."""
+    return f"last-{epoch:03d}.safetensors"
+
+
+def best_name(epoch: int) -> str:
+    """Return the name of the file with the best weights."""
+    return f"best-{epoch:03d}.safetensors"

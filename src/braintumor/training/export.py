@@ -1,0 +1,118 @@
+"""How a trained network becomes model.onnx: logits and class maps in one graph, checked against the network."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from braintumor.classes import CLASSES
+from braintumor.errors import TrainingError
+from braintumor.files import replacing
+from braintumor.training.networks import Network
+
+PROBABILITY_TOLERANCE = 1e-4
+CLASS_MAP_TOLERANCE = 1e-3  # of the largest map value
+
+
+class WithClassMaps(nn.Module):
+    """A network in evaluation mode that also answers with the Grad-CAM maps of all classes, in closed form.
+
+    Between the last features A (K, h, w) and a logit lie only the mean over positions and the head, whose only
+    nonlinearity is the ReLU. The gradient of a logit by the pooled features is therefore a product of the two linear
+    layers, the batch norm's slope and the mask of active units.
+
+    Source: arXiv:1610.02391, equations 1 and 2.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N, 4) and class maps (N, 4, h, w), non-negative and unscaled, of (N, 1, H, W) in [0, 1]."""
+        first, norm, rectify, _, last = self.network.head
+        features = self.network.features(image)  # (N, K, h, w)
+        hidden = norm(first(features.mean(dim=(2, 3))))  # (N, 512)
+        logits = last(rectify(hidden))
+        slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (512,)
+        active = (hidden > 0).to(hidden.dtype) * slope
+        gradient = (active[:, None, :] * last.weight[None]) @ first.weight  # (N, 4, K)
+        area = features.shape[2] * features.shape[3]
+        return logits, class_maps(features, gradient / area)
+
+
+def class_maps(features: Tensor, weights: Tensor) -> Tensor:
+    """Return the (N, C, h, w) maps: features (N, K, h, w) summed under the weights (N, C, K), negative parts cut off."""
+    flat = weights @ features.flatten(2)  # (N, C, h * w)
+    return torch.relu(flat).unflatten(2, features.shape[2:])
+
+
+def export(network: Network, size: int, target: Path) -> None:
+    """Write the network as an ONNX file with input `image` and outputs `logits` and `class_maps`, any batch size."""
+    module = WithClassMaps(network.cpu())
+    batch = torch.export.Dim("batch")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with replacing(target) as aside, torch.no_grad(), warnings.catch_warnings(), silence():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        torch.onnx.export(
+            module,
+            (torch.zeros(2, 1, size, size),),  # a batch of 1 would be taken for a constant
+            str(aside),
+            input_names=["image"],
+            output_names=["logits", "class_maps"],
+            dynamic_shapes={"image": {0: batch}},
+            dynamo=True,
+            external_data=False,
+        )
+
+
+def silence() -> contextlib.redirect_stdout[io.StringIO]:
+    """Keep the exporter's progress messages off the terminal."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def run(file: Path, batches: Iterable[Tensor]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what an ONNX file answers for (B, 1, H, W) batches: logits (N, 4) and class maps (N, 4, h, w)."""
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    answers = [session.run(["logits", "class_maps"], {"image": batch.numpy()}) for batch in batches]
+    return np.concatenate([logits for logits, _ in answers]), np.concatenate([maps for _, maps in answers])
+
+
+def check_parity(network: Network, batches: list[Tensor], file: Path) -> dict[str, float]:
+    """Return the largest differences between the ONNX file and the network on real batches.
+
+    Raises:
+        TrainingError: they exceed 1e-4 in a probability, or 1e-3 of the largest value in a class map.
+    """
+    logits, maps = run(file, batches)
+    with torch.no_grad():
+        answers = [WithClassMaps(network)(batch) for batch in batches]
+    expected = torch.cat([answer[0] for answer in answers]).softmax(dim=1)
+    found = torch.from_numpy(logits).softmax(dim=1)
+    expected_maps = torch.cat([answer[1] for answer in answers])
+    probability = float((expected - found).abs().max())
+    scale = max(float(expected_maps.max()), 1e-12)
+    class_map = float((expected_maps - torch.from_numpy(maps)).abs().max()) / scale
+    if not (probability <= PROBABILITY_TOLERANCE and class_map <= CLASS_MAP_TOLERANCE):
+        raise TrainingError(
+            f"the exported {file.name} differs from the network by {probability:.1e} in a probability (allowed "
+            f"{PROBABILITY_TOLERANCE}) and {class_map:.1e} in a class map (allowed {CLASS_MAP_TOLERANCE}); "
+            "the weights are kept: report this together with the versions of torch and onnxruntime"
+        )
+    return {"probability_difference": probability, "class_map_difference": class_map}
+
+
+def class_map_scale(maps: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the value shown as full colour: the 99th percentile of the maxima of the true classes' maps (N, 4, h, w)."""
+    if maps.shape[1] != len(CLASSES):
+        raise ValueError(f"expected maps of {len(CLASSES)} classes, got shape {maps.shape}")
+    peaks = maps[np.arange(len(labels)), labels].max(axis=(1, 2))
+    return max(float(np.percentile(peaks, 99)), 1e-6)

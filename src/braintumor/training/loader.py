@@ -1,0 +1,151 @@
+"""What training reads: the manifest with its validation part, and the decoded images from a cache."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from braintumor.classes import CLASSES
+from braintumor.data.duplicates import group, thumbnails
+from braintumor.data.layout import list_images
+from braintumor.data.manifest import Manifest, Row, read_manifest, write_manifest
+from braintumor.data.split import leaks, split
+from braintumor.errors import DataError
+from braintumor.files import file_sha256, replacing, write_text
+from braintumor.preprocess import Preprocess
+from braintumor.read import read
+
+CACHE_VERSION = 1
+DECODERS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Decoded images of one split: grey (N, S, S) uint8 in the order of `labels` (N,) int64."""
+
+    grey: NDArray[np.uint8]
+    labels: Tensor
+
+    def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the (B, 1, S, S) uint8 images and (B,) labels at these positions."""
+        grey = torch.from_numpy(self.grey[indices.numpy()][:, None])
+        return grey.to(device, non_blocking=True), self.labels[indices].to(device, non_blocking=True)
+
+    def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all images in order as (B, 1, S, S) float32 in [0, 1], with their labels."""
+        for indices in torch.arange(len(self.labels)).split(size):
+            grey, labels = self.batch(indices, device)
+            yield grey.float() / 255, labels
+
+
+def prepare(
+    data_dir: Path, cache: Path, *, fraction: float, seed: int, skip_unreadable: bool
+) -> tuple[Manifest, dict[str, str]]:
+    """Return the manifest with groups and splits, and the files left out with their reasons.
+
+    A given validation part is kept; otherwise one is cut from the training part, whole groups at a time. Where the
+    layout has no parts, a test part is cut first. A test part that is given is neither listed nor opened. The result
+    is kept in the cache folder under the fingerprint of the files and settings.
+
+    Raises:
+        DataError: the folder cannot be used, or a group lies in training and in the given validation part.
+    """
+    listing = list_images(data_dir, parts={"train", "val"}, skip_unreadable=skip_unreadable)
+    settings = [CACHE_VERSION, listing.manifest.fingerprint(), fraction, seed, skip_unreadable]
+    kept = cache / "manifests" / sha256(json.dumps(settings).encode()).hexdigest()[:32]
+    try:
+        skipped = json.loads((kept / "skipped.json").read_text())
+        return read_manifest(kept / "manifest.csv", data_dir), skipped
+    except (OSError, ValueError, DataError):
+        pass  # absent, or damaged: made again
+    manifest, skipped = grouped(listing.manifest, skip_unreadable)
+    if not any(row.split for row in manifest.rows):
+        manifest = split(manifest, fraction, seed, "test")
+    if any(row.split == "val" for row in manifest.rows):
+        refuse_leaks(manifest)
+    else:
+        manifest = split(manifest, fraction, seed, "val")
+    skipped = {**listing.skipped, **skipped}
+    write_manifest(manifest, kept / "manifest.csv")
+    write_text(kept / "skipped.json", json.dumps(skipped, indent=2))
+    return manifest, skipped
+
+
+def grouped(manifest: Manifest, skip_unreadable: bool) -> tuple[Manifest, dict[str, str]]:
+    """Return the manifest with group names filled in, without the files that cannot be decoded, and these."""
+    small, problems = thumbnails(manifest, skip_unreadable=skip_unreadable)
+    kept = [index for index, row in enumerate(manifest.rows) if row.image not in problems]
+    rows = [manifest.rows[index] for index in kept]
+    numbers = group(small[kept], [row.sha256 for row in rows])
+    named = tuple(replace(row, group=f"g{number:05d}") for row, number in zip(rows, numbers, strict=True))
+    return replace(manifest, rows=named), problems
+
+
+def refuse_leaks(manifest: Manifest) -> None:
+    """Raise where a group has images in more than one split."""
+    shared = {name for name, _ in leaks(manifest)}
+    if shared:
+        images = [row.image for row in manifest.rows if row.group in shared and row.split == "val"]
+        listed = "\n".join(f"  {image}" for image in images[:20])
+        raise DataError(
+            f"{len(images)} validation image(s) have a duplicate in the training part, so validation would flatter:\n"
+            f"{listed}\n{'  …' if len(images) > 20 else ''}\nRemove them, or remove the val folder to have one cut safely."
+        )
+
+
+def decoded(manifest: Manifest, size: int, cache: Path, report: Callable[[str], None]) -> Images:
+    """Return the images of a manifest as `Preprocess(size)` makes them, memory-mapped from the cache.
+
+    The cache entry is keyed by the manifest's fingerprint and carries the SHA-256 of its pixels; where it is absent,
+    stale or damaged it is made again.
+    """
+    order = [row.image for row in manifest.rows]
+    key = sha256(json.dumps([CACHE_VERSION, size, manifest.fingerprint(), order]).encode()).hexdigest()[:32]
+    file, seal = cache / "images" / f"{key}.npy", cache / "images" / f"{key}.json"
+    shape = (len(manifest.rows), size, size)
+    if not is_sealed(file, seal, shape):
+        report(f"decoding {shape[0]} images once into the cache")
+        with replacing(file) as aside:
+            images = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
+            reserve(aside)
+            fill(images, manifest, Preprocess(size))
+            images.flush()
+        write_text(seal, json.dumps({"sha256": file_sha256(file)}))
+    grey = np.load(file, mmap_mode="r")
+    labels = torch.tensor([CLASSES.index(row.label) for row in manifest.rows], dtype=torch.int64)
+    return Images(grey, labels)
+
+
+def reserve(file: Path) -> None:
+    """Claim the file's whole length on the disk: a full disk is an error here, not a crash while writing to the map."""
+    with file.open("rb+") as stream:
+        os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+
+
+def fill(images: NDArray[np.uint8], manifest: Manifest, preprocess: Preprocess) -> None:
+    """Decode every row's image into its place."""
+
+    def one(place: tuple[int, Row]) -> None:
+        images[place[0]] = preprocess.grey_levels(read(manifest.path(place[1])))
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for _ in pool.map(one, enumerate(manifest.rows)):
+            pass
+
+
+def is_sealed(file: Path, seal: Path, shape: tuple[int, ...]) -> bool:
+    """Tell whether a cache entry is complete, of this shape and unchanged since it was written."""
+    try:
+        expected = json.loads(seal.read_text())["sha256"]
+        stored = np.load(file, mmap_mode="r")
+        return stored.shape == shape and stored.dtype == np.uint8 and file_sha256(file) == expected
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

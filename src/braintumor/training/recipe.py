@@ -1,0 +1,69 @@
+"""How a model is trained: every setting, with the published values as defaults."""
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from braintumor.errors import DataError
+from braintumor.training.augment import Augment
+
+RESNET_FROZEN = ("conv1", "bn1", "layer1", "layer2")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run depends on besides the data; the card records it whole.
+
+    Attributes:
+        model: `cnn`, `resnet` or a timm name.
+        recipe: the name under which these settings are published.
+        epochs: at most; fewer where early stopping ends the run.
+        learning_rate: at the start; falls along a half cosine to `final_learning_rate` at the last step.
+        weight_decay: of AdamW.
+        dropout: in the head.
+        patience: epochs without a better validation macro-F1 after which the run ends.
+        validation_fraction: share of the training images held out, in whole groups.
+        frozen: parts of the backbone that keep their weights and batch-norm statistics.
+        weights: `imagenet`, `none` or a safetensors file.
+        allow_partial_weights: go on where the weights lack tensors; these start He-normal.
+        size: side of the network's input in pixels.
+        source_size: side of the cached image that crops are taken from.
+        seed: of initial weights, order, augmentation, dropout and the validation split.
+    """
+
+    model: str
+    recipe: str = "reference"
+    epochs: int = 50
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-6
+    weight_decay: float = 0.01
+    dropout: float = 0.6
+    patience: int = 5
+    validation_fraction: float = 0.15
+    frozen: tuple[str, ...] = ()
+    weights: str = "none"
+    allow_partial_weights: bool = False
+    size: int = 224
+    source_size: int = 256
+    seed: int = 0
+    augment: Augment = field(default_factory=Augment)
+
+
+RECIPES: Final = {
+    "reference": {
+        "cnn": TrainConfig("cnn"),
+        "resnet": TrainConfig("resnet", epochs=30, frozen=RESNET_FROZEN, weights="imagenet"),
+    },
+}
+
+
+def recipe(name: str, model: str) -> TrainConfig:
+    """Return the settings of a named recipe for a model; a timm backbone gets the CNN's, from `none` weights.
+
+    Raises:
+        DataError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise DataError(f"no recipe is called {name!r}; choose one of {', '.join(RECIPES)}")
+    models = RECIPES[name]
+    return models.get(model) or replace(models["cnn"], model=model)

@@ -1,0 +1,189 @@
+"""Which weights a backbone starts from: the pinned ImageNet file, a file at hand, or none."""
+
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from braintumor.errors import WeightsError
+from braintumor.files import file_sha256, replacing
+from braintumor.training.networks import Network
+
+CHUNK_BYTES = 1 << 20
+DOWNLOAD_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A file to download, only ever accepted with this SHA-256."""
+
+    name: str
+    url: str
+    sha256: str
+
+
+IMAGENET: Final = {
+    "resnet": Pinned(
+        "resnet18.tv_in1k",
+        "https://huggingface.co/timm/resnet18.tv_in1k/resolve/bbd144b3e5565108aad885f145491d11bc6ce807/model.safetensors",
+        "694f673df6520a3158624e8a89af086f59923ee4cd7436fe5bc3bc71d295ad81",
+    ),
+}
+
+
+def start(network: Network, model: str, weights: str, *, allow_partial: bool) -> str:
+    """Load starting weights into the network's backbone and return where they come from, for the card.
+
+    Args:
+        network: as `networks.build` returns it.
+        model: `cnn`, `resnet` or a timm name.
+        weights: `imagenet`, `none` or the path of a safetensors file in the backbone's or torchvision's names.
+        allow_partial: go on where tensors are missing; they keep their He-normal start.
+
+    Raises:
+        WeightsError: nothing is pinned for this model, the download fails, or the file does not fit.
+    """
+    if weights == "none":
+        return "random (He-normal)"
+    if weights != "imagenet":
+        return load_into(network.backbone, Path(weights), Path(weights).name, allow_partial=allow_partial)
+    if model not in IMAGENET:
+        raise WeightsError(f"no ImageNet weights are pinned for {model}; pass --weights FILE.safetensors or --weights none")
+    pinned = IMAGENET[model]
+    return load_into(network.backbone, download(pinned, cache_folder()), pinned.name, allow_partial=allow_partial)
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads and decoded images: $BRAINTUMOR_CACHE, else braintumor under the user's cache."""
+    chosen = os.environ.get("BRAINTUMOR_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "braintumor"
+
+
+def download(pinned: Pinned, folder: Path) -> Path:
+    """Return the verified local copy of a pinned file, downloading it if it is not there.
+
+    Raises:
+        WeightsError: no network, no such file, or other content than pinned; nothing is left behind then.
+    """
+    target = folder / "weights" / f"{pinned.sha256}.safetensors"
+    if target.is_file() and file_sha256(target) == pinned.sha256:
+        return target
+    with replacing(target) as aside:
+        fetch(pinned.url, aside)
+        received = file_sha256(aside)
+        if received != pinned.sha256:
+            raise WeightsError(f"{pinned.url} has the SHA-256 {received}, expected {pinned.sha256}; it was not used")
+    return target
+
+
+def fetch(url: str, target: Path) -> None:
+    """Write what the address answers to a file."""
+    try:
+        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer, target.open("wb") as file:
+            while chunk := answer.read(CHUNK_BYTES):
+                file.write(chunk)
+    except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as error:
+        raise WeightsError(
+            f"cannot download {url} ({error}); on a machine without network pass --weights FILE.safetensors "
+            "(and --allow_partial_weights if it lacks tensors), or --weights none for a random start"
+        ) from error
+
+
+def load_into(backbone: nn.Module, file: Path, name: str, *, allow_partial: bool) -> str:
+    """Load a safetensors file into the backbone; return its name, SHA-256 and what was missing.
+
+    Tensors of a classifier (`fc.`, `classifier.`, `head.`) are ignored: the head is ours.
+    """
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{file} cannot be read as safetensors ({error})") from error
+    wanted = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
+    given = {key: value for key, value in tensors.items() if key in wanted}
+    foreign = [key for key in tensors if key not in wanted and not key.startswith(("fc.", "classifier.", "head."))]
+    foreign = [key for key in foreign if not key.endswith("num_batches_tracked")]
+    misshapen = [key for key in given if given[key].shape != wanted[key].shape]
+    if foreign or misshapen or not given:
+        raise WeightsError(f"{file} is for another network: unexpected {short(foreign)}, other shapes {short(misshapen)}")
+    if not all(bool(value.isfinite().all()) for value in given.values()):
+        raise WeightsError(f"{file} holds values that are not finite; get the file again")
+    missing = sorted(set(wanted) - set(given))
+    if missing and not allow_partial:
+        raise WeightsError(
+            f"{file} lacks {len(missing)} tensors ({', '.join(missing)}); "
+            "pass --allow_partial_weights to start these He-normal"
+        )
+    for key in missing:
+        if wanted[key].dim() == 4:
+            nn.init.kaiming_normal_(backbone.get_parameter(key), mode="fan_out", nonlinearity="relu")
+    backbone.load_state_dict(given, strict=False)
+    return f"{name} (sha256 {file_sha256(file)})" + (f", He-normal: {', '.join(missing)}" if missing else "")
+
+
+def short(names: list[str]) -> str:
+    """Return the first three names and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
+
+
+def folded_norms(network: Network, frozen: Iterable[str]) -> list[nn.BatchNorm2d]:
+    """Return the trainable batch norms that were folded into their convolutions: identity statistics, non-zero bias."""
+    prefixes = tuple(f"{prefix}." for prefix in frozen)
+    return [
+        module
+        for name, module in network.backbone.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and not f"{name}.".startswith(prefixes) and is_folded(module)
+    ]
+
+
+def is_folded(norm: nn.BatchNorm2d) -> bool:
+    """Tell whether a batch norm only adds a bias: mean 0, variance 1, weight 1 and some bias other than 0."""
+    if norm.running_mean is None or norm.running_var is None:
+        return False
+    identity = bool((norm.running_mean == 0).all()) and torch.allclose(norm.running_var, torch.ones(()), atol=1e-3)
+    return identity and torch.allclose(norm.weight, torch.ones(()), atol=1e-3) and bool((norm.bias != 0).any())
+
+
+@torch.no_grad()
+def unfold(network: Network, norms: list[nn.BatchNorm2d], batches: Callable[[], Iterable[Tensor]]) -> None:
+    """Give folded batch norms real statistics without changing what the network computes in evaluation mode.
+
+    Without this, the first step in training mode would normalise activations that the weights expect unnormalised.
+    The mean and deviation of each norm's input are measured on the batches; the mean becomes `running_mean`, the
+    variance `running_var`, the deviation `weight`, and the mean is added to `bias`.
+
+    Args:
+        network: on the device of the batches.
+        norms: as `folded_norms` returns them.
+        batches: called once; yields (N, 1, H, W) inputs.
+    """
+    sums: dict[nn.BatchNorm2d, list[Tensor]] = {norm: [] for norm in norms}
+    hooks = [norm.register_forward_pre_hook(lambda norm, inputs: sums[norm].append(moments(inputs[0]))) for norm in norms]
+    network.eval()
+    for batch in batches():
+        network.features(batch)
+    for hook in hooks:
+        hook.remove()
+    for norm, parts in sums.items():
+        mean, square = torch.stack(parts).mean(dim=0)
+        variance = (square - mean**2).clamp(min=0)
+        scale, bias = norm.weight.clone(), norm.bias.clone()
+        old = torch.sqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+        norm.bias.copy_(bias + (mean - norm.running_mean) * scale / old)  # type: ignore[operator]
+        norm.weight.copy_(torch.sqrt(variance + norm.eps) * scale / old)
+        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+        norm.running_var.copy_(variance)  # type: ignore[union-attr]
+
+
+def moments(activations: Tensor) -> Tensor:
+    """Return the (2, K) float64 mean and mean square per channel of (N, K, h, w) activations."""
+    values = activations.double()
+    return torch.stack([values.mean(dim=(0, 2, 3)), (values**2).mean(dim=(0, 2, 3))])
