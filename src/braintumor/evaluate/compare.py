@@ -1,0 +1,244 @@
+"""Which of two evaluated models is better on the same images, and whether that could be chance."""
+
+import csv
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braintumor.classes import DISCLAIMER
+from braintumor.errors import DataError
+from braintumor.evaluate import pages
+from braintumor.evaluate.metrics import Estimate, Integers, estimate, interval
+from braintumor.files import write_text
+from braintumor.model import ONNX_FILES, Card
+
+RATES = ("accuracy", "precision", "recall", "f1")
+FEW = 25
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models.
+
+    Attributes:
+        folder: last part of the model folder's path.
+        metrics: accuracy and macro precision, recall and f1.
+        train_minutes: None if the card does not say.
+        parameters: of the network; None if the card does not say.
+        size: of the ONNX file in bytes; None if it is missing.
+        images_per_second: of its evaluation.
+    """
+
+    folder: str
+    name: str
+    version: str
+    architecture: str
+    metrics: dict[str, Estimate]
+    train_minutes: float | None
+    parameters: int | None
+    size: int | None
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """A paired test of two models on the same images.
+
+    Attributes:
+        only_first: images on which only the first is right.
+        only_second: images on which only the second is right.
+        both: images on which both are right.
+        neither: images on which both are wrong.
+        p: two-sided chance of a difference this large between equally good models.
+        test: how p was computed.
+    """
+
+    only_first: int
+    only_second: int
+    both: int
+    neither: int
+    p: float
+    test: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An image on which the two models answer differently; the probabilities are those of their own answers."""
+
+    image: str
+    label: str
+    first: str
+    second: str
+    p_first: float
+    p_second: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images.
+
+    Attributes:
+        accuracy_difference: of the first minus the second, with its interval over groups.
+        differences: the images on which they differ.
+    """
+
+    n_images: int
+    n_groups: int
+    first: Side
+    second: Side
+    accuracy_difference: Estimate
+    mcnemar: McNemar
+    differences: tuple[Difference, ...]
+    disclaimer: str = DISCLAIMER
+
+    def summary(self) -> str:
+        """Return the accuracies with their intervals and the paired test, as lines."""
+        test = self.mcnemar
+        lines = [
+            f"{side.folder}: accuracy {pages.plain(side.metrics['accuracy'])}" for side in (self.first, self.second)
+        ]
+        only = f"only the first is right on {test.only_first:,}, only the second on {test.only_second:,}"
+        return "\n".join([*lines, f"of {self.n_images:,} images {only}; McNemar p = {test.p:.2g} ({test.test})"])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` left in a model folder: the card, report.json and predictions.csv."""
+
+    folder: Path
+    card: Card
+    report: dict[str, Any]
+    rows: list[dict[str, str]]
+
+    def right(self) -> NDArray[np.bool_]:
+        """Return (N,) whether each answer is right."""
+        return np.array([row["predicted"] == row["label"] for row in self.rows])
+
+
+def compare(first: Path, second: Path, out: Path) -> Comparison:
+    """Return the comparison of two model folders that were evaluated on the same images, after writing it.
+
+    Args:
+        first: a model folder with an `evaluation` folder in it, as `evaluate` leaves it by default.
+        second: another.
+        out: where to write `compare.json` and `compare.html`.
+
+    Raises:
+        DataError: a model has not been evaluated, or on other images.
+        ModelError: a card that cannot be used.
+        StorageError: the files cannot be written.
+    """
+    a, b = read_evaluation(Path(first)), read_evaluation(Path(second))
+    check_same_images(a, b)
+    groups = np.array(a.report["groups"], np.int64)
+    comparison = Comparison(
+        n_images=len(a.rows),
+        n_groups=a.report["n_groups"],
+        first=side(a),
+        second=side(b),
+        accuracy_difference=accuracy_difference(a.right(), b.right(), groups),
+        mcnemar=mcnemar(a.right(), b.right()),
+        differences=tuple(
+            Difference(p["image"], p["label"], p["predicted"], q["predicted"], probability(p), probability(q))
+            for p, q in zip(a.rows, b.rows, strict=True)
+            if p["predicted"] != q["predicted"]
+        ),
+    )
+    pages.write_json(out / "compare.json", dataclasses.asdict(comparison))
+    write_text(out / "compare.html", pages.page("compare.html", comparison=comparison))
+    return comparison
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Return the evaluation in a model folder.
+
+    Raises:
+        DataError: it is missing, or was not written by `evaluate`.
+        ModelError: the card is not usable.
+    """
+    place = folder / "evaluation"
+    try:
+        card = Card.from_json((folder / "card.json").read_text(encoding="utf-8"))
+        report = json.loads((place / "report.json").read_text(encoding="utf-8"))
+        with (place / "predictions.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        complete = len(rows) == len(report["groups"]) > 0 and {"fingerprint", "metrics"} <= set(report)
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename} is missing; run: {command(folder)}") from error
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DataError(f"{place} cannot be used ({error}); run again: {command(folder)}") from error
+    if not complete:
+        raise DataError(f"report.json and predictions.csv in {place} do not fit together; run again: {command(folder)}")
+    return Evaluation(folder, card, report, rows)
+
+
+def command(*folders: Path) -> str:
+    """Return the commands that evaluate model folders."""
+    return " && ".join(f"braintumor evaluate {folder} DATA_DIR" for folder in folders)
+
+
+def check_same_images(a: Evaluation, b: Evaluation) -> None:
+    """Refuse evaluations of other images, labels or groups.
+
+    Raises:
+        DataError: with the commands to run.
+    """
+    images = [[(row["image"], row["label"]) for row in each.rows] for each in (a, b)]
+    if a.report["fingerprint"] != b.report["fingerprint"] or images[0] != images[1]:
+        raise DataError(
+            f"{a.folder} was evaluated on {len(a.rows)} images and {b.folder} on {len(b.rows)}, not all of them the "
+            f"same; evaluate both on one data folder: {command(a.folder, b.folder)}"
+        )
+
+
+def side(evaluation: Evaluation) -> Side:
+    """Return what the table says about one model."""
+    card, report = evaluation.card, evaluation.report
+    network = evaluation.folder / ONNX_FILES["float32"]
+    return Side(
+        folder=evaluation.folder.name,
+        name=card.name,
+        version=card.version,
+        architecture=card.architecture,
+        metrics={name: Estimate(**report["metrics"][name]) for name in RATES},
+        train_minutes=card.metrics.get("train_minutes"),
+        parameters=card.metrics.get("parameters"),
+        size=network.stat().st_size if network.is_file() else None,
+        images_per_second=report["images_per_second"],
+    )
+
+
+def probability(row: dict[str, str]) -> float:
+    """Return the probability of the predicted class in a row of predictions.csv."""
+    return float(row[f"p_{row['predicted']}"])
+
+
+def accuracy_difference(first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Integers) -> Estimate:
+    """Return the accuracy of the first minus that of the second on (N,) paired answers, with interval over groups."""
+    gain = first.astype(np.float64) - second
+    found = interval(lambda weights: {"difference": weights @ gain / weights.sum(axis=1)}, groups)
+    return estimate(found["difference"], (), len(gain))
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
+    """Return McNemar's test on whether (N,) paired answers are right; images count as independent.
+
+    With fewer than 25 discordant pairs exact binomial, else chi-square with one degree and continuity correction.
+
+    Source: McNemar (1947), doi 10.1007/BF02295996; Edwards (1948), doi 10.1007/BF02289261, for the correction.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    discordant = only_first + only_second
+    if discordant < FEW:
+        tail = sum(math.comb(discordant, k) for k in range(min(only_first, only_second) + 1))
+        p, test = min(1.0, 2 * tail / 2**discordant), "exact binomial"
+    else:
+        statistic = max(0, abs(only_first - only_second) - 1) ** 2 / discordant
+        p, test = math.erfc(math.sqrt(statistic / 2)), "chi-square with continuity correction"
+    return McNemar(only_first, only_second, int((first & second).sum()), int((~first & ~second).sum()), p, test)

@@ -1,0 +1,265 @@
+"""How good answers are: rates, areas under curves and calibration, with 95 % intervals over groups of images.
+
+Every statistic takes weights (R, N): row r says how often each image counts in resample r. One row of ones gives the
+plain value, a bootstrap is more rows, so value and interval come from the same code.
+
+A class without a labelled image in a (re)sample has no precision, recall, F1 or area there: it is NaN and left out of
+macro means. A class that is there but never predicted has precision 0 and F1 0.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braintumor.classes import CLASSES
+
+BINS = 15
+MACRO = ("precision", "recall", "f1", "auc_roc", "auc_pr")
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Statistic = Callable[[Floats], Mapping[str, Floats]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval on n images; None where the images do not determine it."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One of the `BINS` equally large shares of the images, by confidence: mean confidence and accuracy there."""
+
+    confidence: float
+    accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All statistics of one set of answers.
+
+    Attributes:
+        overall: accuracy, macro precision, recall, f1, auc_roc and auc_pr, ece, brier, nll.
+        per_class: class -> precision, recall, f1, auc_roc, auc_pr; `n` is the number of images with that label.
+        reliability: from the least to the most confident share.
+    """
+
+    overall: dict[str, Estimate]
+    per_class: dict[str, dict[str, Estimate]]
+    reliability: tuple[Bin, ...]
+
+
+def measure(
+    labels: Integers, probabilities: Floats, groups: Integers, *, resamples: int = 1000, seed: int = 0
+) -> Measured:
+    """Return every statistic of the answers with its 95 % interval.
+
+    Args:
+        labels: (N,) in the order of `CLASSES`.
+        probabilities: (N, 4), rows summing to 1.
+        groups: (N,) any numbers; images of one group are drawn together.
+        resamples: of the groups, with replacement.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: no images, or the arrays do not fit together.
+    """
+    if not len(labels) or probabilities.shape != (len(labels), len(CLASSES)) or groups.shape != labels.shape:
+        raise ValueError(
+            f"expected labels (N,), probabilities (N, {len(CLASSES)}) and groups (N,) with N > 0, "
+            f"got {labels.shape}, {probabilities.shape} and {groups.shape}"
+        )
+    probabilities = probabilities.astype(np.float64)
+    found = interval(lambda weights: statistics(labels, probabilities, weights), groups, resamples=resamples, seed=seed)
+    support = np.bincount(labels, minlength=len(CLASSES))
+    return Measured(
+        overall={name: estimate(found[name], (), len(labels)) for name in ("accuracy", *MACRO, "ece", "brier", "nll")},
+        per_class={
+            title: {name: estimate(found[f"{name}_by_class"], (c,), int(support[c])) for name in MACRO}
+            for c, title in enumerate(CLASSES)
+        },
+        reliability=tuple(
+            Bin(float(found["bin_confidence"][0][b]), estimate(found["bin_accuracy"], (b,), round(len(labels) / BINS)))
+            for b in range(BINS)
+        ),
+    )
+
+
+def accuracy(right: NDArray[np.bool_], groups: Integers) -> Estimate:
+    """Return the fraction of (N,) answers that are right, with its interval over groups (N,)."""
+    found = interval(lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)}, groups)
+    return estimate(found["accuracy"], (), len(right))
+
+
+def estimate(found: tuple[Floats, Floats, Floats], index: tuple[int, ...], n: int) -> Estimate:
+    """Return one entry of an answer of `interval` as plain numbers."""
+    value, low, high = (None if np.isnan(part[index]) else float(part[index]) for part in found)
+    return Estimate(value, low, high, n)
+
+
+def interval(
+    statistic: Statistic, groups: Integers, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[Floats, Floats, Floats]]:
+    """Return (value, low, high) of each statistic: the percentile bootstrap over groups, 2.5 % to 97.5 %.
+
+    Resamples in which a statistic is NaN do not count for it. With fewer than two groups low and high are NaN. The
+    interval is widened to the value where resampling shifts a statistic, as it raises the calibration error.
+
+    Args:
+        statistic: maps weights (R, N) to named arrays (R, ...).
+        groups: (N,) any numbers.
+        resamples: how often as many groups as there are are drawn with replacement.
+        seed: of the drawing; the same seed gives the same interval.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3; cluster resampling after
+    Field and Welsh (2007), doi 10.1111/j.1467-9868.2007.00593.x.
+    """
+    names, members = np.unique(groups, return_inverse=True)
+    values = {name: array[0] for name, array in statistic(np.ones((1, len(groups)))).items()}
+    if len(names) < 2:
+        return {
+            name: (value, np.full_like(value, np.nan), np.full_like(value, np.nan)) for name, value in values.items()
+        }
+    random = np.random.default_rng(seed)
+    drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)  # (R, groups)
+    size = max(1, 2_000_000 // len(groups))  # bounds the memory of the (R, N) arrays
+    parts = [statistic(drawn[i : i + size, members].astype(np.float64)) for i in range(0, resamples, size)]
+    samples = {name: np.concatenate([part[name] for part in parts]) for name in values}
+    ends = {name: percentiles(sample) for name, sample in samples.items()}
+    return {n: (value, np.minimum(ends[n][0], value), np.maximum(ends[n][1], value)) for n, value in values.items()}
+
+
+def percentiles(samples: Floats) -> tuple[Floats, Floats]:
+    """Return the 2.5 % and 97.5 % points along the first axis; NaN entries are left out."""
+    columns = samples.reshape(len(samples), -1).T
+    known = [column[~np.isnan(column)] for column in columns]
+    points = np.array([np.percentile(k, [2.5, 97.5]) if len(k) else (np.nan, np.nan) for k in known])
+    return points[:, 0].reshape(samples.shape[1:]), points[:, 1].reshape(samples.shape[1:])
+
+
+def statistics(labels: Integers, probabilities: Floats, weights: Floats) -> dict[str, Floats]:
+    """Return all statistics of R weighted samples: (R,), `…_by_class` (R, 4), `bin_…` (R, 15).
+
+    `brier` is the sum over the classes of squared errors, 0 to 2. `nll` is the natural logarithm; probabilities below
+    1.2e-7, the float32 resolution, count as that. `ece` is the top-label expected calibration error.
+    """
+    total = weights.sum(axis=1)
+    predicted = probabilities.argmax(axis=1)
+    truth = np.eye(len(CLASSES))[labels]  # (N, 4)
+    surprise = -np.log(probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).eps, None))
+    by_class = rates(labels, predicted, weights)
+    areas = [areas_under_curves(labels == c, probabilities[:, c], weights) for c in range(len(CLASSES))]
+    by_class["auc_roc"], by_class["auc_pr"] = (np.stack(a, axis=1) for a in zip(*areas, strict=True))
+    confidence, accuracy = reliability(labels, probabilities, weights)
+    return {
+        "accuracy": weights @ (predicted == labels) / total,
+        **{name: mean_of_known(values) for name, values in by_class.items()},
+        **{f"{name}_by_class": values for name, values in by_class.items()},
+        "ece": np.abs(confidence - accuracy).mean(axis=1),
+        "brier": weights @ ((probabilities - truth) ** 2).sum(axis=1) / total,
+        "nll": weights @ surprise / total,
+        "bin_confidence": confidence,
+        "bin_accuracy": accuracy,
+    }
+
+
+def confusion(labels: Integers, predicted: Integers) -> Integers:
+    """Return the (4, 4) counts: row the label, column the predicted class."""
+    cells = np.bincount(labels * len(CLASSES) + predicted, minlength=len(CLASSES) ** 2)
+    return cells.reshape(len(CLASSES), len(CLASSES))
+
+
+def rates(labels: Integers, predicted: Integers, weights: Floats) -> dict[str, Floats]:
+    """Return precision, recall and f1, each (R, 4), of R weighted samples."""
+    cells = np.eye(len(CLASSES) ** 2)[labels * len(CLASSES) + predicted]  # (N, 16)
+    counts = (weights @ cells).reshape(-1, len(CLASSES), len(CLASSES))
+    hits = counts.diagonal(axis1=1, axis2=2)
+    labelled, answered = counts.sum(axis=2), counts.sum(axis=1)
+    absent = labelled == 0
+    return {
+        "precision": np.where(absent, np.nan, ratio(hits, answered, otherwise=0)),
+        "recall": ratio(hits, labelled, otherwise=np.nan),
+        "f1": np.where(absent, np.nan, ratio(2 * hits, labelled + answered, otherwise=0)),
+    }
+
+
+def areas_under_curves(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Return the areas under the ROC and the precision-recall curve, each (R,), of R weighted samples.
+
+    The first is the chance that a positive scores above a negative, ties counting half; the second is the average
+    precision, without interpolation. NaN without positives, the first also without negatives.
+    """
+    hits, alarms = counts_above(positive, scores, weights)
+    positives, negatives = hits[:, -1], alarms[:, -1]
+    trapezoids = (np.diff(alarms) * (hits[:, 1:] + hits[:, :-1]) / 2).sum(axis=1)
+    precision = ratio(hits, hits + alarms, otherwise=0)
+    steps = (np.diff(hits) * precision[:, 1:]).sum(axis=1)
+    return ratio(trapezoids, positives * negatives, otherwise=np.nan), ratio(steps, positives, otherwise=np.nan)
+
+
+def curves(positive: NDArray[np.bool_], scores: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return false-positive rate, recall and precision, each (T,), from the strictest threshold down to none.
+
+    Precision starts at 1 where nothing is called positive. A rate without images to count is NaN.
+    """
+    hits, alarms = (counts[0] for counts in counts_above(positive, scores, np.ones((1, len(scores)))))
+    rate = ratio(alarms, alarms[-1:], otherwise=np.nan)
+    return rate, ratio(hits, hits[-1:], otherwise=np.nan), ratio(hits, hits + alarms, otherwise=1)
+
+
+def counts_above(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Return true and false positives, each (R, T), above nothing and then above each distinct score, falling."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    ordered, truth = weights[:, order], positive[order]
+    return cumulated(ordered * truth, ends), cumulated(ordered * ~truth, ends)
+
+
+def reliability(labels: Integers, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Return mean confidence and accuracy, each (R, 15), of equally large shares of the images, by rising confidence.
+
+    Confidence is the largest probability. An image on the border of two shares, and images of equal confidence, are
+    divided between them in proportion, so that the order of the images does not matter.
+
+    Source: Nixon et al., arXiv:1904.01685 (equal-mass bins).
+    """
+    confidence = probabilities.max(axis=1)
+    order = np.argsort(confidence, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
+    ordered, right = weights[:, order], (probabilities.argmax(axis=1) == labels)[order]
+    mass = cumulated(ordered, ends)
+    borders = mass[:, -1:] * np.linspace(0, 1, BINS + 1)  # (R, 16)
+
+    def shares(values: Floats) -> Floats:
+        sums = cumulated(ordered * values, ends)
+        at_borders = np.array([np.interp(b, m, s) for b, m, s in zip(borders, mass, sums, strict=True)])
+        return (np.diff(at_borders) / (mass[:, -1:] / BINS)).clip(0, 1)  # rounding may pass the ends by 1e-16
+
+    return shares(confidence[order]), shares(right.astype(np.float64))
+
+
+def cumulated(values: Floats, ends: NDArray[np.intp]) -> Floats:
+    """Return (R, T + 1): 0, then the running sums along axis 1 up to each of the T ends."""
+    sums = np.cumsum(values, axis=1)[:, ends]
+    return np.concatenate([np.zeros((len(values), 1)), sums], axis=1)
+
+
+def ratio(numerator: Floats, denominator: Floats, *, otherwise: float) -> Floats:
+    """Return numerator / denominator, `otherwise` where the denominator is 0."""
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    result: Floats = np.full(shape, otherwise, np.float64)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
+    return result
+
+
+def mean_of_known(values: Floats) -> Floats:
+    """Return the mean (R,) over the classes of (R, 4) that are not NaN; NaN if all are."""
+    known = ~np.isnan(values)
+    return ratio(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64), otherwise=np.nan)

@@ -1,0 +1,247 @@
+"""How good a model is on images it was not trained on: report.json, report.html, predictions.csv."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from braintumor import __version__
+from braintumor.classes import CLASSES, DISCLAIMER
+from braintumor.data.duplicates import group, thumbnails
+from braintumor.data.layout import Listing, has_part, list_images
+from braintumor.data.manifest import Manifest, Row, read_manifest
+from braintumor.errors import DataError, ImageError, UnreadableDataError
+from braintumor.evaluate import charts, pages
+from braintumor.evaluate.gallery import Mistake, legend, worst_mistakes
+from braintumor.evaluate.leakage import Leakage, find_leakage
+from braintumor.evaluate.metrics import Integers, Measured, confusion, measure
+from braintumor.files import write_text
+from braintumor.inference import Prediction, predict_each
+from braintumor.model import Model
+
+COLUMNS = ("image", "label", "predicted", "decision", "reasons", *(f"p_{name}" for name in CLASSES), "model")
+MAIN = ("accuracy", "precision", "recall", "f1")
+
+Progress = Callable[[int, int], None]
+Answers = Sequence[tuple[Row, Prediction]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found; all rates are fractions.
+
+    Attributes:
+        model: name, version, architecture and recipe of the model.
+        protocol: `official` for a test part that the data folder brings along, `held-out` for one that we cut off.
+        fingerprint: of the manifest of the evaluated images.
+        groups: of the images, in the order of predictions.csv; intervals are over groups.
+        counts: evaluated images per class.
+        confusion: row the label, column the predicted class.
+        skipped: reason of every file that was left out.
+        images_per_second: reading, preparing and predicting, on the machine of the evaluation.
+        date: of the evaluation, ISO 8601, UTC.
+    """
+
+    model: dict[str, str]
+    protocol: str
+    fingerprint: str
+    groups: tuple[int, ...]
+    counts: dict[str, int]
+    measured: Measured
+    confusion: tuple[tuple[int, ...], ...]
+    leakage: Leakage
+    skipped: dict[str, str]
+    images_per_second: float
+    date: str
+    package_version: str
+    disclaimer: str = DISCLAIMER
+
+    @property
+    def n_images(self) -> int:
+        """Return the number of evaluated images."""
+        return len(self.groups)
+
+    @property
+    def n_groups(self) -> int:
+        """Return the number of groups that they fall into."""
+        return len(set(self.groups))
+
+    def summary(self) -> str:
+        """Return the main rates with their intervals, and a warning if test images were seen in training, as lines."""
+        lines = [f"{name:<10} {pages.plain(self.measured.overall[name])}" for name in MAIN]
+        lines.append(f"on {self.n_images:,} images of {self.n_groups:,} groups of similar slices, 95 % intervals")
+        leakage = self.leakage
+        if leakage.duplicates:
+            lines.append(f"warning: {leakage.duplicates:,} of these images have a duplicate in training")
+        if leakage.duplicates and leakage.accuracy_without:
+            without = leakage.accuracy_without
+            lines.append(f"accuracy on the other {without.n:,}: {pages.plain(without)}")
+        if not leakage.known:
+            lines.append(f"duplicates in training were not fully counted: {leakage.reason}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of report.json."""
+        fields = dataclasses.asdict(self)
+        measured, groups = fields.pop("measured"), fields.pop("groups")
+        rates = {name: {"support": self.counts[name], **estimates} for name, estimates in measured["per_class"].items()}
+        return {
+            "protocol": fields.pop("protocol"),
+            "n_images": self.n_images,
+            "n_groups": self.n_groups,
+            "metrics": measured["overall"],
+            "per_class": rates,
+            "reliability": list(measured["reliability"]),
+            "classes": list(CLASSES),
+            **fields,
+            "groups": list(groups),
+        }
+
+
+def evaluate(
+    model: Model, data_dir: Path, out: Path, *, skip_unreadable: bool = False, progress: Progress | None = None
+) -> Report:
+    """Return the report on the test images of a data folder, after writing its three files.
+
+    Args:
+        model: a loaded model folder; its `manifest.csv` says which images it was trained on.
+        data_dir: a data folder with a test part, or the class folders that the model's test images were cut from.
+        out: where to write `report.json`, `report.html` and `predictions.csv`.
+        skip_unreadable: leave out images that cannot be read and list them in the report, instead of raising.
+        progress: called with the images done and in all.
+
+    Raises:
+        DataError: no test images, or images that cannot be read.
+        StorageError: the files cannot be written.
+    """
+    data_dir = Path(data_dir)
+    protocol, listing = find_test_images(model, data_dir, skip_unreadable)
+    answers, unreadable, seconds = ask(listing.manifest, model, progress)
+    if unreadable and (not skip_unreadable or not answers):
+        raise UnreadableDataError(data_dir, unreadable)
+    report = judge(model, protocol, Manifest(data_dir, tuple(row for row, _ in answers)), answers)
+    skipped = dict(sorted((listing.skipped | unreadable).items()))
+    report = dataclasses.replace(report, skipped=skipped, images_per_second=len(listing.manifest) / seconds)
+    pages.write_csv(out / "predictions.csv", COLUMNS, map(line, answers))
+    write_text(out / "report.html", render(report, answers, worst_mistakes(answers, data_dir, model), model))
+    pages.write_json(out / "report.json", report.to_json())
+    return report
+
+
+def find_test_images(model: Model, data_dir: Path, skip_unreadable: bool) -> tuple[str, Listing]:
+    """Return the protocol and the test images: the folder's own test part, or the images that training set aside.
+
+    Raises:
+        DataError: there are none, or some that were set aside are gone or changed.
+    """
+    if has_part(data_dir, "test"):
+        return "official", list_images(data_dir, parts=("test",), skip_unreadable=skip_unreadable)
+    record = model.folder / "manifest.csv"
+    expected = read_manifest(record, data_dir).part("test") if record.is_file() else Manifest(data_dir, ())
+    if not expected:
+        raise DataError(
+            f"{data_dir} has no test part and {record} lists no test images; "
+            "name a folder with a Testing or test folder, or train the model again so that one is cut off"
+        )
+    listing = list_images(data_dir, skip_unreadable=True)
+    present = {(row.image, row.sha256) for row in listing.manifest}
+    kept = tuple(row for row in expected if (row.image, row.sha256) in present)
+    lost = {row.image: listing.skipped.get(row.image, LOST) for row in set(expected) - set(kept)}
+    if not kept:
+        raise DataError(
+            f"none of the {len(expected)} test images in {record} is in {data_dir}; name the folder it is of"
+        )
+    if lost and not skip_unreadable:
+        raise UnreadableDataError(data_dir, lost)
+    return "held-out", Listing(Manifest(data_dir, kept), lost)
+
+
+LOST = "missing, or no longer the file that was set aside for testing"
+
+
+def ask(
+    manifest: Manifest, model: Model, progress: Progress | None
+) -> tuple[list[tuple[Row, Prediction]], dict[str, str], float]:
+    """Return the rows with their predictions (without maps), the reason of each unreadable image, and the seconds."""
+    start = time.perf_counter()
+    answers, unreadable = [], {}
+    results = predict_each([manifest.path(row) for row in manifest], model)
+    for done, (row, result) in enumerate(zip(manifest, results, strict=True), 1):
+        if isinstance(result, ImageError):
+            unreadable[row.image] = result.reason
+        else:
+            answers.append((row, dataclasses.replace(result, class_maps=NO_MAPS)))
+        if progress:
+            progress(done, len(manifest))
+    return answers, unreadable, time.perf_counter() - start
+
+
+NO_MAPS = np.empty((len(CLASSES), 0, 0), np.float32)
+
+
+def judge(model: Model, protocol: str, test: Manifest, answers: Answers) -> Report:
+    """Return the report on answers (N rows of test, in order), without skipped files and speed."""
+    labels, probabilities = arrays(answers)
+    miniatures, _ = thumbnails(test, skip_unreadable=True)
+    groups = group_numbers(test, miniatures)
+    predicted = probabilities.argmax(axis=1)
+    counts = Counter(row.label for row in test)
+    card = model.card
+    return Report(
+        model={"name": card.name, "version": card.version, "architecture": card.architecture, "recipe": card.recipe},
+        protocol=protocol,
+        fingerprint=test.fingerprint(),
+        groups=tuple(groups.tolist()),
+        counts={name: counts[name] for name in CLASSES},
+        measured=measure(labels, probabilities, groups),
+        confusion=tuple(map(tuple, confusion(labels, predicted).tolist())),
+        leakage=find_leakage(test, miniatures, model, predicted == labels, groups),
+        skipped={},
+        images_per_second=0.0,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        package_version=__version__,
+    )
+
+
+def arrays(answers: Answers) -> tuple[Integers, NDArray[np.float64]]:
+    """Return the labels (N,) and probabilities (N, 4) of answers."""
+    labels = np.array([CLASSES.index(row.label) for row, _ in answers], np.int64)
+    return labels, np.array([answer.probabilities for _, answer in answers], np.float64)
+
+
+def group_numbers(test: Manifest, miniatures: NDArray[np.float32]) -> Integers:
+    """Return (N,) group numbers: the manifest's groups if it has them, else images that show the same slice."""
+    if all(row.group for row in test):
+        return np.unique([row.group for row in test], return_inverse=True)[1].astype(np.int64)
+    return group(miniatures, [row.sha256 for row in test])
+
+
+def line(answer: tuple[Row, Prediction]) -> tuple[object, ...]:
+    """Return one line of predictions.csv."""
+    row, said = answer
+    chances = (f"{p:.6g}" for p in said.probabilities)
+    return row.image, row.label, said.predicted, said.decision, "; ".join(said.reasons), *chances, said.model
+
+
+def render(report: Report, answers: Answers, mistakes: Sequence[Mistake], model: Model) -> str:
+    """Return the text of report.html."""
+    labels, probabilities = arrays(answers)
+    return pages.page(
+        "report.html",
+        report=report,
+        card=model.card,
+        mistakes=mistakes,
+        n_mistakes=sum(answer.predicted != row.label for row, answer in answers),
+        legend=legend(),
+        roc=Markup(charts.receiver_operating(labels, probabilities, report.measured)),
+        recall=Markup(charts.precision_recall(labels, probabilities, report.measured)),
+        reliability=Markup(charts.reliability_diagram(report.measured.reliability)),
+    )

@@ -1,0 +1,254 @@
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from braintumor.classes import CLASSES, DISCLAIMER
+from braintumor.data.layout import list_images
+from braintumor.data.manifest import Manifest, Row, write_manifest
+from braintumor.errors import DataError, UnreadableDataError
+from braintumor.evaluate.report import evaluate
+from braintumor.inference import predict
+from braintumor.model import Model
+
+EVIL = "<script>alert(1)<script> & ' \".png"
+
+
+def test_the_numbers_are_those_of_the_answers(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    report = evaluate(model, data_dir, tmp_path / "out")
+    assert report.protocol == "official"
+    assert report.confusion == ((2, 1, 0, 0), (0, 3, 0, 0), (0, 0, 3, 0), (1, 0, 0, 2))
+    assert report.measured.overall["accuracy"].value == pytest.approx(10 / 12)
+    assert report.measured.per_class["glioma"]["precision"].value == pytest.approx(2 / 3)
+    assert report.counts == dict.fromkeys(CLASSES, 3)
+    assert report.skipped == {}
+
+
+def test_images_of_one_slice_are_one_group(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    report = evaluate(model, data_dir, tmp_path / "out")
+    images = [row.image for row in list_images(data_dir, parts=("test",)).manifest]
+    group_of = dict(zip(images, report.groups, strict=True))
+    assert report.n_groups == 11
+    assert group_of["Testing/notumor/0.png"] == group_of["Testing/notumor/1.png"]
+
+
+def test_report_json_holds_fractions_with_intervals(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    evaluate(model, data_dir, tmp_path / "out")
+    found = json.loads((tmp_path / "out/report.json").read_text())
+    assert list(found)[:5] == ["protocol", "n_images", "n_groups", "metrics", "per_class"]
+    assert (found["protocol"], found["n_images"], found["n_groups"]) == ("official", 12, 11)
+    rates = ["accuracy", "precision", "recall", "f1", "auc_roc", "auc_pr", "ece"]
+    assert list(found["metrics"]) == [*rates, "brier", "nll"]
+    for name in rates:
+        entry = found["metrics"][name]
+        assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1
+        assert entry["n"] == 12
+    assert found["per_class"]["glioma"]["support"] == 3
+    assert found["per_class"]["glioma"]["recall"]["value"] == pytest.approx(2 / 3)
+    assert len(found["reliability"]) == 15
+    assert found["model"] == {"name": "tiny", "version": "1", "architecture": "quarters", "recipe": "reference"}
+    assert found["fingerprint"] == list_images(data_dir, parts=("test",)).manifest.fingerprint()
+    assert found["disclaimer"] == DISCLAIMER
+    assert found["images_per_second"] > 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00", found["date"])
+    assert str(tmp_path) not in json.dumps(found)
+
+
+def test_predictions_csv_says_what_predict_says(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    evaluate(model, data_dir, tmp_path / "out")
+    lines = list(csv.reader((tmp_path / "out/predictions.csv").read_text().splitlines()))
+    header = "image,label,predicted,decision,reasons,p_glioma,p_meningioma,p_pituitary,p_no_tumor,model"
+    assert ",".join(lines[0]) == header
+    assert len(lines) == 13
+    evil = next(line for line in lines if line[0] == f"Testing/glioma/{EVIL}")
+    (said,) = predict(data_dir / evil[0], model)
+    assert evil[1:5] == ["glioma", "meningioma", "meningioma", ""]
+    assert [float(p) for p in evil[5:9]] == pytest.approx(said.probabilities.tolist(), rel=1e-5)
+    assert evil[9] == said.model
+
+
+def test_test_images_seen_in_training_are_counted(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    leakage = evaluate(model, data_dir, tmp_path / "out").leakage
+    assert (leakage.known, leakage.n, leakage.exact, leakage.near, leakage.duplicates) == (True, 12, 1, 1, 2)
+    assert leakage.accuracy.value == pytest.approx(10 / 12)
+    assert leakage.accuracy_without is not None
+    assert (leakage.accuracy_without.value, leakage.accuracy_without.n) == (pytest.approx(8 / 10), 10)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "This split shares images with training; the number says little about new patients" in page
+    assert "80.0\u00a0%" in page
+
+
+def test_the_summary_warns_of_images_seen_in_training(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    lines = evaluate(model, data_dir, tmp_path / "out").summary().splitlines()
+    assert re.fullmatch(r"accuracy   83\.3 % \(\d\d\.\d to 100\.0 %\)", lines[0])
+    assert lines[4] == "on 12 images of 11 groups of similar slices, 95 % intervals"
+    assert lines[5] == "warning: 2 of these images have a duplicate in training"
+    assert lines[6].startswith("accuracy on the other 10: 80.0 % (")
+    assert len(lines) == 7
+
+
+def test_without_a_record_of_training_nothing_is_claimed(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    (model.folder / "manifest.csv").unlink()
+    leakage = evaluate(model, data_dir, tmp_path / "out").leakage
+    assert (leakage.known, leakage.exact, leakage.near, leakage.accuracy_without) == (False, None, None, None)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "the model folder has no manifest.csv" in page
+    assert "This split shares" not in page
+
+
+def test_training_images_that_are_gone_are_compared_by_their_hash(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    for path in (data_dir / "Training").rglob("*.png"):
+        path.unlink()
+    leakage = evaluate(model, data_dir, tmp_path / "out").leakage
+    assert (leakage.known, leakage.exact, leakage.near) == (False, 1, None)
+    assert leakage.reason == "8 of the 8 training images are not in the data folder"
+    assert leakage.accuracy_without is not None
+    assert leakage.accuracy_without.value == pytest.approx(9 / 11)
+
+
+def test_a_changed_training_image_does_not_count_as_seen(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    (data_dir / "Training/pituitary/1.png").write_bytes((data_dir / "Training/glioma/0.png").read_bytes())
+    leakage = evaluate(model, data_dir, tmp_path / "out").leakage
+    assert (leakage.known, leakage.exact, leakage.near) == (False, 1, 0)
+
+
+def test_worst_mistakes_are_shown_with_their_maps(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    evaluate(model, data_dir, tmp_path / "out")
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Glioma, taken for meningioma" in page
+    assert "No tumor, taken for glioma" in page
+    assert page.count("no evidence in the slice") == 2  # the labelled quarter of both is black
+    assert page.count('src="data:image/jpeg;base64,') == 2 * 3 + 1
+
+
+def test_the_page_opens_offline_and_escapes_names(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    (data_dir / "Testing/glioma/<b>broken.png").write_bytes(b"no image")
+    evaluate(model, data_dir, tmp_path / "out", skip_unreadable=True)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "url(http" not in page
+    tags = Tags()
+    tags.feed(page)
+    assert "script" not in tags.names
+    assert "link" not in tags.names
+    assert all(address.startswith(("data:", "#")) for address in tags.addresses)
+    assert len(tags.addresses) > 10
+    assert "&lt;script&gt;alert(1)&lt;script&gt; &amp; &#39; &#34;.png" in page
+    assert "&lt;b&gt;broken.png" in page
+    assert page.count(DISCLAIMER) >= 1
+
+
+class Tags(HTMLParser):
+    """Collects the elements and addresses of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href")]
+        if tag == "img":
+            assert dict(attrs)["alt"]
+        if tag == "th":
+            assert dict(attrs)["scope"] in ("row", "col")
+
+
+def test_unreadable_images_are_refused_or_listed(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    (data_dir / "Testing/glioma/broken.png").write_bytes(b"no image")
+    (data_dir / "Testing/glioma/empty.png").touch()
+    with pytest.raises(UnreadableDataError, match="empty"):
+        evaluate(model, data_dir, tmp_path / "out")
+    (data_dir / "Testing/glioma/empty.png").unlink()
+    with pytest.raises(UnreadableDataError, match=r"glioma/broken\.png"):
+        evaluate(model, data_dir, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (data_dir / "Testing/glioma/empty.png").touch()
+    report = evaluate(model, data_dir, tmp_path / "out", skip_unreadable=True)
+    assert list(report.skipped) == ["Testing/glioma/broken.png", "Testing/glioma/empty.png"]
+    assert report.n_images == 12
+    saved = json.loads((tmp_path / "out/report.json").read_text())
+    assert saved["skipped"] == report.skipped
+    assert saved["counts"]["glioma"] == 3
+
+
+def test_a_test_part_without_a_readable_image_is_refused(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    for path in (data_dir / "Testing").rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(UnreadableDataError, match="12 unusable"):
+        evaluate(model, data_dir, tmp_path / "out", skip_unreadable=True)
+
+
+def held_out(data_dir: Path, model: Model) -> Path:
+    """Return class folders alone, of which `model` set aside image 0 of each class, each class in its own group."""
+    root = data_dir / "Training"
+    rows = list_images(root).manifest.rows
+    split = [
+        Row(r.image, r.label, group=r.image, sha256=r.sha256, split="test" if "0.png" in r.image else "train")
+        for r in rows
+    ]
+    write_manifest(Manifest(root, tuple(split)), model.folder / "manifest.csv")
+    return root
+
+
+def test_images_set_aside_in_training_are_found_again(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    report = evaluate(model, held_out(data_dir, model), tmp_path / "out")
+    assert (report.protocol, report.n_images, report.n_groups) == ("held-out", 4, 4)
+    assert (report.leakage.known, report.leakage.duplicates) == (True, 0)
+    lines = (tmp_path / "out/predictions.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == [
+        f"{n}/0.png" for n in ("glioma", "meningioma", "notumor", "pituitary")
+    ]
+    assert "This split shares" not in (tmp_path / "out/report.html").read_text()
+
+
+def test_groups_of_the_manifest_are_kept(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    root = held_out(data_dir, model)
+    path = model.folder / "manifest.csv"
+    path.write_text(
+        path.read_text()
+        .replace("glioma,meningioma/0.png,", "glioma,glioma/0.png,")
+        .replace("meningioma,meningioma/0.png", "meningioma,glioma/0.png")
+    )
+    assert evaluate(model, root, tmp_path / "out").groups == (0, 0, 1, 2)
+
+
+def test_a_changed_image_is_no_longer_the_one_set_aside(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    root = held_out(data_dir, model)
+    Image.new("L", (32, 32), 9).save(root / "glioma/0.png")
+    with pytest.raises(UnreadableDataError, match=r"glioma/0\.png: missing, or no longer the file"):
+        evaluate(model, root, tmp_path / "out")
+    report = evaluate(model, root, tmp_path / "out", skip_unreadable=True)
+    assert report.n_images == 3
+    assert list(report.skipped) == ["glioma/0.png"]
+    assert report.measured.per_class["glioma"]["recall"].value is None
+
+
+def test_data_without_test_images_are_refused(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none of the 12 test images"):
+        evaluate(model, data_dir / "Training", tmp_path / "out")
+    (model.folder / "manifest.csv").unlink()
+    with pytest.raises(DataError, match="has no test part"):
+        evaluate(model, data_dir / "Training", tmp_path / "out")
+
+
+def test_progress_counts_every_image(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    evaluate(model, data_dir, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 12) for i in range(1, 13)]
+
+
+def test_a_second_evaluation_replaces_the_first(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    for _ in range(2):
+        evaluate(model, data_dir, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "predictions.csv",
+        "report.html",
+        "report.json",
+    ]
