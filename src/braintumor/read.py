@@ -19,7 +19,7 @@ from braintumor.scan import Scan
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
 SMALLEST_SIDE: Final = 16
-LARGEST_AREA: Final = 64_000_000
+LARGEST_SIDE: Final = 8_000  # the slice is padded to a square: 64 megapixels
 BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
 DECODER_ERRORS: Final = (
     ArithmeticError,
@@ -56,7 +56,7 @@ def read(source: str | Path | bytes, name: str | None = None) -> Scan:
 
     Raises:
         ImageError: missing, unreadable, damaged or truncated file, another format, several frames, float or more
-            than 16-bit pixels, less than 16 pixels on a side, more than 64 megapixels.
+            than 16-bit pixels, less than 16 or more than 8,000 pixels on a side.
     """
     name = name or ("bytes" if isinstance(source, bytes) else str(source))
     silence_decoders()
@@ -110,8 +110,8 @@ def decode(stream: IO[bytes], name: str) -> NDArray[np.float32]:
     """
     with Image.open(stream, formats=FORMATS) as image:
         width, height = image.size
-        if width * height > LARGEST_AREA:
-            raise ImageError(name, f"{width} x {height} pixels; at most 64 megapixels are read")
+        if max(width, height) > LARGEST_SIDE:
+            raise ImageError(name, f"{width} x {height} pixels; at most {LARGEST_SIDE} on each side are read")
         if min(width, height) < SMALLEST_SIDE:
             raise ImageError(name, f"{width} x {height} pixels; at least {SMALLEST_SIDE} on each side are needed")
         frames = getattr(image, "n_frames", 1)
@@ -175,7 +175,7 @@ def scale_deep(values: NDArray[Any], name: str) -> NDArray[np.float32]:
 def failure_reason(error: BaseException) -> str:
     """Return why decoding failed, without Pillow's own text, which may hold paths."""
     if isinstance(error, Image.DecompressionBombError):
-        return "at most 64 megapixels are read"
+        return f"too many pixels; at most {LARGEST_SIDE} on each side are read"
     if isinstance(error, UnidentifiedImageError):
         return "not a readable PNG, JPEG, TIFF or BMP image"
     if isinstance(error, MemoryError):

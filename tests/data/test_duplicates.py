@@ -14,7 +14,7 @@ from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.phantom import phantom
 from braintumor.data.split import leaks, split
-from braintumor.errors import UnreadableData
+from braintumor.errors import UnreadableDataError
 from braintumor.scan import Scan
 
 HEADS = [phantom("glioma", seed, size=96) for seed in range(3)]
@@ -88,7 +88,7 @@ def test_unreadable_images_are_all_named_or_get_zeros(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     manifest = Manifest(tmp_path, tuple(Row(name, "glioma") for name in ("bad.png", "good.png", "gone.png")))
     problems = {"bad.png": "not a readable PNG, JPEG, TIFF or BMP image", "gone.png": "no such file or directory"}
-    with pytest.raises(UnreadableData) as caught:
+    with pytest.raises(UnreadableDataError) as caught:
         thumbnails(manifest)
     assert caught.value.problems == problems
     stack, skipped = thumbnails(manifest, skip_unreadable=True)

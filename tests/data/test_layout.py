@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from braintumor.data.layout import Listing, class_of, has_part, list_images
-from braintumor.errors import DataError, UnreadableData
+from braintumor.errors import DataError, UnreadableDataError
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -29,13 +29,13 @@ def refusal(folder: Path, **options: Any) -> str:
     """Return the message of the DataError about a folder, which is none about single files."""
     with pytest.raises(DataError) as caught:
         list_images(folder, **options)
-    assert not isinstance(caught.value, UnreadableData)
+    assert not isinstance(caught.value, UnreadableDataError)
     return str(caught.value)
 
 
 def problems_of(folder: Path) -> dict[str, str]:
     """Return the problems that are raised, after making sure that skipping gives the same ones."""
-    with pytest.raises(UnreadableData) as caught:
+    with pytest.raises(UnreadableDataError) as caught:
         list_images(folder)
     assert list_images(folder, skip_unreadable=True).skipped == caught.value.problems
     return caught.value.problems

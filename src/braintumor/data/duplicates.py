@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from braintumor.data.manifest import Manifest, Row
-from braintumor.errors import ImageError, UnreadableData
+from braintumor.errors import ImageError, UnreadableDataError
 from braintumor.read import read
 from braintumor.scan import Scan
 
@@ -52,7 +52,7 @@ def thumbnails(manifest: Manifest, skip_unreadable: bool = False) -> tuple[NDArr
         skip_unreadable: give unreadable images a miniature of zeros instead of raising.
 
     Raises:
-        UnreadableData: with all images that cannot be read.
+        UnreadableDataError: with all images that cannot be read.
     """
 
     def one(row: Row) -> tuple[NDArray[np.float32], str]:
@@ -65,7 +65,7 @@ def thumbnails(manifest: Manifest, skip_unreadable: bool = False) -> tuple[NDArr
         results = list(pool.map(one, manifest.rows))
     problems = {row.image: reason for row, (_, reason) in zip(manifest.rows, results, strict=True) if reason}
     if problems and not skip_unreadable:
-        raise UnreadableData(manifest.root, problems)
+        raise UnreadableDataError(manifest.root, problems)
     return np.array([miniature for miniature, _ in results], np.float32).reshape(-1, SIDE, SIDE), problems
 
 
@@ -79,7 +79,7 @@ def similar_pairs(
         b: (M, 32, 32) miniatures; with `a` itself the pairs (i, i) are included.
         threshold: smallest correlation, the value at which two slices were found to be the same.
     """
-    plain, mirrored = b.reshape(len(b), -1).T, b[:, :, ::-1].reshape(len(b), -1).T
+    plain, mirrored = b.reshape(-1, SIDE * SIDE).T, b[:, :, ::-1].reshape(-1, SIDE * SIDE).T
     found = [np.empty((0, 2), np.int64)]
     for start in range(0, len(a), BLOCK):
         block = a[start : start + BLOCK].reshape(-1, SIDE * SIDE)

@@ -11,7 +11,7 @@ from typing import Final
 
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
-from braintumor.errors import DataError, UnreadableData
+from braintumor.errors import DataError, UnreadableDataError
 
 PARTS: Final = {
     "train": "train",
@@ -69,7 +69,7 @@ def list_images(
         skip_unreadable: leave out unusable paths and name them in the listing instead of raising.
 
     Raises:
-        UnreadableData: with all paths that are empty, not permitted, dangling, in a link loop or no images.
+        UnreadableDataError: with all paths that are empty, not permitted, dangling, in a link loop or no images.
         DataError: no folder, no known layout, an unknown class folder, a class without images, a single class, or
             no train part where it is wanted.
     """
@@ -88,7 +88,7 @@ def list_images(
     rows, unreadable = add_hashes(data_dir, rows)
     problems.update(unreadable)
     if problems and not skip_unreadable:
-        raise UnreadableData(data_dir, problems)
+        raise UnreadableDataError(data_dir, problems)
     for part, folder in wanted_parts(data_dir, parts).items():
         check_classes(folder, [row for row in rows if row.split == part])
     return Listing(Manifest(data_dir, tuple(sorted(rows, key=lambda row: row.image))), problems)
