@@ -11,6 +11,7 @@ from torch.nn import functional
 
 CPU_CHUNK = 4  # images whose intermediate tensors stay in a core's cache: twice as fast as the whole batch
 
+
 @dataclass(frozen=True)
 class Augment:
     """The documented training pipeline. Ranges are drawn from uniformly, probabilities per image.
@@ -63,7 +64,7 @@ class Variation:
 
 
 def draw(settings: Augment, seed: int, epoch: int, images: Sequence[int]) -> Variation:
-    """Return the variations of the images in this epoch: they depend on (seed, epoch, image) alone, not on the batch."""
+    """Return the variations of the images: they depend on (seed, epoch, image) alone, not on the batch."""
     uniform = np.stack([np.random.default_rng((seed, epoch, int(image))).random(11) for image in images])
     scale, aspect, x, y, mirror, upside, turn, bright, contrast, blurred, sigma = uniform.T
 
@@ -118,7 +119,7 @@ def resample(images: Tensor, variation: Variation, size: int) -> Tensor:
 
 
 def positions(matrix: Tensor, pixel: Tensor) -> Tensor:
-    """Return (N, S, S, 2) x, y: each (N, 2, 2) matrix times every output position, whose x and y run over `pixel` (S,)."""
+    """Return (N, S, S, 2): each (N, 2, 2) matrix times every output position x, y, both running over `pixel` (S,)."""
     along_x = matrix[:, None, None, :, 0] * pixel.view(1, 1, -1, 1)
     along_y = matrix[:, None, None, :, 1] * pixel.view(1, -1, 1, 1)
     return along_x + along_y

@@ -81,7 +81,9 @@ def load(folder: Path) -> State:
         record["history"] = [Epoch(**epoch) for epoch in record["history"]]
         state = State(**record)
     except FileNotFoundError as error:
-        raise TrainingError(f"nothing to resume in {folder}: no epoch was finished; start again without --resume") from error
+        raise TrainingError(
+            f"nothing to resume in {folder}: no epoch was finished; start again without --resume"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder / 'state.json'} is damaged ({error}); delete {folder} and start again") from error
     for name, sha256 in files.items():
@@ -94,11 +96,17 @@ def restore(folder: Path, state: State, network: nn.Module, optimizer: torch.opt
     """Put network and optimizer into the state after the last finished epoch."""
     tensors = read_tensors(folder / last_name(state.history[-1].epoch))
     network.load_state_dict(under(tensors, "network."))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in under(tensors, "optimizer.").items():
         index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
+        entries.setdefault(int(index), {})[name] = laid_out_like(parameters[int(index)], value)
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return the value in the parameter's memory format: the fused optimizer walks both in memory order."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
 def restore_best(folder: Path, state: State, network: nn.Module) -> None:

@@ -94,10 +94,10 @@ def refuse_leaks(manifest: Manifest) -> None:
     shared = {name for name, _ in leaks(manifest)}
     if shared:
         images = [row.image for row in manifest.rows if row.group in shared and row.split == "val"]
-        listed = "\n".join(f"  {image}" for image in images[:20])
+        listed = "\n".join(f"  {image}" for image in images)
         raise DataError(
             f"{len(images)} validation image(s) have a duplicate in the training part, so validation would flatter:\n"
-            f"{listed}\n{'  …' if len(images) > 20 else ''}\nRemove them, or remove the val folder to have one cut safely."
+            f"{listed}\nRemove them, or remove the val folder to have a validation part cut safely."
         )
 
 

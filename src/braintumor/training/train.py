@@ -1,12 +1,10 @@
 """How a model is trained: one loop over the epochs, readable top to bottom."""
 
-import csv
-import io
 import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,22 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import braintumor
 from braintumor.classes import CLASSES
-from braintumor.data.manifest import Manifest, write_manifest
+from braintumor.data.manifest import Manifest
 from braintumor.errors import TrainingError
 from braintumor.evaluate.metrics import mean_of_known, rates
-from braintumor.files import write_text
 from braintumor.model import Card
-from braintumor.preprocess import Preprocess
-from braintumor.training import augment, checkpoint, export, weights
+from braintumor.training import augment, checkpoint, weights
+from braintumor.training.artefact import write_artefact
 from braintumor.training.checkpoint import Epoch, State
 from braintumor.training.loader import Images, decoded, prepare
 from braintumor.training.networks import Network, build, freeze, train_mode
 from braintumor.training.recipe import TrainConfig
 
 UNFOLDING_BATCHES = 16
-PARITY_BATCHES = 2
 TIMING_ROUNDS = 12
 
 
@@ -93,8 +88,6 @@ def train(
         StorageError: the disk is full or a folder cannot be written to.
     """
     began = time.perf_counter()
-    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    folder = out / "checkpoint"
     check_folder(out, resume)
     cache = weights.cache_folder()
     manifest, skipped = prepare(
@@ -104,48 +97,68 @@ def train(
         progress.say(f"left out {image}: {reason}")
     images = decoded(manifest.part("train"), config.source_size, cache, progress.say)
     validation = decoded(manifest.part("val"), config.size, cache, progress.say)
+    run, state = begin(config, manifest, images, validation, progress, chosen_device(device), out, resume)
+    before = state.seconds
 
+    while not is_over(state, config):
+        row = one_epoch(run, len(state.history))
+        seconds = before + time.perf_counter() - began
+        state = replace(state, history=[*state.history, row], seconds=seconds)
+        checkpoint.save(out / "checkpoint", state, run.network, run.optimizer)
+        progress.epoch(row, config.epochs)
+
+    checkpoint.restore_best(out / "checkpoint", state, run.network)
+    progress.say(f"best epoch {state.best.epoch}; exporting and checking the model")
+    state = replace(state, seconds=before + time.perf_counter() - began)
+    card = write_artefact(out, run.network, config, state, manifest, skipped, validation, run.device.type)
+    checkpoint.clear(out / "checkpoint")
+    return card
+
+
+def begin(
+    config: TrainConfig,
+    manifest: Manifest,
+    images: Images,
+    validation: Images,
+    progress: Progress,
+    device: torch.device,
+    out: Path,
+    resume: bool,
+) -> tuple[Run, State]:
+    """Return the run with its network and optimizer at the start, or as they were after the last finished epoch."""
     torch.manual_seed(config.seed)
-    network = build(config.model, dropout=config.dropout).to(place)
+    network = build(config.model, dropout=config.dropout).to(device)
     identity = json.loads(json.dumps({"settings": asdict(config), "data": manifest.fingerprint()}))
     if resume:
-        state = checkpoint.load(folder)
-        check_identity(state, identity, folder)
+        state = checkpoint.load(out / "checkpoint")
+        check_identity(state, identity, out)
     else:
         origin = weights.start(network, config.model, config.weights, allow_partial=config.allow_partial_weights)
-        state = State(identity, str(compute_dtype(place)).removeprefix("torch."), origin)
+        state = State(identity, str(compute_dtype(device)).removeprefix("torch."), origin)
     freeze(network, config.frozen)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable, lr=torch.tensor(config.learning_rate), weight_decay=config.weight_decay, fused=True
-    )
-    dtype = getattr(torch, state.precision)
-    run = Run(
-        config, network, optimizer, place, dtype, inverse_frequency(images.labels).to(place), images, validation, progress
-    )
+    rate = torch.tensor(config.learning_rate)
+    optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=config.weight_decay, fused=True)
+    dtype, class_weights = getattr(torch, state.precision), inverse_frequency(images.labels).to(device)
+    run = Run(config, network, optimizer, device, dtype, class_weights, images, validation, progress)
     if resume:
-        checkpoint.restore(folder, state, network, optimizer)
+        checkpoint.restore(out / "checkpoint", state, network, optimizer)
         progress.say(f"resumed after epoch {state.history[-1].epoch}")
     else:
         unfold(run)
     progress.say(
         f"{config.model}: {sum(p.numel() for p in network.parameters()):,} parameters, "
-        f"{sum(p.numel() for p in trainable):,} trained; {place.type}, {state.precision}; "
+        f"{sum(p.numel() for p in trainable):,} trained; {device.type}, {state.precision}; "
         f"{len(images.labels)} training and {len(validation.labels)} validation images"
     )
-    before = state.seconds
-    while not is_over(state, config):
-        number = len(state.history)
-        row = one_epoch(run, number)
-        seconds = before + time.perf_counter() - began
-        state = replace(state, history=[*state.history, row], seconds=seconds)
-        checkpoint.save(folder, state, network, optimizer)
-        progress.epoch(row, config.epochs)
-    checkpoint.restore_best(folder, state, network)
-    progress.say(f"best epoch {state.best.epoch}; exporting and checking the model")
-    card = finish(run, state, manifest, skipped, out, before + time.perf_counter() - began)
-    checkpoint.clear(folder)
-    return card
+    return run, state
+
+
+def chosen_device(name: str) -> torch.device:
+    """Return the device of a name; `auto` is a GPU where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: this machine has no usable GPU; use --device auto or cpu")
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
 def check_folder(out: Path, resume: bool) -> None:
@@ -156,12 +169,14 @@ def check_folder(out: Path, resume: bool) -> None:
         raise TrainingError(f"{out} holds an unfinished run; go on with --resume, or choose another folder with --out")
 
 
-def check_identity(state: State, identity: dict[str, object], folder: Path) -> None:
+def check_identity(state: State, identity: dict[str, object], out: Path) -> None:
     """Raise where settings or data differ from those the run began with."""
     if state.identity != identity:
         before, now = flat(state.identity), flat(identity)
-        changed = "; ".join(f"{key}: was {before.get(key)}, is {now.get(key)}" for key in sorted(now) if before.get(key) != now[key])
-        raise TrainingError(f"the run in {folder.parent} began differently ({changed}); resume with the same settings and data")
+        changed = [f"{key}: was {before.get(key)}, is {now[key]}" for key in sorted(now) if before.get(key) != now[key]]
+        raise TrainingError(
+            f"the run in {out} began differently ({'; '.join(changed)}); resume with the same settings and data"
+        )
 
 
 def flat(identity: dict[str, object]) -> dict[str, object]:
@@ -215,7 +230,7 @@ def one_epoch(run: Run, number: int) -> Epoch:
     order = epoch_order(config, number, len(run.train.labels))
     torch.manual_seed(epoch_seed(config, number))  # dropout; the same after a resume
     train_mode(network, config.frozen)
-    images = done = 0
+    done = 0
     for step, indices in enumerate(order):
         rate = learning_rate(config, number + step / len(order))
         for group in run.optimizer.param_groups:
@@ -236,11 +251,10 @@ def one_epoch(run: Run, number: int) -> Epoch:
         total += value * len(indices)
         done += len(indices)
         run.progress.step(number + 1, done, len(run.train.labels), value, rate)
-    seconds = time.perf_counter() - began
-    images = done
+    speed = done / (time.perf_counter() - began)
     val_loss, accuracy, macro_f1 = score(run)
     elapsed = time.perf_counter() - began
-    return Epoch(number + 1, rate, total / images, val_loss, accuracy, macro_f1, images / seconds, elapsed)
+    return Epoch(number + 1, rate, total / done, val_loss, accuracy, macro_f1, speed, elapsed)
 
 
 def epoch_order(config: TrainConfig, number: int, images: int) -> tuple[Tensor, ...]:
@@ -285,52 +299,3 @@ def validation_logits(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
         with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
             logits = run.network(batch)
         yield logits.float().cpu(), labels.cpu()
-
-
-def finish(run: Run, state: State, manifest: Manifest, skipped: dict[str, str], out: Path, seconds: float) -> Card:
-    """Write weights, ONNX file, manifest, history and, last, the card of the best epoch."""
-    network, config, file = run.network.cpu(), run.config, out / "model.onnx"
-    checkpoint.write_tensors(out / "weights.safetensors", network.state_dict())
-    export.export(network, config.size, file)
-    batches = [batch for batch, _ in run.validation.batches(config.batch_size, torch.device("cpu"))]
-    parity = export.check_parity(network, batches[:PARITY_BATCHES], file)
-    logits, maps = export.run(file, batches)
-    labels = run.validation.labels.numpy()
-    write_manifest(manifest, out / "manifest.csv")
-    write_text(out / "history.csv", history_text(state.history))
-    best = state.best
-    card = Card(
-        name=f"{config.model}-{config.recipe}",
-        version=braintumor.__version__,
-        architecture=config.model,
-        preprocess=Preprocess(config.size),
-        class_map_scale=export.class_map_scale(maps, labels),
-        package_version=braintumor.__version__,
-        recipe=config.recipe,
-        train=asdict(config) | {"precision": state.precision, "device": run.device.type, "threads": torch.get_num_threads()},
-        weights_origin=state.weights_origin,
-        data={"fingerprint": manifest.fingerprint(), "counts": manifest.counts(), "skipped": skipped},
-        precisions={"float32": parity},
-        metrics={
-            "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "train_minutes": round(seconds / 60, 2),
-            "epochs": len(state.history),
-            "best_epoch": best.epoch,
-            "validation": {
-                "accuracy": float((logits.argmax(axis=1) == labels).mean()),
-                "macro_f1": best.val_macro_f1,
-                "n": len(labels),
-            },
-        },
-    )
-    write_text(out / "card.json", card.to_json())
-    return card
-
-
-def history_text(history: list[Epoch]) -> str:
-    """Return the content of history.csv: one line per epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Epoch)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in history)
-    return text.getvalue()

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import torch
 from safetensors import SafetensorError
@@ -57,7 +57,7 @@ def start(network: Network, model: str, weights: str, *, allow_partial: bool) ->
     if weights != "imagenet":
         return load_into(network.backbone, Path(weights), Path(weights).name, allow_partial=allow_partial)
     if model not in IMAGENET:
-        raise WeightsError(f"no ImageNet weights are pinned for {model}; pass --weights FILE.safetensors or --weights none")
+        raise WeightsError(f"no ImageNet weights are pinned for {model}; pass --weights none or FILE.safetensors")
     pinned = IMAGENET[model]
     return load_into(network.backbone, download(pinned, cache_folder()), pinned.name, allow_partial=allow_partial)
 
@@ -113,7 +113,8 @@ def load_into(backbone: nn.Module, file: Path, name: str, *, allow_partial: bool
     foreign = [key for key in foreign if not key.endswith("num_batches_tracked")]
     misshapen = [key for key in given if given[key].shape != wanted[key].shape]
     if foreign or misshapen or not given:
-        raise WeightsError(f"{file} is for another network: unexpected {short(foreign)}, other shapes {short(misshapen)}")
+        reason = f"unexpected {short(foreign)}, other shapes {short(misshapen)}"
+        raise WeightsError(f"{file} is for another network: {reason}")
     if not all(bool(value.isfinite().all()) for value in given.values()):
         raise WeightsError(f"{file} holds values that are not finite; get the file again")
     missing = sorted(set(wanted) - set(given))
@@ -166,7 +167,11 @@ def unfold(network: Network, norms: list[nn.BatchNorm2d], batches: Callable[[], 
         batches: called once; yields (N, 1, H, W) inputs.
     """
     sums: dict[nn.BatchNorm2d, list[Tensor]] = {norm: [] for norm in norms}
-    hooks = [norm.register_forward_pre_hook(lambda norm, inputs: sums[norm].append(moments(inputs[0]))) for norm in norms]
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sums[cast(nn.BatchNorm2d, norm)].append(moments(inputs[0]))
+
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     network.eval()
     for batch in batches():
         network.features(batch)

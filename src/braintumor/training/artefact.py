@@ -1,0 +1,112 @@
+"""What a finished run leaves behind: the model folder with weights, ONNX file, manifest, history and card."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import braintumor
+from braintumor.data.manifest import Manifest, write_manifest
+from braintumor.files import write_text
+from braintumor.model import ONNX_FILES, Card
+from braintumor.preprocess import Preprocess
+from braintumor.training import checkpoint, export
+from braintumor.training.checkpoint import Epoch, State
+from braintumor.training.loader import Images
+from braintumor.training.networks import Network
+from braintumor.training.recipe import TrainConfig
+
+PARITY_BATCHES = 2
+
+
+def write_artefact(
+    out: Path,
+    network: Network,
+    config: TrainConfig,
+    state: State,
+    manifest: Manifest,
+    skipped: Mapping[str, str],
+    validation: Images,
+    device: str,
+) -> Card:
+    """Write the model folder of a network that is in the state of its best epoch; the card comes last.
+
+    Raises:
+        TrainingError: the ONNX file does not answer as the network does.
+        StorageError: the folder cannot be written to.
+    """
+    network.cpu()
+    file = out / ONNX_FILES["float32"]
+    checkpoint.write_tensors(out / "weights.safetensors", network.state_dict())
+    export.export(network, config.size, file)
+    batches = [batch for batch, _ in validation.batches(config.batch_size, torch.device("cpu"))]
+    parity = export.check_parity(network, batches[:PARITY_BATCHES], file)
+    logits, maps = export.run(file, batches)
+    labels = validation.labels.numpy()
+    write_manifest(manifest, out / "manifest.csv")
+    write_text(out / "history.csv", history_text(state.history))
+    card = Card(
+        name=f"{config.model}-{config.recipe}",
+        version=braintumor.__version__,
+        architecture=config.model,
+        preprocess=Preprocess(config.size),
+        class_map_scale=export.class_map_scale(maps, labels),
+        package_version=braintumor.__version__,
+        recipe=config.recipe,
+        train=settings(state) | {"device": device, "threads": torch.get_num_threads()},
+        weights_origin=state.weights_origin,
+        data=data_facts(manifest, skipped),
+        precisions={"float32": parity},
+        metrics=metrics(network, state, logits, labels),
+    )
+    write_text(out / "card.json", card.to_json())
+    return card
+
+
+def settings(state: State) -> dict[str, Any]:
+    """Return every setting of the run; of a weights file the name alone, since a path says nothing elsewhere."""
+    recorded = state.identity["settings"]
+    return {**recorded, "weights": Path(recorded["weights"]).name, "precision": state.precision}
+
+
+def data_facts(manifest: Manifest, skipped: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the card says about the data: fingerprint, counts, split fractions and files left out."""
+    counts = manifest.counts()
+    total = sum(sum(classes.values()) for classes in counts.values())
+    fractions = {part: round(sum(classes.values()) / total, 4) for part, classes in counts.items()}
+    return {
+        "fingerprint": manifest.fingerprint(),
+        "counts": counts,
+        "fractions": fractions,
+        "groups": len({row.group for row in manifest.rows}),
+        "skipped": dict(skipped),
+    }
+
+
+def metrics(network: Network, state: State, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return what the card says about the run: size, time, epochs and the validation part's scores."""
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "train_minutes": round(state.seconds / 60, 2),
+        "epochs": len(state.history),
+        "best_epoch": state.best.epoch,
+        "validation": {
+            "accuracy": float((logits.argmax(axis=1) == labels).mean()),
+            "macro_f1": state.best.val_macro_f1,
+            "n": len(labels),
+        },
+    }
+
+
+def history_text(history: list[Epoch]) -> str:
+    """Return the content of history.csv: one line per epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Epoch)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in history)
+    return text.getvalue()

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torchvision.transforms.v2 import functional as tv
+
+from braintumor.errors import DataError
+from braintumor.training.networks import build, freeze, train_mode
+from braintumor.training.recipe import RESNET_FROZEN
+
+
+def multiply_adds(network: nn.Module) -> int:
+    total = 0
+
+    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        places = output.shape[2] * output.shape[3] if isinstance(module, nn.Conv2d) else 1
+        total += places * module.weight.numel()  # type: ignore[operator,union-attr]
+
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 1, 224, 224))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def test_the_cnn_stays_within_its_budget() -> None:
+    network = build("cnn")
+    assert sum(parameter.numel() for parameter in network.parameters()) == 1_409_444
+    assert multiply_adds(network) < 600_000_000
+
+
+def test_convolutions_of_the_cnn_start_he_normal() -> None:
+    torch.manual_seed(0)
+    for layer in build("cnn").modules():
+        if isinstance(layer, nn.Conv2d):
+            expected = (2 / (layer.out_channels * 9)) ** 0.5
+            assert float(layer.weight.detach().std()) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("model", ["cnn", "resnet"])
+def test_the_head_is_the_documented_one(model: str) -> None:
+    first, norm, rectify, dropout, last = build(model).head
+    assert (first.out_features, norm.num_features, dropout.p) == (512, 512, 0.6)
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert isinstance(rectify, nn.ReLU)
+    assert (last.in_features, last.out_features) == (512, 4)
+
+
+def test_the_backbone_sees_three_equal_channels_in_imagenet_statistics() -> None:
+    network = build("cnn")
+    seen: list[torch.Tensor] = []
+    network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    image = torch.rand(2, 1, 32, 32)
+    network.features(image)
+    expected = tv.normalize(image.repeat(1, 3, 1, 1), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert_close(seen[0], expected)
+
+
+def test_resnet_has_torchvisions_tensor_names_and_shapes() -> None:
+    from torchvision.models import resnet18
+
+    expected = {key: value.shape for key, value in resnet18().state_dict().items() if not key.startswith("fc.")}
+    assert {key: value.shape for key, value in build("resnet").backbone.state_dict().items()} == expected
+
+
+def test_frozen_parts_are_bit_identical_after_training_and_the_others_are_not() -> None:
+    torch.manual_seed(0)
+    network = build("resnet")
+    freeze(network, RESNET_FROZEN)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-3, weight_decay=0.01)
+    for _ in range(3):
+        train_mode(network, RESNET_FROZEN)
+        loss = nn.functional.cross_entropy(network(torch.rand(4, 1, 64, 64)), torch.tensor([0, 1, 2, 3]))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = network.state_dict()
+    frozen = tuple(f"backbone.{part}." for part in RESNET_FROZEN)
+    for key, value in before.items():
+        assert torch.equal(value, after[key]) == key.startswith(frozen), key
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "resnet10t"])
+def test_a_timm_network_with_spatial_features_works(name: str) -> None:
+    network = build(name).eval()
+    features = network.features(torch.zeros(2, 1, 96, 96))
+    assert features.shape[2:] == (3, 3)
+    assert network(torch.zeros(2, 1, 96, 96)).shape == (2, 4)
+
+
+def test_a_transformer_is_refused_with_the_reason() -> None:
+    with pytest.raises(
+        DataError, match=r"vit_tiny_patch16_224 cannot be used: its features have the shape \(2, 197, 192\)"
+    ):
+        build("vit_tiny_patch16_224")
+
+
+def test_an_unknown_name_is_refused_with_near_ones() -> None:
+    with pytest.raises(DataError, match=r"no model is called 'resnet1888'; choose cnn, resnet or a timm name .*resnet"):
+        build("resnet1888")

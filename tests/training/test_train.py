@@ -1,0 +1,239 @@
+import csv
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from braintumor import load
+from braintumor.data.phantom import write_phantoms
+from braintumor.errors import StorageError, TrainingError
+from braintumor.training import augment, checkpoint
+from braintumor.training import train as module
+from braintumor.training.checkpoint import Epoch, State
+from braintumor.training.recipe import TrainConfig, recipe
+from braintumor.training.train import inverse_frequency, is_over, learning_rate, train
+
+TINY = TrainConfig("cnn", epochs=2, size=32, source_size=36, batch_size=16, learning_rate=1e-3)
+
+
+class Silent:
+    """A progress that may act when an epoch ends."""
+
+    def __init__(self, after_epoch: object = None) -> None:
+        self.after_epoch = after_epoch
+        self.messages: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.messages.append(message)
+
+    def step(self, epoch: int, done: int, images: int, loss: float, learning_rate: float) -> None:
+        pass
+
+    def epoch(self, row: Epoch, epochs: int) -> None:
+        if self.after_epoch is not None:
+            self.after_epoch(row)  # type: ignore[operator]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, 20, size=40)
+    return folder
+
+
+def test_training_writes_a_model_folder_that_predicts(data: Path, tmp_path: Path) -> None:
+    card = train(TINY, data, tmp_path / "run", Silent())
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "card.json",
+        "history.csv",
+        "manifest.csv",
+        "model.onnx",
+        "weights.safetensors",
+    ]
+    rows = list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert card.metrics["best_epoch"] == int(max(rows, key=lambda row: float(row["val_macro_f1"]))["epoch"])
+    assert card.data["counts"]["val"] == {"glioma": 2, "meningioma": 2, "pituitary": 2, "no_tumor": 2}
+    model = load(tmp_path / "run")
+    assert model.card == card
+    logits, maps = model(np.zeros((3, 1, 32, 32), np.float32))
+    assert (logits.shape, maps.shape) == ((3, 4), (3, 4, 2, 2))
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from braintumor.training.recipe import TrainConfig
+from braintumor.training.train import train
+sys.path.insert(0, {tests!r})
+from test_train import TINY, Silent, replace
+config = replace(TINY, epochs=3)
+class Killing(Silent):
+    def step(self, epoch, done, images, loss, learning_rate):
+        if (epoch, done) == (2, 32):
+            os.kill(os.getpid(), signal.SIGKILL)
+train(config, Path({data!r}), Path({out!r}), Killing())
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    config = replace(TINY, epochs=3)
+    train(config, data, tmp_path / "whole", Silent())
+    program = STOPPED.format(tests=str(Path(__file__).parent), data=str(data), out=str(tmp_path / "killed"))
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed" / "card.json").exists()
+    progress = Silent()
+    card = train(config, data, tmp_path / "killed", progress, resume=True)
+    assert "resumed after epoch 1" in progress.messages
+    assert card.metrics["epochs"] == 3
+    whole, resumed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_the_seed_decides_the_weights(data: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        train(replace(TINY, epochs=1, seed=seed), data, tmp_path / name, Silent())
+    first, second = (load_file(tmp_path / name / "weights.safetensors") for name in "ab")
+    assert not torch.equal(first["head.0.weight"], second["head.0.weight"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_in_order_and_says_how_to_go_on(data: Path, tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "braintumor", "train", "--model", "cnn", "--epochs", "50", "--data_dir", str(data)]
+    running = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run" / "checkpoint" / "state.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Go on with the same command and --resume" in errors
+    assert "Traceback" not in errors
+
+
+def test_validation_is_never_augmented(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    original = augment.draw
+
+    def counting(settings: augment.Augment, seed: int, epoch: int, images: list[int]) -> augment.Variation:
+        seen.extend(images)
+        return original(settings, seed, epoch, images)
+
+    monkeypatch.setattr(augment, "draw", counting)
+    card = train(replace(TINY, epochs=1), data, tmp_path / "run", Silent())
+    assert len(seen) == sum(card.data["counts"]["train"].values())
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(data: Path, tmp_path: Path) -> None:
+    class Spoiling(Silent):
+        def epoch(self, row: Epoch, epochs: int) -> None:
+            monkey.setattr(module, "learning_rate", lambda *_: float("nan"))
+
+    with (
+        pytest.MonkeyPatch.context() as monkey,
+        pytest.raises(TrainingError, match="the loss became nan in epoch 2, step 2"),
+    ):
+        train(TINY, data, tmp_path / "run", Spoiling())
+    assert len(checkpoint.load(tmp_path / "run" / "checkpoint").history) == 1
+    assert train(TINY, data, tmp_path / "run", Silent(), resume=True).metrics["epochs"] == 2
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(data: Path, tmp_path: Path) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as monkey:
+        progress = Silent(lambda _: monkey.setattr(os, "fsync", full))
+        with pytest.raises(StorageError, match="No space left on device"):
+            train(TINY, data, tmp_path / "run", progress)
+    assert not list((tmp_path / "run" / "checkpoint").glob(".*"))
+    assert train(TINY, data, tmp_path / "run", Silent(), resume=True).metrics["epochs"] == 2
+
+
+def test_nothing_is_overwritten(data: Path, tmp_path: Path) -> None:
+    stop = Silent(lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, data, tmp_path / "run", stop)
+    with pytest.raises(TrainingError, match="holds an unfinished run; go on with --resume"):
+        train(TINY, data, tmp_path / "run", Silent())
+    with pytest.raises(TrainingError, match=r"began differently .*weight_decay: was 0.01, is 0.5"):
+        train(replace(TINY, weight_decay=0.5), data, tmp_path / "run", Silent(), resume=True)
+    train(TINY, data, tmp_path / "run", Silent(), resume=True)
+    with pytest.raises(TrainingError, match="already holds a finished model"):
+        train(TINY, data, tmp_path / "run", Silent())
+
+
+def test_there_must_be_something_to_resume(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train(TINY, data, tmp_path / "run", Silent(), resume=True)
+
+
+@pytest.mark.parametrize("damage", ["state.json", "last-001.safetensors", "best-001.safetensors"])
+def test_a_damaged_checkpoint_is_refused(data: Path, tmp_path: Path, damage: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, data, tmp_path / "run", Silent(lambda _: (_ for _ in ()).throw(KeyboardInterrupt)))
+    file = tmp_path / "run" / "checkpoint" / damage
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(TrainingError, match=f"{damage}.* damaged"):
+        train(TINY, data, tmp_path / "run", Silent(), resume=True)
+
+
+def history(*scores: float) -> State:
+    rows = [Epoch(number, 0.0, 0.0, 0.0, 0.0, score, 0.0, 0.0) for number, score in enumerate(scores, 1)]
+    return State({}, "float32", "", history=rows)
+
+
+def test_early_stopping_waits_for_five_epochs_without_a_better_one() -> None:
+    config = recipe("reference", "cnn")
+    assert (config.epochs, config.patience) == (50, 5)
+    assert not is_over(history(0.5, 0.9, 0.8, 0.8, 0.8, 0.8), config)
+    assert is_over(history(0.5, 0.9, 0.8, 0.8, 0.8, 0.8, 0.9), config)  # equal is not better
+    assert not is_over(history(0.5, 0.9, 0.8, 0.8, 0.8, 0.8, 0.91), config)
+    assert history(0.5, 0.9, 0.8, 0.9).best.epoch == 2
+
+
+def test_the_reference_recipe_is_the_documented_one() -> None:
+    cnn, resnet = recipe("reference", "cnn"), recipe("reference", "resnet")
+    for config in (cnn, resnet):
+        assert (config.learning_rate, config.final_learning_rate, config.weight_decay) == (1e-4, 1e-6, 0.01)
+        assert (config.batch_size, config.validation_fraction, config.dropout) == (32, 0.15, 0.6)
+        assert (config.size, config.source_size) == (224, 256)
+    assert (resnet.epochs, resnet.weights, resnet.frozen) == (30, "imagenet", ("conv1", "bn1", "layer1", "layer2"))
+
+
+def test_the_learning_rate_falls_along_half_a_cosine() -> None:
+    config = TrainConfig("cnn", epochs=10)
+    assert learning_rate(config, 0) == pytest.approx(1e-4)
+    assert learning_rate(config, 5) == pytest.approx((1e-4 + 1e-6) / 2)
+    assert learning_rate(config, 2.5) == pytest.approx(1e-6 + 9.9e-5 * (1 + math.sqrt(0.5)) / 2)
+    assert learning_rate(config, 10) == pytest.approx(1e-6)
+
+
+def test_class_weights_are_inverse_frequencies() -> None:
+    found = inverse_frequency(torch.tensor([0, 0, 0, 0, 1, 1, 2, 3]))
+    assert found.tolist() == [0.5, 1.0, 2.0, 2.0]
+
+
+def test_the_card_records_every_setting(data: Path, tmp_path: Path) -> None:
+    card = train(replace(TINY, epochs=1), data, tmp_path / "run", Silent())
+    recorded = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert recorded["train"]["augment"]["rotation"] == 30.0
+    assert recorded["train"]["batch_size"] == 16
+    assert recorded["train"]["precision"] in ("bfloat16", "float32")
+    assert recorded["weights_origin"] == "random (He-normal)"
+    assert recorded["data"]["fingerprint"] == card.data["fingerprint"]
