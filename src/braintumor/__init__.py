@@ -1,4 +1,4 @@
-"""Classify brain MRI slices: glioma, meningioma, pituitary tumor or no tumor; show why and how sure. Research use only."""
+"""Classify brain MRI slices, show why and how sure. Research use only, not a medical device."""
 
 from braintumor.errors import BrainTumorError
 from braintumor.inference import Prediction, predict

@@ -2,21 +2,22 @@
 
 import csv
 import dataclasses
+import io
 import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
-from braintumor.errors import BrainTumorError, ImageError, MissingExtra
+from braintumor.errors import BrainTumorError, ImageError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from braintumor.model import Model
     from braintumor.training.checkpoint import Epoch
 
+    Writer = Callable[[Prediction | ImageError | None], None]
+
 DONE, BAD_INPUT, FINDINGS, INTERRUPTED = 0, 2, 3, 130
 EXTRA_OF = {
     "torch": "train",
@@ -32,8 +35,6 @@ EXTRA_OF = {
     "safetensors": "train",
     "onnx": "train",
     "onnxscript": "train",
-    "scipy": "evaluate",
-    "sklearn": "evaluate",
     "matplotlib": "evaluate",
     "jinja2": "evaluate",
 }
@@ -73,7 +74,12 @@ class Train:
         from braintumor.training.recipe import recipe
         from braintumor.training.train import train
 
-        given = {"epochs": self.epochs, "seed": self.seed, "batch_size": self.batch_size, "weights": self.weights}
+        given: dict[str, Any] = {
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "weights": self.weights,
+        }
         config = dataclasses.replace(
             recipe(self.recipe, self.model),
             allow_partial_weights=self.allow_partial_weights,
@@ -100,7 +106,8 @@ class Train:
         validation = card.metrics["validation"]
         print(
             f"model folder: {out}\n"
-            f"best epoch {card.metrics['best_epoch']} of {card.metrics['epochs']}, {card.metrics['train_minutes']} minutes, "
+            f"best epoch {card.metrics['best_epoch']} of {card.metrics['epochs']}, "
+            f"{card.metrics['train_minutes']} minutes, "
             f"validation macro-F1 {validation['macro_f1']:.4f} on {validation['n']} images\n"
             f"next: braintumor evaluate {out} {self.data_dir}\n{DISCLAIMER}"
         )
@@ -126,8 +133,9 @@ class Evaluate:
         from braintumor.model import load
 
         out = self.out or self.model / "evaluation"
+        model = load(self.model)
         with Bar("evaluating") as bar:
-            report = evaluate(load(self.model), self.data_dir, out, skip_unreadable=self.skip_unreadable, progress=bar.show)
+            report = evaluate(model, self.data_dir, out, skip_unreadable=self.skip_unreadable, progress=bar.show)
         print(report.summary())
         print(f"report: {out / 'report.html'}\n{DISCLAIMER}")
         return FINDINGS if report.skipped else DONE
@@ -196,23 +204,26 @@ class Explain:
         from braintumor.model import load
 
         model = load(self.model)
-        failures = 0
+        sources = list(images_in(self.paths))
+        refuse_overwriting(sources, self.out)
         names = UniqueNames()
-        for answer in predict_each(images_in(self.paths), model):
-            if isinstance(answer, ImageError):
-                failures += 1
-                print(f"unreadable: {answer}", file=sys.stderr)
-            else:
-                print(explained(answer, model, self.show_class or answer.predicted, self.out, names.take(answer.image)))
-        print(DISCLAIMER)
-        return ending(failures)
+
+        def write(answer: "Prediction | ImageError | None") -> None:
+            if answer is None:
+                print(f"{model.card.name} {model.card.version}. {DISCLAIMER}")
+            elif not isinstance(answer, ImageError):
+                shown_class = self.show_class or answer.predicted
+                print(explained(answer, model, shown_class, self.out, names.take(answer.image)), flush=True)
+
+        return written(predict_each(sources, model), write)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 2 bad input or usage, 3 done with findings, 130 interrupted."""
-    commands = Train | Evaluate | Compare | Predict | Explain
+    """Run one command; return 0 for done, 2 for bad input or usage, 3 for done with findings, 130 for interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     command = tyro.cli(
-        commands,
+        Train | Evaluate | Compare | Predict | Explain,
         prog="braintumor",
         description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
         args=arguments,
@@ -227,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         extra = EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        print(f"braintumor: {MissingExtra(extra, str(error.name))}", file=sys.stderr)
+        print(f"braintumor: {MissingExtraError(extra, str(error.name))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("braintumor: interrupted", file=sys.stderr)
@@ -235,7 +246,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def script() -> None:
-    """Run the installed command."""
+    """Run the installed command; a closed pipe (`| head`) ends it quietly."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())
 
 
@@ -245,9 +258,16 @@ def images_in(paths: tuple[Path, ...]) -> Iterator[Path]:
 
     for path in paths:
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+            files = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            yield from sorted(file for file in files if file.is_file())
         else:
             yield path
+
+
+def refuse_overwriting(sources: Sequence[Path], out: Path) -> None:
+    """Raise where a file written to `out` could replace one of the images."""
+    if any(source.resolve().parent == out.resolve() for source in sources):
+        raise BrainTumorError(f"{out} holds images to explain, which could be overwritten; choose another --out")
 
 
 def ending(failures: int) -> int:
@@ -257,7 +277,7 @@ def ending(failures: int) -> int:
     return FINDINGS if failures else DONE
 
 
-def written(answers: "Iterator[Prediction | ImageError]", write: "Callable[[Prediction | ImageError | None], None]") -> int:
+def written(answers: "Iterator[Prediction | ImageError]", write: "Writer") -> int:
     """Give every answer to the writer, None at the end; return the exit status."""
     failures = total = 0
     for answer in answers:
@@ -272,7 +292,7 @@ def written(answers: "Iterator[Prediction | ImageError]", write: "Callable[[Pred
     return ending(failures)
 
 
-def text_writer(model: "Model") -> "Callable[[Prediction | ImageError | None], None]":
+def text_writer(model: "Model") -> "Writer":
     """Return a writer of lines for people."""
 
     def write(answer: "Prediction | ImageError | None") -> None:
@@ -286,7 +306,7 @@ def text_writer(model: "Model") -> "Callable[[Prediction | ImageError | None], N
     return write
 
 
-def json_writer(model: "Model") -> "Callable[[Prediction | ImageError | None], None]":
+def json_writer(model: "Model") -> "Writer":
     """Return a writer of one JSON object whose `predictions` are streamed."""
     head = json.dumps({"model": f"{model.card.name} {model.card.version}", "disclaimer": DISCLAIMER})
     separator = head.removesuffix("}") + ', "predictions": [\n'
@@ -306,7 +326,7 @@ def json_writer(model: "Model") -> "Callable[[Prediction | ImageError | None], N
     return write
 
 
-def csv_writer(model: "Model") -> "Callable[[Prediction | ImageError | None], None]":
+def csv_writer(model: "Model") -> "Writer":
     """Return a writer of lines with the columns of predictions.csv; unreadable files have none."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     begun = False
@@ -318,7 +338,9 @@ def csv_writer(model: "Model") -> "Callable[[Prediction | ImageError | None], No
                 ("image", "label", "predicted", "decision", "reasons", *(f"p_{name}" for name in CLASSES), "model")
             )
             begun = True
-        if answer is not None and not isinstance(answer, ImageError):
+        if answer is None:
+            print(f"{model.card.name} {model.card.version}. {DISCLAIMER}", file=sys.stderr)
+        elif not isinstance(answer, ImageError):
             writer.writerow(record(answer).values())
 
     return write
@@ -326,7 +348,9 @@ def csv_writer(model: "Model") -> "Callable[[Prediction | ImageError | None], No
 
 def record(prediction: "Prediction") -> dict[str, str | float]:
     """Return an answer under the names of predictions.csv."""
-    shares = {f"p_{name}": round(float(share), 6) for name, share in zip(CLASSES, prediction.probabilities, strict=True)}
+    shares = {
+        f"p_{name}": round(float(share), 6) for name, share in zip(CLASSES, prediction.probabilities, strict=True)
+    }
     return {
         "image": prediction.image,
         "label": "",
@@ -347,11 +371,21 @@ def explained(prediction: "Prediction", model: "Model", shown_class: str, out: P
     from braintumor.read import read
 
     class_map = prediction.class_maps[CLASSES.index(shown_class)]
+    scale = model.card.class_map_scale
+    answer = TITLES[prediction.predicted] if prediction.decision != "refer" else "Refer"
+    page = figure(
+        read(prediction.image).pixels,
+        class_map,
+        scale,
+        answer=f"{answer}, probability {prediction.probabilities.max():.3f}",
+        title=TITLES[shown_class],
+        model=prediction.model,
+    )
     with replacing(out / f"{name}.png") as aside:
-        figure(read(prediction.image), prediction, shown_class, model.card.class_map_scale).save(aside, "PNG")
+        page.save(aside, "PNG")
     with replacing(out / f"{name}.npy") as aside, aside.open("wb") as file:
         np.save(file, class_map)
-    state = "evidence" if has_evidence(class_map, model.card.class_map_scale) else "no evidence"
+    state = "evidence" if has_evidence(class_map, scale) else "no evidence"
     return f"{prediction.image}: {TITLES[prediction.predicted]}; {state} for {TITLES[shown_class]} -> {out / name}.png"
 
 
@@ -396,7 +430,7 @@ class Bar:
         )
         self._task = self._bar.add_task(title, total=None, note="")
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> Self:
         """Start drawing."""
         if sys.stderr.isatty() or sys.stdout.isatty():
             self._bar.start()

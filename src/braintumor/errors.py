@@ -1,4 +1,4 @@
-"""What can go wrong because of what came in. The command line prints these and exits 2; any other exception is our bug."""
+"""What can go wrong because of what came in. The command line prints these and exits 2; all else is our bug."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ class DataError(BrainTumorError):
     """A data folder or manifest that cannot be used."""
 
 
-class UnreadableData(DataError):
+class UnreadableDataError(DataError):
     """Files of a data folder that cannot be read: `problems` maps each path to its reason."""
 
     def __init__(self, root: Path, problems: Mapping[str, str]) -> None:
@@ -49,7 +49,7 @@ class StorageError(BrainTumorError):
     """A file that cannot be written: no space left, no permission, a read-only folder."""
 
 
-class MissingExtra(BrainTumorError):
+class MissingExtraError(BrainTumorError):
     """A part of the package whose libraries are not installed."""
 
     def __init__(self, extra: str, missing: str) -> None:

@@ -1,9 +1,9 @@
-"""How files are written: aside first, then renamed, so that a reader never sees half of one; and how they are hashed."""
+"""How files are written: aside first, then renamed, so that a reader never sees half of one; how they are hashed."""
 
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from braintumor.errors import StorageError
@@ -27,8 +27,8 @@ def replacing(target: Path) -> Iterator[Path]:
         reason = error.strerror or error
         raise StorageError(f"cannot write {target} ({reason}); free some space or choose another folder") from error
     finally:
-        if os.access(target.parent, os.W_OK):
-            aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 
 def write_text(target: Path, text: str) -> None:

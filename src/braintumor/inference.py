@@ -68,14 +68,17 @@ def predict_each(sources: Iterable[Source], model: Model) -> Iterator[Prediction
     Holds a few batches at a time, however many sources there are.
     """
     remaining = iter(sources)
-    with ThreadPoolExecutor(DECODERS) as pool:
-        waiting: deque[Future[Prepared]] = deque()
+    waiting: deque[Future[Prepared]] = deque()
+    pool = ThreadPoolExecutor(DECODERS)
+    try:
         while True:
             for source in islice(remaining, BATCHES_AHEAD * BATCH - len(waiting)):
                 waiting.append(pool.submit(prepare, source, model))
             if not waiting:
                 return
             yield from answer([waiting.popleft().result() for _ in range(min(BATCH, len(waiting)))], model)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def prepare(source: Source, model: Model) -> Prepared:
@@ -110,5 +113,6 @@ def decide(name: str, logits: NDArray[np.float32], class_maps: NDArray[np.float3
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the probabilities (4,) of logits (4,)."""
-    powers = np.exp(logits - logits.max())
-    return (powers / powers.sum()).astype(np.float32)
+    powers: NDArray[np.float32] = np.exp(logits - logits.max())
+    probabilities: NDArray[np.float32] = powers / powers.sum()
+    return probabilities

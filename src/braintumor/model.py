@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,9 +54,9 @@ class Card:
     def __post_init__(self) -> None:
         if self.classes != CLASSES:
             raise ModelError(f"expected the classes {CLASSES} in this order, the card has {self.classes}")
-        if not (self.class_map_scale > 0 and self.temperature > 0):
+        if not (0 < self.class_map_scale < math.inf and 0 < self.temperature < math.inf):
             raise ModelError(
-                "expected a positive class_map_scale and temperature, "
+                "expected a positive, finite class_map_scale and temperature, "
                 f"the card has {self.class_map_scale} and {self.temperature}"
             )
 
@@ -88,8 +89,14 @@ class Model:
         self._session = session
 
     def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the logits (N, 4) and the unscaled, non-negative class maps (N, 4, h, w) of (N, 1, H, W) inputs."""
+        """Return the logits (N, 4) and the unscaled, non-negative class maps (N, 4, h, w) of (N, 1, H, W) inputs.
+
+        Raises:
+            ModelError: a logit is not finite.
+        """
         logits, class_maps = self._session.run(["logits", "class_maps"], {"image": images})
+        if not np.isfinite(logits).all():
+            raise ModelError(f"the network in {self.folder} answers NaN or infinity; copy or export the model again")
         return logits, class_maps
 
 
@@ -104,22 +111,59 @@ def load(folder: str | Path, *, precision: str = "float32", threads: int | None 
     Raises:
         ModelError: the folder or one of its files is missing, damaged or of another kind.
     """
+    if precision not in ONNX_FILES:
+        raise ModelError(f"no precision is called {precision!r}; choose one of {', '.join(ONNX_FILES)}")
+    folder = Path(folder)
+    network_file = folder / ONNX_FILES[precision]
+    card = Card.from_json(content(folder / "card.json").decode(errors="replace"))
+    session = open_session(network_file, threads or os.cpu_count() or 1)
+    check_signature(session, card, network_file)
+    return Model(folder, card, session)
+
+
+def content(file: Path) -> bytes:
+    """Return the content of a file of the model folder.
+
+    Raises:
+        ModelError: there is no such file, or it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ModelError(
+            f"no model in {file.parent}: {file.name} {problem}; name a folder written by `braintumor train`"
+        ) from error
+
+
+def open_session(file: Path, threads: int) -> "onnxruntime.InferenceSession":
+    """Return a session of an ONNX file that holds all its weights; files beside it are not opened.
+
+    Raises:
+        ModelError: the file is missing or damaged, or its weights lie in other files.
+    """
     import onnxruntime
 
-    folder = Path(folder)
-    card_file, network_file = folder / "card.json", folder / ONNX_FILES[precision]
-    for file in (card_file, network_file):
-        if not file.is_file():
-            raise ModelError(f"no model in {folder}: {file.name} is missing; name a folder written by `braintumor train`")
-    card = Card.from_json(card_file.read_text())
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
-    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    network = content(file)
     try:
-        session = onnxruntime.InferenceSession(network_file, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own per failure, all direct children of Exception
-        raise ModelError(f"{network_file} is not a usable ONNX file; copy or export the model again") from error
-    names = {node.name for node in session.get_outputs()}
-    if not {"logits", "class_maps"} <= names:
-        raise ModelError(f"{network_file} has the outputs {sorted(names)}, expected logits and class_maps")
-    return Model(folder, card, session)
+        raise ModelError(
+            f"{file} is not a usable ONNX file with all its weights inside; copy or export the model again"
+        ) from error
+
+
+def check_signature(session: "onnxruntime.InferenceSession", card: Card, file: Path) -> None:
+    """Raise where inputs and outputs of the network are not those that the card promises."""
+    size = card.preprocess.size
+    inputs = {node.name: list(node.shape[1:]) for node in session.get_inputs()}
+    outputs = {node.name for node in session.get_outputs()}
+    if inputs != {"image": [1, size, size]} or not {"logits", "class_maps"} <= outputs:
+        raise ModelError(
+            f"{file} has the inputs {inputs} and the outputs {sorted(outputs)}, "
+            f"expected image (N, 1, {size}, {size}), logits and class_maps"
+        )

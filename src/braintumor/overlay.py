@@ -7,19 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from braintumor.classes import CLASSES, DISCLAIMER, TITLES
-from braintumor.inference import Prediction
-from braintumor.scan import Scan
+from braintumor.classes import DISCLAIMER
 
 EVIDENCE: Final = 0.05  # of the scale; a map below it everywhere is shown as "no evidence"
 OPACITY: Final = 0.65
 COLOURS: Final = ((0.0, (94, 16, 92)), (0.35, (203, 43, 62)), (0.7, (245, 130, 32)), (1.0, (255, 236, 120)))
-MARGIN, SIDE, BAR = 24, 448, 18
+SIDE, MARGIN, TOP, BAR = 448, 24, 56, 16  # of the figure, in pixels
+PAPER, INK, FAINT_INK = (18, 20, 24), (240, 240, 240), (190, 194, 200)
 
 
 def shown(class_map: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     """Return a class map (h, w) on the fixed scale: min(map / scale, 1)."""
-    return np.minimum(class_map / np.float32(scale), np.float32(1))
+    strength: NDArray[np.float32] = np.minimum(class_map / np.float32(scale), np.float32(1))
+    return strength
 
 
 def has_evidence(class_map: NDArray[np.float32], scale: float) -> bool:
@@ -32,10 +32,15 @@ def overlay(pixels: NDArray[np.float32], class_map: NDArray[np.float32], scale: 
 
     The map covers the slice's centred square, as `Preprocess` pads it. It is enlarged bilinearly and never stretched.
     """
-    strength = enlarge(shown(class_map, scale), pixels.shape)[:, :, None]
-    grey = np.repeat(pixels[:, :, None] * 255, 3, axis=2)
-    opacity = OPACITY * np.clip((strength - EVIDENCE) / (1 - EVIDENCE), 0, 1) ** 0.5
-    return np.rint(grey * (1 - opacity) + colour(strength[:, :, 0]) * opacity).astype(np.uint8)
+    return blend(pixels, enlarge(shown(class_map, scale), pixels.shape))
+
+
+def blend(pixels: NDArray[np.float32], strength: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return grey values (H, W) with colour over them, by the strength (H, W) in [0, 1]: (H, W, 3) uint8."""
+    opacity = OPACITY * np.clip((strength - EVIDENCE) / (1 - EVIDENCE), 0, 1)[:, :, None] ** 0.5
+    mixed = 255 * pixels[:, :, None] * (1 - opacity) + colour(strength) * opacity
+    rgb: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
+    return rgb
 
 
 def enlarge(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -61,29 +66,30 @@ def png(rgb: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def figure(scan: Scan, prediction: Prediction, shown_class: str, scale: float) -> Image.Image:
-    """Return the slice beside its overlay with the answer, the legend of the scale and the disclaimer.
+def figure(
+    pixels: NDArray[np.float32], class_map: NDArray[np.float32], scale: float, *, answer: str, title: str, model: str
+) -> Image.Image:
+    """Return the slice beside its overlay, with the answer, the legend of the fixed scale and the disclaimer.
 
     Args:
-        scan: the slice.
-        prediction: its answer.
-        shown_class: the class whose map is shown.
+        pixels: (H, W) grey values of the slice in [0, 1].
+        class_map: (h, w) map of one class.
         scale: the card's `class_map_scale`.
+        answer: what the model says about the slice; stands over the slice.
+        title: the class whose map is shown; stands over the overlay, behind "Evidence for" or "No evidence for".
+        model: name and version of the model; stands below.
     """
-    class_map = prediction.class_maps[CLASSES.index(shown_class)]
-    page = Image.new("RGB", (2 * SIDE + 3 * MARGIN, SIDE + 5 * MARGIN + 3 * BAR), (18, 20, 24))
+    page = Image.new("RGB", (2 * SIDE + 3 * MARGIN, TOP + SIDE + 4 * MARGIN), PAPER)
     draw = ImageDraw.Draw(page)
-    probability = prediction.probabilities[CLASSES.index(prediction.predicted)]
-    answer = TITLES[prediction.predicted] if prediction.decision != "refer" else "Refer"
-    draw.text((MARGIN, MARGIN - 8), f"{answer}, probability {probability:.3f}", (240, 240, 240), font(22))
-    evidence = has_evidence(class_map, scale)
-    label = f"Evidence for: {TITLES[shown_class]}" if evidence else f"No evidence for: {TITLES[shown_class]}"
-    draw.text((SIDE + 2 * MARGIN, MARGIN - 8), label, (240, 240, 240), font(22))
-    grey = np.rint(np.repeat(scan.pixels[:, :, None], 3, axis=2) * 255).astype(np.uint8)
-    for column, rgb in enumerate((grey, overlay(scan.pixels, class_map, scale))):
-        page.paste(fitted(rgb), (MARGIN + column * (SIDE + MARGIN), 2 * MARGIN + 4))
-    legend(page, draw, 3 * MARGIN + SIDE)
-    draw.text((MARGIN, page.height - MARGIN - 2), DISCLAIMER, (200, 200, 200), font(15))
+    left, right = MARGIN, SIDE + 2 * MARGIN
+    state = "Evidence for" if has_evidence(class_map, scale) else "No evidence for"
+    for x, text in ((left, answer), (right, f"{state}: {title}")):
+        draw.text((x, TOP / 2), text, INK, font(20), anchor="lm")
+    grey = np.rint(np.repeat(pixels[:, :, None], 3, axis=2) * 255).astype(np.uint8)
+    page.paste(fitted(grey), (left, TOP))
+    page.paste(fitted(overlay(pixels, class_map, scale)), (right, TOP))
+    legend(page, draw, right, TOP + SIDE + MARGIN // 2)
+    draw.text((left, page.height - MARGIN), f"{model}. {DISCLAIMER}", FAINT_INK, font(14), anchor="lm")
     return page
 
 
@@ -92,17 +98,18 @@ def fitted(rgb: NDArray[np.uint8]) -> Image.Image:
     square = Image.new("RGB", (SIDE, SIDE))
     factor = SIDE / max(rgb.shape[:2])
     size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
-    square.paste(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
+    resized = Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC)
+    square.paste(resized, ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
     return square
 
 
-def legend(page: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
-    """Draw the colour bar of the fixed scale under the overlay."""
-    left = SIDE + 2 * MARGIN
-    bar = np.repeat(colour(np.linspace(0, 1, SIDE, dtype=np.float32))[None], BAR, axis=0)
-    page.paste(Image.fromarray(bar.astype(np.uint8)), (left, top - 8))
-    for share, text, anchor in ((0.0, "0", "la"), (0.5, "half", "ma"), (1.0, "scale of this model or above", "ra")):
-        draw.text((left + share * SIDE, top + BAR - 4), text, (220, 220, 220), font(14), anchor=anchor)
+def legend(page: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    """Draw what the colours stand for on the fixed scale, as they look on a slice of middle grey."""
+    strength = np.linspace(0, 1, SIDE, dtype=np.float32)[None].repeat(BAR, axis=0)
+    page.paste(Image.fromarray(blend(np.full_like(strength, 0.35), strength)), (left, top))
+    marks = ((0.0, "none", "ls"), (0.5, "half", "ms"), (1.0, "full scale or above", "rs"))
+    for share, text, anchor in marks:
+        draw.text((left + share * SIDE, top + BAR + 18), text, FAINT_INK, font(14), anchor=anchor)
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

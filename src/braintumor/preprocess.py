@@ -37,7 +37,8 @@ class Preprocess:
         if square.shape[0] != self.size:
             resized = Image.fromarray(square).resize((self.size, self.size), Image.Resampling.BILINEAR)
             square = np.asarray(resized)
-        return np.rint(square.clip(0, 1) * 255).astype(np.uint8)
+        levels: NDArray[np.uint8] = np.rint(square.clip(0, 1) * 255).astype(np.uint8)
+        return levels
 
 
 def pad_to_square(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

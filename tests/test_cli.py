@@ -1,0 +1,255 @@
+"""What the commands print, write and return."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from braintumor.classes import CLASSES, DISCLAIMER, TITLES
+from braintumor.cli import UniqueNames, main
+from braintumor.inference import predict
+from braintumor.model import Model
+
+ROOT = Path(__file__).parents[1]
+HEADER = "image,label,predicted,decision,reasons,p_glioma,p_meningioma,p_pituitary,p_no_tumor,model"
+COLUMNS = HEADER.split(",")
+
+
+def status_of(*arguments: object) -> int:
+    """Return the exit status of a command."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def run(command: Sequence[object], folder: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
+    """Run a Python command in a process of its own."""
+    return subprocess.run([sys.executable, *map(str, command)], cwd=folder, capture_output=True, check=False)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, slices: list[Path]) -> Path:
+    """Return a folder with two slices and a damaged file between them."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, file in (("a.png", slices[0]), ("c.png", slices[5])):
+        (folder / name).write_bytes(file.read_bytes())
+    (folder / "b.jpg").write_bytes(b"hello")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def test_text_answers_name_class_and_probabilities(
+    slices: list[Path], model_folder: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("predict", slices[0], "--model", model_folder) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    [answer] = predict(slices[0], model)
+    shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
+    assert first == f"{slices[0]}: {TITLES[answer.predicted]}   {shares}"
+    assert last == f"tiny 1.2. {DISCLAIMER}"
+
+
+def test_csv_answers_have_the_columns_of_predictions_csv(
+    slices: list[Path], model_folder: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("predict", *slices[:2], "--model", model_folder, "--format", "csv") == 0
+    output = capsys.readouterr()
+    header, *rows = csv.reader(output.out.splitlines())
+    assert header == COLUMNS
+    for row, answer in zip(rows, predict(slices[:2], model), strict=True):
+        assert row[:5] == [answer.image, "", answer.predicted, answer.predicted, ""]
+        assert [float(value) for value in row[5:9]] == pytest.approx(answer.probabilities.tolist(), abs=1e-6)
+        assert row[9] == "tiny 1.2"
+    assert DISCLAIMER in output.err
+
+
+def test_json_answers_have_the_same_names(
+    slices: list[Path], model_folder: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("predict", slices[0], slices[1], "--model", model_folder, "--format", "json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["model"], answer["disclaimer"]) == ("tiny 1.2", DISCLAIMER)
+    assert [list(entry) for entry in answer["predictions"]] == [COLUMNS, COLUMNS]
+    assert [entry["image"] for entry in answer["predictions"]] == [str(slices[0]), str(slices[1])]
+    assert answer["predictions"][0]["p_glioma"] == pytest.approx(
+        predict(slices[0], model)[0].probabilities[0], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["text", "csv", "json"])
+def test_unreadable_files_are_named_and_the_others_answered(
+    mixed: Path, model_folder: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    assert status_of("predict", mixed, "--model", model_folder, "--format", kind) == 3
+    output = capsys.readouterr()
+    for name in ("a.png", "c.png"):
+        assert output.out.count(str(mixed / name)) == 1
+    reason = "not a readable PNG, JPEG, TIFF or BMP image"
+    assert f"unreadable: {mixed / 'b.jpg'}: {reason}\n1 file(s) could not be read" in output.err.replace(
+        f"tiny 1.2. {DISCLAIMER}\n", ""
+    )
+    if kind == "json":
+        assert json.loads(output.out)["predictions"][1] == {"image": str(mixed / "b.jpg"), "error": reason}
+
+
+def test_only_unreadable_files_still_give_valid_output(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing.png"
+    assert status_of("predict", missing, "--model", model_folder, "--format", "json") == 3
+    assert json.loads(capsys.readouterr().out)["predictions"] == [
+        {"image": str(missing), "error": "no such file or directory"}
+    ]
+    assert status_of("predict", missing, "--model", model_folder, "--format", "csv") == 3
+    assert capsys.readouterr().out == HEADER + "\n"
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_bad_input_is_said_in_one_line(
+    tmp_path: Path, slices: list[Path], model_folder: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert status_of(command, slices[0], "--model", tmp_path / "none") == 2
+    message = f"braintumor: no model in {tmp_path / 'none'}: card.json is missing; name a folder written by"
+    assert capsys.readouterr().err.startswith(message)
+    assert status_of(command, tmp_path, "--model", model_folder) == 2
+    assert "braintumor: no images found; name PNG, JPEG, TIFF or BMP files" in capsys.readouterr().err
+
+
+def test_wrong_usage_exits_2(slices: list[Path], model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("explain", slices[0], "--model", model_folder, "--class", "astrocytoma") == 2
+    assert "astrocytoma" in capsys.readouterr().err
+    assert status_of("predict", "--model", model_folder) == 2
+    assert status_of("diagnose") == 2
+
+
+def test_explain_writes_an_overlay_and_the_raw_map(
+    tmp_path: Path, slices: list[Path], model_folder: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("explain", slices[0], "--model", model_folder, "--out", tmp_path / "out") == 0
+    [answer] = predict(slices[0], model)
+    name = slices[0].stem
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [f"{name}.npy", f"{name}.png"]
+    class_map = np.load(tmp_path / "out" / f"{name}.npy")
+    np.testing.assert_array_equal(class_map, answer.class_maps[CLASSES.index(answer.predicted)])
+    with Image.open(tmp_path / "out" / f"{name}.png") as page:
+        assert page.size == (968, 600)
+    first, last = capsys.readouterr().out.splitlines()
+    title = TITLES[answer.predicted]
+    assert first == f"{slices[0]}: {title}; evidence for {title} -> {tmp_path / 'out' / name}.png"
+    assert last == f"tiny 1.2. {DISCLAIMER}"
+
+
+def test_explain_shows_the_class_asked_for(
+    tmp_path: Path, slices: list[Path], model_folder: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("explain", slices[0], "--model", model_folder, "--out", tmp_path, "--class", "no_tumor") == 0
+    found = np.load(tmp_path / f"{slices[0].stem}.npy")
+    np.testing.assert_array_equal(found, predict(slices[0], model)[0].class_maps[3])
+    assert "evidence for No tumor" in capsys.readouterr().out
+
+
+def test_slices_of_one_name_do_not_overwrite_each_other(
+    tmp_path: Path, slices: list[Path], model_folder: Path, model: Model
+) -> None:
+    for folder, file in (("a", slices[0]), ("b", slices[9])):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(file.read_bytes())
+    assert status_of("explain", tmp_path / "a", tmp_path / "b", "--model", model_folder, "--out", tmp_path / "out") == 0
+    for name, file in (("1", slices[0]), ("1-2", slices[9])):
+        [answer] = predict(file, model)
+        expected = answer.class_maps[CLASSES.index(answer.predicted)]
+        np.testing.assert_allclose(np.load(tmp_path / "out" / f"{name}.npy"), expected, atol=1e-5 * expected.max())
+
+
+def test_output_names_are_never_repeated() -> None:
+    names = UniqueNames()
+    taken = [names.take(path) for path in ("a/x.png", "b/x.png", "c/x-2.png", "d/x.jpg", "x.2.png", "e/x.2.bmp")]
+    assert taken == ["x", "x-2", "x-2-2", "x-3", "x.2", "x.2-2"]
+
+
+def test_explain_never_overwrites_the_images_it_explains(
+    mixed: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: file.read_bytes() for file in mixed.iterdir()}
+    assert status_of("explain", mixed.parent, "--model", model_folder, "--out", mixed) == 2
+    assert "holds images to explain, which could be overwritten" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in mixed.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_bad_input(
+    tmp_path: Path, slices: list[Path], model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("occupied")
+    assert status_of("explain", slices[0], "--model", model_folder, "--out", tmp_path / "file") == 2
+    assert "braintumor: cannot write" in capsys.readouterr().err
+
+
+def test_file_names_need_not_be_utf_8(tmp_path: Path, slices: list[Path], model_folder: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/\xff \xe8\x84\x91.png"
+    Path(os.fsdecode(name)).write_bytes(slices[0].read_bytes())
+    result = run(["-m", "braintumor", "predict", tmp_path, "--model", model_folder, "--format", "csv"])
+    assert (result.returncode, result.stdout.splitlines()[1].split(b",")[0]) == (0, name)
+
+
+@pytest.mark.parametrize("option", ["--data_dir", "--data-dir"])
+def test_a_missing_data_folder_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    pytest.importorskip("torch")
+    missing, out = tmp_path / "missing", tmp_path / "run"
+    assert status_of("train", "--model", "cnn", option, missing, "--out", out) == 2
+    assert str(missing) in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_documented_command_says_what_is_missing(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    command = [ROOT / "train.py", "--model", "cnn", "--epochs", "50", "--data_dir", "./missing"]
+    result = run(command, tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(b"braintumor: ")
+    assert b"missing" in result.stderr
+    assert b"Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_py_explains_itself() -> None:
+    result = run(["train.py", "--help"])
+    assert result.returncode == 0
+    for option in (b"--data-dir", b"--model", b"--epochs", b"--resume"):
+        assert option in result.stdout.replace(b"_", b"-")
+
+
+WITHOUT = """
+import sys
+from braintumor.cli import main
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "extra", "arguments"),
+    [
+        ("torch", "train", ["train", "--model", "cnn", "--data_dir", "."]),
+        ("matplotlib", "evaluate", ["evaluate", "model", "data"]),
+    ],
+)
+def test_a_missing_library_names_its_extra(library: str, extra: str, arguments: list[str]) -> None:
+    result = run(["-c", WITHOUT, library, *arguments])
+    assert result.returncode == 2
+    message = f"braintumor: this needs the library {library}; install it with: pip install 'braintumor[{extra}]'"
+    assert result.stderr.decode().strip() == message

@@ -1,0 +1,135 @@
+"""What `predict` answers, in which order, and how much it holds meanwhile."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from braintumor.classes import CLASSES
+from braintumor.errors import ImageError
+from braintumor.inference import BATCH, BATCHES_AHEAD, Prediction, predict, predict_each
+from braintumor.model import Model
+from braintumor.read import read
+from braintumor.scan import Scan
+
+
+def assert_same(found: Prediction, expected: Prediction, tolerance: float = 0.0) -> None:
+    """Check that two answers are equal."""
+    assert (found.image, found.predicted, found.model) == (expected.image, expected.predicted, expected.model)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        found.class_maps, expected.class_maps, rtol=0, atol=tolerance * expected.class_maps.max()
+    )
+
+
+def test_an_answer_holds_what_the_network_said(slices: list[Path], model: Model) -> None:
+    [answer] = predict(slices[0], model)
+    logits, class_maps = model(model.card.preprocess(read(slices[0]))[None])
+    shares = [2.718281828459045 ** float(logit) for logit in logits[0]]
+    np.testing.assert_allclose(answer.probabilities, np.array(shares) / sum(shares), rtol=1e-5)
+    np.testing.assert_array_equal(answer.class_maps, class_maps[0])
+    assert answer.predicted == answer.decision == CLASSES[int(np.argmax(shares))]
+    assert (answer.image, answer.reasons, answer.model) == (str(slices[0]), (), "tiny 1.2")
+
+
+def test_a_path_a_text_a_scan_and_several_of_them_are_accepted(slices: list[Path], model: Model) -> None:
+    file = slices[0]
+    [expected] = predict(file, model)
+    given = [str(file), read(file), [file], (str(file),), iter([read(file)])]
+    for source in given:
+        [found] = predict(source, model)
+        assert_same(found, expected)
+    assert predict([], model) == []
+
+
+def test_probabilities_sum_to_1(slices: list[Path], model: Model) -> None:
+    sums = [float(answer.probabilities.sum()) for answer in predict(slices, model)]
+    assert sums == pytest.approx([1.0] * 16, abs=1e-6)
+
+
+def test_the_temperature_divides_the_logits(slices: list[Path], model: Model) -> None:
+    plain = predict(slices[0], model)[0].probabilities
+    warm = Model(model.folder, replace(model.card, temperature=2.0), model._session)
+    softer = np.sqrt(plain) / np.sqrt(plain).sum()
+    np.testing.assert_allclose(predict(slices[0], warm)[0].probabilities, softer, rtol=1e-5)
+
+
+def test_huge_logits_do_not_overflow(slices: list[Path], model: Model) -> None:
+    cold = Model(model.folder, replace(model.card, temperature=1e-6), model._session)
+    assert predict(slices[0], cold)[0].probabilities.max() == 1
+
+
+def test_answers_keep_their_order_with_unreadable_files_between(
+    tmp_path: Path, slices: list[Path], model: Model
+) -> None:
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(b"hello")
+    sources = [damaged, slices[0], tmp_path / "missing.png", *slices[1:], damaged]
+    answers = list(predict_each(sources, model))
+    names = [answer.source if isinstance(answer, ImageError) else answer.image for answer in answers]
+    assert names == [str(source) for source in sources]
+    refused = [place for place, answer in enumerate(answers) if isinstance(answer, ImageError)]
+    assert refused == [0, 2, len(sources) - 1]
+    assert_same(predict(slices[1], model)[0], answers[3], 1e-5)  # type: ignore[arg-type]
+
+
+def test_predict_raises_for_an_unreadable_file(tmp_path: Path, slices: list[Path], model: Model) -> None:
+    with pytest.raises(ImageError, match=r"missing\.png: no such file"):
+        predict([slices[0], tmp_path / "missing.png"], model)
+
+
+def test_only_unreadable_files_need_no_network(tmp_path: Path, model: Model) -> None:
+    answers = list(predict_each([tmp_path / "a.png", tmp_path / "b.png"], model))
+    assert [type(answer) for answer in answers] == [ImageError, ImageError]
+
+
+def test_a_batch_gives_the_answers_of_single_slices(slices: list[Path], model: Model) -> None:
+    for together, file in zip(predict(slices, model), slices, strict=True):
+        assert_same(together, predict(file, model)[0], 1e-5)
+
+
+def test_a_stream_without_end_is_answered_with_a_few_batches_at_hand(model: Model) -> None:
+    pulled = 0
+
+    def endless() -> Iterator[Scan]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield Scan(np.zeros((64, 64), np.float32), source=str(pulled))
+
+    answers = predict_each(endless(), model)
+    for count in itertools.count(1):
+        answer = next(answers)
+        assert isinstance(answer, Prediction)
+        assert answer.image == str(count)
+        assert count <= pulled <= count + BATCHES_AHEAD * BATCH
+        if count == 4 * BATCH:
+            break
+    answers.close()  # type: ignore[attr-defined]
+
+
+def test_four_threads_at_once_get_the_serial_answers(slices: list[Path], model: Model) -> None:
+    expected = predict(slices, model)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: predict(slices, model), range(8)):
+            for one, other in zip(found, expected, strict=True):
+                assert_same(one, other)
+
+
+def test_loading_and_predicting_needs_no_torch(slices: list[Path], model_folder: Path) -> None:
+    program = (
+        "import sys, braintumor\n"
+        "model = braintumor.load(sys.argv[1])\n"
+        "print(braintumor.predict(sys.argv[2], model)[0].predicted)\n"
+        "heavy = {'torch', 'timm', 'matplotlib', 'jinja2', 'scipy', 'sklearn', 'onnx'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    command = [sys.executable, "-c", program, str(model_folder), str(slices[0])]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() in CLASSES

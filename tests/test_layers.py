@@ -1,0 +1,80 @@
+"""Which module may import which: docs of the architecture, enforced."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import braintumor
+
+SOURCE = Path(braintumor.__file__).parent
+LAYERS = (
+    "errors classes files",
+    "scan preprocess data.manifest data.split data.phantom evaluate.metrics",
+    "sandbox model dicom.read data.layout evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages",
+    "read zoo overlay data.duplicates training.networks training.augment training.recipe",
+    "training.export training.loader training.checkpoint training.weights training.artefact "
+    "inference braintumor data.audit evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
+    "training.train training.folds archive dicom.write evaluate.report",
+    "cli web.app dicom.pacs",
+    "__main__",
+)
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+PACKAGES = {file.parent.name for file in SOURCE.glob("*/__init__.py")}
+ONLY_IN_TRAINING = {"torch", "torchvision", "timm", "safetensors", "onnx"}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the dotted names that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def own(name: str) -> str:
+    """Return the module that an imported name stands for: `data.split` for `braintumor.data.split.split`."""
+    parts = name.split(".")[1:]
+    while parts and ".".join(parts) not in MODULES:
+        parts.pop()
+    return ".".join(parts) or "braintumor"
+
+
+def module_of(file: Path) -> str:
+    """Return the name of a file's module inside the package, `braintumor` for the package's own."""
+    parts = file.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "braintumor"
+
+
+MODULES = {module_of(file): set(imports(file)) for file in SOURCE.rglob("*.py")}
+GRAPH = {
+    module: {own(name) for name in names if name.split(".")[0] == "braintumor"} - {module}
+    for module, names in MODULES.items()
+}
+
+
+@pytest.mark.parametrize("module", sorted(GRAPH))
+def test_imports_point_to_the_same_or_a_lower_layer(module: str) -> None:
+    if module in PACKAGES:
+        assert GRAPH[module] == set(), "the __init__.py of a folder imports nothing"
+        return
+    assert module in LAYER, "a new module: give it a layer"
+    assert {name for name in GRAPH[module] if LAYER.get(name, 9) > LAYER[module]} == set()
+
+
+def test_there_are_no_cycles() -> None:
+    assert set(TopologicalSorter(GRAPH).static_order()) >= set(MODULES)
+
+
+def test_only_main_imports_the_command_line() -> None:
+    assert {module for module, names in GRAPH.items() if "cli" in names} == {"__main__"}
+
+
+def test_only_training_sees_torch() -> None:
+    seen = {module for module, names in MODULES.items() if {name.split(".")[0] for name in names} & ONLY_IN_TRAINING}
+    assert {module for module in seen if not module.startswith("training.")} == set()
+    assert "training.networks" in seen
