@@ -1,0 +1,69 @@
+"""What the command line accepts: writes reference/cli.md from the program's own help texts."""
+
+import contextlib
+import io
+import os
+import re
+from pathlib import Path
+from unittest import mock
+
+from braintumor.cli import main
+
+PAGE = Path(__file__).parent / "reference" / "cli.md"
+WIDTH = "110"
+INTRODUCTION = """# Command line
+
+Written by `make docs` from `braintumor COMMAND --help`; do not edit.
+
+`braintumor` and `python -m braintumor` are the same program; `python train.py` is `braintumor train`.
+Long options may be written with hyphens or underscores: `--data-dir` and `--data_dir` are the same.
+
+| exit status | meaning |
+|---|---|
+| 0 | done |
+| 1 | a fault of the program, with its traceback |
+| 2 | input or usage that cannot be used; the message says what to do |
+| 3 | finished, but some files could not be read |
+| 130 | interrupted |
+"""
+
+
+def page() -> str:
+    """Return the text of the page."""
+    overview = help_text([])
+    commands = re.findall(r"^│ +• (\w+)", overview, re.MULTILINE)
+    sections = [section(["braintumor", *words], help_text(words)) for words in ([], *([name] for name in commands))]
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def help_text(words: list[str]) -> str:
+    """Return what a command prints for --help, in a terminal of fixed width without colours."""
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    terminal = {"COLUMNS": WIDTH, "NO_COLOR": "1", "TERM": "dumb"}
+    with mock.patch.dict(os.environ, terminal), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    printed.seek(0)
+    return printed.read()
+
+
+def section(words: list[str], text: str) -> str:
+    """Return a command's heading and its help."""
+    return f"## {' '.join(words)}\n\n```text\n{unboxed(text)}\n```\n"
+
+
+def unboxed(text: str) -> str:
+    """Return a help text without the frames around its parts."""
+    lines = []
+    for line in text.splitlines():
+        if title := re.match(r"╭─ (.+?) ─*╮$", line):
+            lines.append(f"{title[1]}:")
+        elif line.startswith("╰"):
+            lines.append("")
+        else:
+            lines.append(re.sub(r"^│ (.*) │$", r"  \1", line).rstrip().replace("•", "-"))
+    return "\n".join(lines).strip()
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(), encoding="utf-8")
