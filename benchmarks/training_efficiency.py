@@ -1,0 +1,139 @@
+"""How near the training loop comes to the bare network step, and how much memory a training run takes.
+
+Command: python benchmarks/training_efficiency.py
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import ROOT, data_folder, number, record, spread
+from torch.nn import functional
+
+from braintumor.cli import TrainingProgress
+from braintumor.training.loader import Images, decoded, prepare
+from braintumor.training.networks import build, freeze, train_mode
+from braintumor.training.recipe import recipe
+from braintumor.training.train import Run, compute_dtype, inverse_frequency, one_epoch
+from braintumor.training.weights import cache_folder
+
+PAIRS, STEPS = 7, 20
+WEIGHTS = "weights/resnet18-imagenet-stem-to-layer3.safetensors"
+
+
+def main() -> None:
+    """Produce `training-efficiency.json`."""
+    data = data_folder()
+    numbers = efficiency(data / "brain-tumor-mri") | {"peak_mib": number(peak_mib(data), "MiB")}
+    record("training-efficiency", "python benchmarks/training_efficiency.py", numbers)
+
+
+def efficiency(data: Path) -> dict[str, Any]:
+    """Return images/s of our loop and of the bare step, in alternating pairs, and their ratio."""
+    config = recipe("reference", "resnet")
+    manifest, _ = prepare(data, cache_folder(), fraction=config.validation_fraction, seed=0, skip_unreadable=False)
+    whole = decoded(manifest.part("train"), config.source_size, cache_folder(), print)
+    chosen = np.random.default_rng(0).permutation(len(whole.labels))[: STEPS * config.batch_size]
+    images = Images(np.array(whole.grey[chosen]), whole.labels[torch.from_numpy(chosen)])
+    validation = Images(images.grey[:2, :224, :224], images.labels[:2])
+    network = build("resnet")
+    freeze(network, config.frozen)
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=torch.tensor(1e-4), weight_decay=0.01, fused=True)
+    device = torch.device("cpu")
+    with TrainingProgress() as progress:
+        weights = inverse_frequency(images.labels)
+        run = Run(
+            replace(config, epochs=99),
+            network,
+            optimizer,
+            device,
+            compute_dtype(device),
+            weights,
+            images,
+            validation,
+            progress,
+        )
+        bare_step_rate(run)  # warms up
+        ours, bare = [], []
+        for pair in range(PAIRS):
+            ours.append(one_epoch(run, pair).images_per_second)
+            bare.append(bare_step_rate(run))
+    ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
+    return {
+        "resnet.ratio": spread(ratios, "ratio"),
+        "resnet.images_per_second": spread(ours, "images/s"),
+        "resnet.bare_images_per_second": spread(bare, "images/s"),
+    }
+
+
+def bare_step_rate(run: Run) -> float:
+    """Return images/s of forward, backward and step on one random batch of the same shape."""
+    train_mode(run.network, run.config.frozen)
+    size = run.config.batch_size
+    batch, labels = torch.rand(size, 1, run.config.size, run.config.size), torch.randint(0, 4, (size,))
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        with torch.autocast("cpu", run.dtype, enabled=run.dtype != torch.float32):
+            logits = run.network(batch)
+        functional.cross_entropy(logits.float(), labels, weight=run.class_weights).backward()
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+    return STEPS * size / (time.perf_counter() - began)
+
+
+def peak_mib(data: Path) -> float:
+    """Return the largest sum of the PSS of all processes of a training run of one epoch, in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", "--model", "resnet", "--epochs", "1", "--out", f"{folder}/run"]
+        command += [
+            "--data_dir",
+            str(data / "brain-tumor-mri"),
+            "--weights",
+            str(data / WEIGHTS),
+            "--allow_partial_weights",
+        ]
+        running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        peak = 0.0
+        while running.poll() is None:
+            peak = max(peak, sum(pss_mib(process) for process in family(running.pid)))
+            time.sleep(0.5)
+        if running.returncode:
+            sys.exit("the training run failed")
+    return peak
+
+
+def family(root: int) -> list[int]:
+    """Return a process and all its descendants."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                continue  # it has ended
+    found = [root]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
+
+
+def pss_mib(process: int) -> float:
+    """Return the proportional set size of a process in MiB, 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    main()
