@@ -1,10 +1,9 @@
-"""How large the custom CNN should be: candidates within the budget, trained alike for a few epochs at 128 px.
+"""What the custom CNN should look like: candidates within the budget, trained alike for the first epochs of `reference`.
 
 Scored on the validation part alone. Command: python benchmarks/cnn_capacity.py
 """
 
 import tempfile
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +13,71 @@ from torch import nn
 
 from braintumor.cli import TrainingProgress
 from braintumor.training import networks
-from braintumor.training.networks import block
+from braintumor.training.checkpoint import Epoch
+from braintumor.training.networks import CustomCNN, Residual, block
 from braintumor.training.recipe import recipe
 from braintumor.training.train import train
 
-EPOCHS, SIZE, LEARNING_RATE = 8, 128, 5e-4
+EPOCHS = 6
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """Widths of the five stages, and whether the second stage has a second convolution."""
-
-    widths: tuple[int, int, int, int, int]
-    second_at_quarter: bool
+class Enough(Exception):  # noqa: N818
+    """The epochs to compare are done."""
 
 
-CANDIDATES = {
-    "narrow": Candidate((24, 48, 96, 144, 192), True),
-    "chosen": Candidate((32, 64, 128, 192, 256), True),
-    "late": Candidate((32, 64, 128, 256, 384), False),
-}
+class FirstEpochs(TrainingProgress):
+    """Stops a run after `EPOCHS` and keeps the epochs' lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[Epoch] = []
+
+    def epoch(self, row: Epoch, epochs: int) -> None:
+        """Keep the epoch's line; end the run after the last one."""
+        super().epoch(row, epochs)
+        self.rows.append(row)
+        if len(self.rows) == EPOCHS:
+            raise Enough
 
 
-def network_class(candidate: Candidate) -> type[nn.Sequential]:
-    """Return a stand-in for `CustomCNN` with these widths."""
-    a, b, c, d, e = candidate.widths
+class Plain(nn.Sequential):
+    """Blocks without shortcuts, features at a 16th of the side."""
 
-    class Variant(nn.Sequential):
-        channels = e
+    channels = 256
 
-        def __init__(self) -> None:
-            quarter = [block(b, b)] if candidate.second_at_quarter else []
-            early = [block(3, a, 2), block(a, b, 2), *quarter, block(b, c, 2), block(c, c), nn.Dropout2d(0.05)]
-            super().__init__(*early, block(c, d, 2), block(d, d), nn.Dropout2d(0.05), block(d, e))
-            for module in self.modules():
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    def __init__(self) -> None:
+        early = [
+            block(3, 32, 2),
+            block(32, 64, 2),
+            block(64, 64),
+            block(64, 128, 2),
+            block(128, 128),
+            nn.Dropout2d(0.05),
+        ]
+        super().__init__(*early, block(128, 192, 2), block(192, 192), nn.Dropout2d(0.05), block(192, 256))
+        he_normal(self)
 
-    return Variant
+
+class Wide(nn.Sequential):
+    """Fewer, wider residual stages, features at a 32nd of the side."""
+
+    channels = 320
+
+    def __init__(self) -> None:
+        early = [block(3, 32, 2), block(32, 64, 2), block(64, 128, 2), Residual(128), nn.Dropout2d(0.05)]
+        late = [block(128, 256, 2), Residual(256), nn.Dropout2d(0.05), block(256, 320, 2), Residual(320)]
+        super().__init__(*early, *late)
+        he_normal(self)
+
+
+CANDIDATES = {"plain": Plain, "wide": Wide, "chosen": CustomCNN}
+
+
+def he_normal(network: nn.Module) -> None:
+    """Draw the convolutions' weights as the CNN does."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def multiply_adds(network: nn.Module) -> int:
@@ -75,18 +101,19 @@ def multiply_adds(network: nn.Module) -> int:
 def main() -> None:
     """Produce `cnn-capacity.json`."""
     numbers: dict[str, dict[str, Any]] = {}
-    config = replace(recipe("reference", "cnn"), epochs=EPOCHS, size=SIZE, learning_rate=LEARNING_RATE)
     for name, candidate in CANDIDATES.items():
-        networks.CustomCNN = network_class(candidate)  # type: ignore[misc,assignment]
+        networks.CustomCNN = candidate  # type: ignore[misc,assignment]
         network = networks.build("cnn")
-        with tempfile.TemporaryDirectory() as folder, TrainingProgress() as progress:
-            card = train(config, data_folder() / "brain-tumor-mri", Path(folder), progress)
-        numbers[f"{name}.parameters"] = number(card.metrics["parameters"], "parameters")
+        with tempfile.TemporaryDirectory() as folder, FirstEpochs() as progress:
+            try:
+                train(recipe("reference", "cnn"), data_folder() / "brain-tumor-mri", Path(folder), progress)
+            except Enough:
+                rows = progress.rows
+        numbers[f"{name}.parameters"] = number(sum(p.numel() for p in network.parameters()), "parameters")
         numbers[f"{name}.gmac"] = number(multiply_adds(network) / 1e9, "GMAC")
-        numbers[f"{name}.validation_macro_f1"] = number(
-            card.metrics["validation"]["macro_f1"], "fraction", n=card.metrics["validation"]["n"]
-        )
-        numbers[f"{name}.minutes"] = number(card.metrics["train_minutes"], "minutes")
+        numbers[f"{name}.train_loss"] = number(rows[-1].train_loss, "nats")
+        numbers[f"{name}.best_macro_f1"] = number(max(row.val_macro_f1 for row in rows), "fraction")
+        numbers[f"{name}.images_per_second"] = number(max(row.images_per_second for row in rows), "images/s")
     record("cnn-capacity", "python benchmarks/cnn_capacity.py", numbers)
 
 
