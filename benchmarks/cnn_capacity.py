@@ -1,4 +1,4 @@
-"""What the custom CNN should look like: candidates within the budget, trained alike for the first epochs of `reference`.
+"""What the custom CNN should look like: candidates trained alike for the first epochs of `reference`.
 
 Scored on the validation part alone. Command: python benchmarks/cnn_capacity.py
 """
@@ -11,7 +11,7 @@ import torch
 from record import data_folder, number, record
 from torch import nn
 
-from braintumor.cli import TrainingProgress
+from braintumor.terminal import TrainingProgress
 from braintumor.training import networks
 from braintumor.training.checkpoint import Epoch
 from braintumor.training.networks import CustomCNN, Residual, block

@@ -17,7 +17,7 @@ import torch
 from record import ROOT, data_folder, number, record, spread
 from torch.nn import functional
 
-from braintumor.cli import TrainingProgress
+from braintumor.terminal import TrainingProgress
 from braintumor.training.loader import Images, decoded, prepare
 from braintumor.training.networks import build, freeze, train_mode
 from braintumor.training.recipe import recipe

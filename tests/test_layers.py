@@ -17,7 +17,7 @@ LAYERS = (
     "read zoo overlay data.duplicates training.networks training.augment training.recipe",
     "training.export training.loader training.checkpoint training.weights training.artefact "
     "inference braintumor data.audit evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
-    "training.train training.folds archive dicom.write evaluate.report",
+    "training.train training.folds archive dicom.write evaluate.report terminal",
     "cli web.app dicom.pacs",
     "__main__",
 )

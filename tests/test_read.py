@@ -261,7 +261,7 @@ def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytes
 
 def test_reasons_hold_no_folder(tmp_path: Path) -> None:
     file = tmp_path / "slice.png"
-    for content in (b"", b"hello", blank_png(20000), encode_array(RAMP)[:50]):
+    for content in (b"", b"hello", blank_png(20000, 20000), encode_array(RAMP)[:50]):
         file.write_bytes(content)
         assert re.search(re.escape(str(tmp_path)), reason_of(file)) is None
 
@@ -275,7 +275,7 @@ def test_warnings_of_decoders_stay_inside_threads_too() -> None:
             for _ in range(50):
                 read(damaged)
                 with pytest.raises(ImageError):
-                    read(blank_png(9600))
+                    read(blank_png(9600, 9600))
         except BaseException as error:
             failures.append(error)
 

@@ -1,17 +1,14 @@
-"""The command line: one dataclass per command, the only module that prints."""
+"""The command line: one dataclass per command. Only this module and `terminal` print."""
 
-import csv
 import dataclasses
 import io
-import json
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional
@@ -20,13 +17,9 @@ from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.errors import BrainTumorError, ImageError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from braintumor.inference import Prediction
     from braintumor.model import Model
-    from braintumor.training.checkpoint import Epoch
-
-    Writer = Callable[[Prediction | ImageError | None], None]
+    from braintumor.terminal import Writer
 
 DONE, BAD_INPUT, FINDINGS, INTERRUPTED = 0, 2, 3, 130
 EXTRA_OF = {
@@ -71,6 +64,7 @@ class Train:
 
     def run(self) -> int:
         """Train and say where the model is."""
+        from braintumor.terminal import TrainingProgress
         from braintumor.training.recipe import recipe
         from braintumor.training.train import train
 
@@ -131,6 +125,7 @@ class Evaluate:
         """Evaluate and print the main numbers."""
         from braintumor.evaluate.report import evaluate
         from braintumor.model import load
+        from braintumor.terminal import Bar
 
         out = self.out or self.model / "evaluation"
         model = load(self.model)
@@ -177,6 +172,7 @@ class Predict:
         """Print one answer per slice as they come; what cannot be read goes to the error stream."""
         from braintumor.inference import predict_each
         from braintumor.model import load
+        from braintumor.terminal import csv_writer, json_writer, text_writer
 
         model = load(self.model)
         writer = {"text": text_writer, "json": json_writer, "csv": csv_writer}[self.format]
@@ -292,76 +288,6 @@ def written(answers: "Iterator[Prediction | ImageError]", write: "Writer") -> in
     return ending(failures)
 
 
-def text_writer(model: "Model") -> "Writer":
-    """Return a writer of lines for people."""
-
-    def write(answer: "Prediction | ImageError | None") -> None:
-        if answer is None:
-            print(f"{model.card.name} {model.card.version}. {DISCLAIMER}")
-        elif not isinstance(answer, ImageError):
-            shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
-            answered = f"refer ({'; '.join(answer.reasons)})" if answer.decision == "refer" else TITLES[answer.decision]
-            print(f"{answer.image}: {answered}   {shares}", flush=True)
-
-    return write
-
-
-def json_writer(model: "Model") -> "Writer":
-    """Return a writer of one JSON object whose `predictions` are streamed."""
-    head = json.dumps({"model": f"{model.card.name} {model.card.version}", "disclaimer": DISCLAIMER})
-    separator = head.removesuffix("}") + ', "predictions": [\n'
-    empty = separator
-
-    def write(answer: "Prediction | ImageError | None") -> None:
-        nonlocal separator
-        if answer is None:
-            print(f"{empty if separator is empty else ''}\n]}}")
-        else:
-            entry = (
-                {"image": answer.source, "error": answer.reason} if isinstance(answer, ImageError) else record(answer)
-            )
-            print(separator + json.dumps(entry), end="", flush=True)
-            separator = ",\n"
-
-    return write
-
-
-def csv_writer(model: "Model") -> "Writer":
-    """Return a writer of lines with the columns of predictions.csv; unreadable files have none."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    begun = False
-
-    def write(answer: "Prediction | ImageError | None") -> None:
-        nonlocal begun
-        if not begun:
-            writer.writerow(
-                ("image", "label", "predicted", "decision", "reasons", *(f"p_{name}" for name in CLASSES), "model")
-            )
-            begun = True
-        if answer is None:
-            print(f"{model.card.name} {model.card.version}. {DISCLAIMER}", file=sys.stderr)
-        elif not isinstance(answer, ImageError):
-            writer.writerow(record(answer).values())
-
-    return write
-
-
-def record(prediction: "Prediction") -> dict[str, str | float]:
-    """Return an answer under the names of predictions.csv."""
-    shares = {
-        f"p_{name}": round(float(share), 6) for name, share in zip(CLASSES, prediction.probabilities, strict=True)
-    }
-    return {
-        "image": prediction.image,
-        "label": "",
-        "predicted": prediction.predicted,
-        "decision": prediction.decision,
-        "reasons": "; ".join(prediction.reasons),
-        **shares,
-        "model": prediction.model,
-    }
-
-
 def explained(prediction: "Prediction", model: "Model", shown_class: str, out: Path, name: str) -> str:
     """Write the overlay and the raw map of one slice; return the line that says what they show."""
     import numpy as np
@@ -412,67 +338,3 @@ def interrupted_text(out: Path) -> str:
     if (out / "checkpoint" / "state.json").exists():
         return f"interrupted; the last finished epoch is kept in {out}. Go on with the same command and --resume"
     return "interrupted before the first epoch was finished; nothing to resume, start again"
-
-
-class Bar:
-    """A live bar on a terminal, nothing elsewhere."""
-
-    def __init__(self, title: str) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            transient=True,
-        )
-        self._task = self._bar.add_task(title, total=None, note="")
-
-    def __enter__(self) -> Self:
-        """Start drawing."""
-        if sys.stderr.isatty() or sys.stdout.isatty():
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop drawing."""
-        self._bar.stop()
-
-    def show(self, done: int, total: int, title: str | None = None, note: str = "") -> None:
-        """Move the bar; with a title, rename it."""
-        self._bar.update(self._task, completed=done, total=total, note=note, description=title)
-
-    def say(self, message: str) -> None:
-        """Print a line above the bar."""
-        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
-class TrainingProgress(Bar):
-    """Training on a terminal: a live bar with images/s, loss, learning rate and time left; plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__("preparing")
-        self._began = time.perf_counter()
-        self._last = ""
-
-    def step(self, epoch: int, done: int, images: int, loss: float, learning_rate: float) -> None:
-        """Move the bar by one step."""
-        if done <= images and not self._bar.live.is_started:
-            return
-        if self._bar.tasks[0].completed >= done:
-            self._began = time.perf_counter()
-        speed = done / max(time.perf_counter() - self._began, 1e-9)
-        note = f"{speed:.0f} images/s  loss {loss:.3f}  lr {learning_rate:.1e}  {self._last}"
-        self.show(done, images, f"epoch {epoch}", note)
-
-    def epoch(self, row: "Epoch", epochs: int) -> None:
-        """Print the epoch's line."""
-        left = (epochs - row.epoch) * row.seconds / 60
-        self._last = f"validation macro-F1 {row.val_macro_f1:.4f}"
-        self.say(
-            f"epoch {row.epoch}/{epochs}  loss {row.train_loss:.4f}  validation loss {row.val_loss:.4f}  "
-            f"accuracy {row.val_accuracy:.4f}  macro-F1 {row.val_macro_f1:.4f}  lr {row.learning_rate:.2e}  "
-            f"{row.images_per_second:.0f} images/s  at most {left:.0f} min left"
-        )

@@ -19,6 +19,8 @@ from braintumor.scan import Scan
 Source = str | Path | Scan
 Prepared = tuple[str, NDArray[np.float32] | ImageError]
 
+COLUMNS = ("image", "label", "predicted", "decision", "reasons", *(f"p_{name}" for name in CLASSES), "model")
+
 BATCH = 32
 BATCHES_AHEAD = 3
 DECODERS = 2
@@ -45,6 +47,20 @@ class Prediction:
     reasons: tuple[str, ...]
     class_maps: NDArray[np.float32]
     model: str
+
+    def record(self, label: str = "") -> dict[str, str | float]:
+        """Return the answer under `COLUMNS`, probabilities to 6 places; `label` is the true class where it is known."""
+        shares = (round(float(share), 6) for share in self.probabilities)
+        values: tuple[str | float, ...] = (
+            self.image,
+            label,
+            self.predicted,
+            self.decision,
+            "; ".join(self.reasons),
+            *shares,
+            self.model,
+        )
+        return dict(zip(COLUMNS, values, strict=True))
 
 
 def predict(scans: Source | Iterable[Source], model: Model) -> list[Prediction]:

@@ -24,10 +24,9 @@ from braintumor.evaluate.gallery import Mistake, legend, worst_mistakes
 from braintumor.evaluate.leakage import Leakage, find_leakage
 from braintumor.evaluate.metrics import Integers, Measured, confusion, measure
 from braintumor.files import write_text
-from braintumor.inference import Prediction, predict_each
+from braintumor.inference import COLUMNS, Prediction, predict_each
 from braintumor.model import Model
 
-COLUMNS = ("image", "label", "predicted", "decision", "reasons", *(f"p_{name}" for name in CLASSES), "model")
 MAIN = ("accuracy", "precision", "recall", "f1")
 
 Progress = Callable[[int, int], None]
@@ -227,8 +226,7 @@ def group_numbers(test: Manifest, miniatures: NDArray[np.float32]) -> Integers:
 def line(answer: tuple[Row, Prediction]) -> tuple[object, ...]:
     """Return one line of predictions.csv."""
     row, said = answer
-    chances = (f"{p:.6g}" for p in said.probabilities)
-    return row.image, row.label, said.predicted, said.decision, "; ".join(said.reasons), *chances, said.model
+    return tuple((said.record(row.label) | {"image": row.image}).values())
 
 
 def render(report: Report, answers: Answers, mistakes: Sequence[Mistake], model: Model) -> str:

@@ -42,6 +42,10 @@ class WithClassMaps(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, 4) and class maps (N, 4, h, w), non-negative, unscaled, of (N, 1, H, W) in [0, 1]."""
         first, norm, rectify, _, last = self.network.head
+        assert isinstance(first, nn.Linear)
+        assert isinstance(norm, nn.BatchNorm1d)
+        assert norm.running_var is not None
+        assert isinstance(last, nn.Linear)
         features = self.network.features(image)  # (N, K, h, w)
         hidden = self.hidden(features)
         logits = last(rectify(hidden))
@@ -60,7 +64,7 @@ class WithClassMaps(nn.Module):
 def class_maps(features: Tensor, weights: Tensor) -> Tensor:
     """Return the (N, C, h, w) maps: features (N, K, h, w) summed under weights (N, C, K), negative parts cut off."""
     flat = weights @ features.flatten(2)  # (N, C, h * w)
-    return torch.relu(flat).unflatten(2, features.shape[2:])
+    return torch.relu(flat).view(flat.shape[0], flat.shape[1], *features.shape[2:])
 
 
 def export(network: Network, size: int, target: Path) -> None:

@@ -146,6 +146,6 @@ def is_sealed(file: Path, seal: Path, shape: tuple[int, ...]) -> bool:
     try:
         expected = json.loads(seal.read_text())["sha256"]
         stored = np.load(file, mmap_mode="r")
-        return stored.shape == shape and stored.dtype == np.uint8 and file_sha256(file) == expected
+        return bool(stored.shape == shape and stored.dtype == np.uint8 and file_sha256(file) == expected)
     except (OSError, ValueError, KeyError, TypeError):
         return False

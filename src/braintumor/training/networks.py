@@ -54,7 +54,7 @@ def build(model: str, *, dropout: float = 0.6) -> Network:
     else:
         backbone, channels = timm_backbone(TIMM_NAMES.get(model, model))
         network = Network(backbone, channels, dropout)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last)
 
 
 def timm_backbone(name: str) -> tuple[nn.Module, int]:

@@ -260,7 +260,7 @@ def one_epoch(run: Run, number: int) -> Epoch:
 def epoch_order(config: TrainConfig, number: int, images: int) -> tuple[Tensor, ...]:
     """Return the batches of an epoch as positions; a last batch of one image is left out (batch norm needs two)."""
     generator = torch.Generator().manual_seed(epoch_seed(config, number))
-    batches = torch.randperm(images, generator=generator).split(config.batch_size)
+    batches: tuple[Tensor, ...] = torch.randperm(images, generator=generator).split(config.batch_size)
     return batches if len(batches[-1]) > 1 or len(batches) == 1 else batches[:-1]
 
 

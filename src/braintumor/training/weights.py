@@ -178,14 +178,15 @@ def unfold(network: Network, norms: list[nn.BatchNorm2d], batches: Callable[[], 
     for hook in hooks:
         hook.remove()
     for norm, parts in sums.items():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         mean, square = torch.stack(parts).mean(dim=0)
         variance = (square - mean**2).clamp(min=0)
-        scale, bias = norm.weight.clone(), norm.bias.clone()
-        old = torch.sqrt(norm.running_var + norm.eps)  # type: ignore[operator]
-        norm.bias.copy_(bias + (mean - norm.running_mean) * scale / old)  # type: ignore[operator]
-        norm.weight.copy_(torch.sqrt(variance + norm.eps) * scale / old)
-        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
-        norm.running_var.copy_(variance)  # type: ignore[union-attr]
+        slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        norm.bias.add_((mean - norm.running_mean) * slope)
+        norm.weight.copy_(torch.sqrt(variance + norm.eps) * slope)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
 
 
 def moments(activations: Tensor) -> Tensor:

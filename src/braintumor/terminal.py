@@ -1,0 +1,132 @@
+"""How answers and progress look on a terminal, in a pipe and in a log."""
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+from braintumor.classes import CLASSES, DISCLAIMER, TITLES
+from braintumor.errors import ImageError
+from braintumor.inference import COLUMNS, Prediction
+
+if TYPE_CHECKING:
+    from braintumor.model import Model
+    from braintumor.training.checkpoint import Epoch
+
+Writer = Callable[[Prediction | ImageError | None], None]
+"""Takes every answer, then None at the end."""
+
+
+def text_writer(model: "Model") -> Writer:
+    """Return a writer of lines for people."""
+
+    def write(answer: Prediction | ImageError | None) -> None:
+        if answer is None:
+            print(f"{model.card.name} {model.card.version}. {DISCLAIMER}")
+        elif not isinstance(answer, ImageError):
+            shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
+            answered = f"refer ({'; '.join(answer.reasons)})" if answer.decision == "refer" else TITLES[answer.decision]
+            print(f"{answer.image}: {answered}   {shares}", flush=True)
+
+    return write
+
+
+def json_writer(model: "Model") -> Writer:
+    """Return a writer of one JSON object whose `predictions` are streamed."""
+    head = json.dumps({"model": f"{model.card.name} {model.card.version}", "disclaimer": DISCLAIMER})
+    separator = head.removesuffix("}") + ', "predictions": [\n'
+    empty = separator
+
+    def write(answer: Prediction | ImageError | None) -> None:
+        nonlocal separator
+        if answer is None:
+            print(f"{empty if separator is empty else ''}\n]}}")
+        else:
+            entry = (
+                {"image": answer.source, "error": answer.reason} if isinstance(answer, ImageError) else answer.record()
+            )
+            print(separator + json.dumps(entry), end="", flush=True)
+            separator = ",\n"
+
+    return write
+
+
+def csv_writer(model: "Model") -> Writer:
+    """Return a writer of lines with the columns of predictions.csv; unreadable files have none."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(COLUMNS)
+
+    def write(answer: Prediction | ImageError | None) -> None:
+        if answer is None:
+            print(f"{model.card.name} {model.card.version}. {DISCLAIMER}", file=sys.stderr)
+        elif not isinstance(answer, ImageError):
+            writer.writerow(answer.record().values())
+
+    return write
+
+
+class Bar:
+    """A live bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            transient=True,
+        )
+        self._task = self._bar.add_task(title, total=None, note="")
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        if sys.stdout.isatty():
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop drawing."""
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+    def show(self, done: int, total: int, title: str | None = None, note: str = "") -> None:
+        """Move the bar; with a title, rename it."""
+        self._bar.update(self._task, completed=done, total=total, note=note, description=title)
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+class TrainingProgress(Bar):
+    """Training on a terminal: a live bar with images/s, loss, learning rate and time left; plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__("preparing")
+        self._began = time.perf_counter()
+        self._last = ""
+
+    def step(self, epoch: int, done: int, images: int, loss: float, learning_rate: float) -> None:
+        """Move the bar by one step."""
+        if not self._bar.live.is_started:
+            return
+        if self._bar.tasks[0].completed >= done:
+            self._began = time.perf_counter()
+        speed = done / max(time.perf_counter() - self._began, 1e-9)
+        note = f"{speed:.0f} images/s  loss {loss:.3f}  lr {learning_rate:.1e}  {self._last}"
+        self.show(done, images, f"epoch {epoch}", note)
+
+    def epoch(self, row: "Epoch", epochs: int) -> None:
+        """Print the epoch's line."""
+        left = (epochs - row.epoch) * row.seconds / 60
+        self._last = f"validation macro-F1 {row.val_macro_f1:.4f}, at most {left:.0f} min left"
+        self.say(
+            f"epoch {row.epoch}/{epochs}  loss {row.train_loss:.4f}  validation loss {row.val_loss:.4f}  "
+            f"accuracy {row.val_accuracy:.4f}  macro-F1 {row.val_macro_f1:.4f}  lr {row.learning_rate:.2e}  "
+            f"{row.images_per_second:.0f} images/s  at most {left:.0f} min left"
+        )
