@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from record import data_folder, number, record
 from torch import nn
 
@@ -80,24 +79,6 @@ def he_normal(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def multiply_adds(network: nn.Module) -> int:
-    """Return the multiply-adds of convolutions and linear layers for one 224 px image."""
-    total = 0
-
-    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal total
-        assert isinstance(module.weight, torch.Tensor)
-        total += module.weight.numel() * (output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1)
-
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, 1, 224, 224))
-    for hook in hooks:
-        hook.remove()
-    return total
-
-
 def main() -> None:
     """Produce `cnn-capacity.json`."""
     numbers: dict[str, dict[str, Any]] = {}
@@ -110,7 +91,7 @@ def main() -> None:
             except Enough:
                 rows = progress.rows
         numbers[f"{name}.parameters"] = number(sum(p.numel() for p in network.parameters()), "parameters")
-        numbers[f"{name}.gmac"] = number(multiply_adds(network) / 1e9, "GMAC")
+        numbers[f"{name}.gmac"] = number(networks.multiply_adds(network, 224) / 1e9, "GMAC")
         numbers[f"{name}.train_loss"] = number(rows[-1].train_loss, "nats")
         numbers[f"{name}.best_macro_f1"] = number(max(row.val_macro_f1 for row in rows), "fraction")
         numbers[f"{name}.images_per_second"] = number(max(row.images_per_second for row in rows), "images/s")

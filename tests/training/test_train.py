@@ -68,7 +68,7 @@ def test_training_writes_a_model_folder_that_predicts(data: Path, tmp_path: Path
     model = load(tmp_path / "run")
     assert model.card == card
     logits, maps = model(np.zeros((3, 1, 32, 32), np.float32))
-    assert (logits.shape, maps.shape) == ((3, 4), (3, 4, 2, 2))
+    assert (logits.shape, maps.shape) == ((3, 4), (3, 4, 1, 1))
 
 
 STOPPED = """

@@ -18,7 +18,7 @@ from braintumor.preprocess import Preprocess
 from braintumor.training import checkpoint, export
 from braintumor.training.checkpoint import Epoch, State
 from braintumor.training.loader import Images
-from braintumor.training.networks import Network
+from braintumor.training.networks import Network, multiply_adds
 from braintumor.training.recipe import TrainConfig
 
 PARITY_BATCHES = 2
@@ -62,7 +62,7 @@ def write_artefact(
         weights_origin=state.weights_origin,
         data=data_facts(manifest, skipped),
         precisions={"float32": parity},
-        metrics=metrics(network, state, logits, labels),
+        metrics=metrics(network, config.size, state, logits, labels),
     )
     write_text(out / "card.json", card.to_json())
     return card
@@ -88,10 +88,11 @@ def data_facts(manifest: Manifest, skipped: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def metrics(network: Network, state: State, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def metrics(network: Network, size: int, state: State, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Return what the card says about the run: size, time, epochs and the validation part's scores."""
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "multiply_adds": multiply_adds(network, size),
         "train_minutes": round(state.seconds / 60, 2),
         "epochs": len(state.history),
         "best_epoch": state.best.epoch,

@@ -142,3 +142,21 @@ def train_mode(network: Network, frozen: Iterable[str]) -> None:
     network.train()
     for prefix in frozen:
         network.backbone.get_submodule(prefix).eval()
+
+
+@torch.no_grad()
+def multiply_adds(network: nn.Module, size: int) -> int:
+    """Return the multiply-adds of the convolutions and linear layers for one image of size x size pixels."""
+    total = 0
+
+    def count(layer: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        positions = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+        total += positions * cast(Tensor, layer.weight).numel()
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    network.eval()(torch.zeros(1, 1, size, size))
+    for hook in hooks:
+        hook.remove()
+    return total
