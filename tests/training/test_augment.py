@@ -6,19 +6,7 @@ import torch
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as tv
 
-from braintumor.training.augment import Augment, Variation, apply, blur, draw, jitter, resample
-
-
-def untouched(count: int = 1) -> Variation:
-    return Variation(
-        centre=torch.zeros(count, 2),
-        half=torch.ones(count, 2),
-        flip=torch.ones(count, 2),
-        angle=torch.zeros(count),
-        brightness=torch.ones(count),
-        contrast=torch.ones(count),
-        sigma=torch.zeros(count),
-    )
+from braintumor.training.augment import Augment, apply, blur, draw, jitter, resample, unvaried
 
 
 @pytest.fixture
@@ -29,7 +17,7 @@ def images() -> torch.Tensor:
 
 
 def test_nothing_changes_where_nothing_is_drawn(images: torch.Tensor) -> None:
-    assert_close(resample(images, untouched(3), 64), images, atol=1e-6, rtol=0)
+    assert_close(resample(images, unvaried(3), 64), images, atol=1e-6, rtol=0)
     assert_close(jitter(images, torch.ones(3), torch.ones(3)), images)
     assert_close(blur(images, torch.zeros(3)), images)
 
@@ -37,7 +25,7 @@ def test_nothing_changes_where_nothing_is_drawn(images: torch.Tensor) -> None:
 def test_crop_equals_torchvision(images: torch.Tensor) -> None:
     top, left, height, width = 10, 4, 40, 48
     variation = replace(
-        untouched(3),
+        unvaried(3),
         centre=torch.tensor([[(left + width / 2) / 32 - 1, (top + height / 2) / 32 - 1]] * 3),
         half=torch.tensor([[width / 64, height / 64]] * 3),
     )
@@ -50,13 +38,13 @@ def test_crop_equals_torchvision(images: torch.Tensor) -> None:
     ("flip", "operation"), [([-1.0, 1.0], tv.horizontal_flip), ([1.0, -1.0], tv.vertical_flip)], ids=["left", "upside"]
 )
 def test_flip_equals_torchvision(images: torch.Tensor, flip: list[float], operation: object) -> None:
-    variation = replace(untouched(3), flip=torch.tensor([flip] * 3))
+    variation = replace(unvaried(3), flip=torch.tensor([flip] * 3))
     assert_close(resample(images, variation, 64), operation(images), atol=1e-6, rtol=0)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("degrees", [-30.0, 12.5, 30.0])
 def test_rotation_equals_torchvision(images: torch.Tensor, degrees: float) -> None:
-    variation = replace(untouched(3), angle=torch.full((3,), math.radians(degrees)))
+    variation = replace(unvaried(3), angle=torch.full((3,), math.radians(degrees)))
     expected = tv.rotate(images, degrees, tv.InterpolationMode.BILINEAR)
     found = resample(images, variation, 64)
     inside = tv.rotate(torch.ones_like(images), degrees, tv.InterpolationMode.BILINEAR) == 1
@@ -79,7 +67,7 @@ def test_blur_equals_torchvision(images: torch.Tensor, sigma: float) -> None:
 
 def test_geometry_in_one_resampling_equals_torchvision_step_by_step(images: torch.Tensor) -> None:
     variation = replace(
-        untouched(3),
+        unvaried(3),
         centre=torch.tensor([[0.125, -0.0625]] * 3),
         half=torch.tensor([[0.8125, 0.875]] * 3),
         flip=torch.tensor([[-1.0, -1.0]] * 3),

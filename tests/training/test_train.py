@@ -139,6 +139,30 @@ def test_validation_is_never_augmented(data: Path, tmp_path: Path, monkeypatch: 
     assert len(seen) == sum(card.data["counts"]["train"].values())
 
 
+def test_batch_norms_are_measured_on_unaugmented_images_where_asked(data: Path, tmp_path: Path) -> None:
+    config = replace(TINY, epochs=1, norm_batches=2, dropout=0.9)
+    seen: list[module.Run] = []
+    original = module.measure_norms
+
+    def keeping(run: module.Run, order: tuple[torch.Tensor, ...]) -> None:
+        original(run, order)
+        norm = run.network.backbone.get_submodule("0.1")
+        images = run.train.grey[torch.cat(order[:2]).numpy()][:, None]
+        resized = torch.nn.functional.interpolate(torch.from_numpy(images) / 255, size=(32, 32), mode="bilinear")
+        three = (resized - run.network.mean) / run.network.std
+        with torch.no_grad():
+            features = run.network.backbone.get_submodule("0.0")(three)
+        torch.testing.assert_close(norm.running_mean, features.mean(dim=(0, 2, 3)), atol=0.02, rtol=0.02)
+        assert norm.momentum == 0.1
+        assert not run.network.head[3].training  # no dropout while measuring
+        seen.append(run)
+
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(module, "measure_norms", keeping)
+        train(config, data, tmp_path / "run", Silent())
+    assert len(seen) == 1
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(data: Path, tmp_path: Path) -> None:
     class Spoiling(Silent):
         def epoch(self, row: Epoch, epochs: int) -> None:
@@ -213,6 +237,7 @@ def test_the_reference_recipe_is_the_documented_one() -> None:
         assert (config.learning_rate, config.final_learning_rate, config.weight_decay) == (1e-4, 1e-6, 0.01)
         assert (config.batch_size, config.validation_fraction, config.dropout) == (32, 0.15, 0.6)
         assert (config.size, config.source_size) == (224, 256)
+    assert (cnn.norm_batches, resnet.norm_batches) == (32, 0)
     assert (resnet.epochs, resnet.weights, resnet.frozen) == (30, "imagenet", ("conv1", "bn1", "layer1", "layer2"))
 
 

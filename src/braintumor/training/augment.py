@@ -88,6 +88,12 @@ def draw(settings: Augment, seed: int, epoch: int, images: Sequence[int]) -> Var
     return Variation(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
 
 
+def unvaried(images: int) -> Variation:
+    """Return the variations that leave so many images as they are, whole and upright."""
+    one, two = torch.ones(images), torch.ones(images, 2)
+    return Variation(torch.zeros(images, 2), two, two, torch.zeros(images), one, one, torch.zeros(images))
+
+
 def apply(images: Tensor, variation: Variation, size: int) -> Tensor:
     """Return the varied images: (N, 1, S, S) uint8 or float grey levels 0-255 to (N, 1, size, size) float32 in [0, 1].
 

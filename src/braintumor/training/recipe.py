@@ -22,6 +22,8 @@ class TrainConfig:
         dropout: in the head.
         patience: epochs without a better validation macro-F1 after which the run ends.
         validation_fraction: share of the training images held out, in whole groups.
+        norm_batches: unaugmented training batches on which the statistics of trained batch norms are measured before
+            every validation; 0 keeps the running ones, which follow the augmented images. Source: arXiv:2105.07576.
         frozen: parts of the backbone that keep their weights and batch-norm statistics.
         weights: `imagenet`, `none` or a safetensors file.
         allow_partial_weights: go on where the weights lack tensors; these start He-normal.
@@ -40,6 +42,7 @@ class TrainConfig:
     dropout: float = 0.6
     patience: int = 5
     validation_fraction: float = 0.15
+    norm_batches: int = 0
     frozen: tuple[str, ...] = ()
     weights: str = "none"
     allow_partial_weights: bool = False
@@ -51,7 +54,7 @@ class TrainConfig:
 
 RECIPES: Final = {
     "reference": {
-        "cnn": TrainConfig("cnn"),
+        "cnn": TrainConfig("cnn", norm_batches=32),
         "resnet": TrainConfig("resnet", epochs=30, frozen=RESNET_FROZEN, weights="imagenet"),
     },
 }

@@ -3,14 +3,14 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from braintumor.classes import CLASSES
@@ -252,9 +252,36 @@ def one_epoch(run: Run, number: int) -> Epoch:
         done += len(indices)
         run.progress.step(number + 1, done, len(run.train.labels), value, rate)
     speed = done / (time.perf_counter() - began)
+    measure_norms(run, order[: config.norm_batches])
     val_loss, accuracy, macro_f1 = score(run)
     elapsed = time.perf_counter() - began
     return Epoch(number + 1, rate, total / done, val_loss, accuracy, macro_f1, speed, elapsed)
+
+
+@torch.no_grad()
+def measure_norms(run: Run, order: Sequence[Tensor]) -> None:
+    """Measure the statistics of the trained batch norms on unaugmented training images, as validation and use see them.
+
+    Args:
+        run: its network is left in evaluation mode.
+        order: batches as positions among the training images; without any the running statistics stay.
+    """
+    run.network.eval()
+    layers = (nn.BatchNorm1d, nn.BatchNorm2d)
+    norms = [norm for norm in run.network.modules() if isinstance(norm, layers) and norm.weight.requires_grad]
+    momenta = [norm.momentum for norm in norms]
+    if order:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain average over the batches
+            norm.train()
+    for indices in order:
+        grey, _ = run.train.batch(indices, run.device)
+        batch = augment.apply(grey, augment.unvaried(len(indices)), run.config.size)
+        with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
+            run.network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def epoch_order(config: TrainConfig, number: int, images: int) -> tuple[Tensor, ...]:
