@@ -202,6 +202,18 @@ def test_nothing_is_overwritten(data: Path, tmp_path: Path) -> None:
         train(TINY, data, tmp_path / "run", Silent())
 
 
+def test_a_setting_that_is_younger_than_the_run_had_its_default(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, data, tmp_path / "run", Silent(lambda _: (_ for _ in ()).throw(KeyboardInterrupt)))
+    file = tmp_path / "run" / "checkpoint" / "state.json"
+    record = json.loads(file.read_text())
+    del record["identity"]["settings"]["norm_batches"]
+    file.write_text(json.dumps(record))
+    with pytest.raises(TrainingError, match="norm_batches: was 0, is 1"):
+        train(replace(TINY, norm_batches=1), data, tmp_path / "run", Silent(), resume=True)
+    assert train(TINY, data, tmp_path / "run", Silent(), resume=True).train["norm_batches"] == 0
+
+
 def test_there_must_be_something_to_resume(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="nothing to resume"):
         train(TINY, data, tmp_path / "run", Silent(), resume=True)

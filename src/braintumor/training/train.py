@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -132,6 +132,7 @@ def begin(
     if resume:
         state = checkpoint.load(out / "checkpoint")
         check_identity(state, identity, out)
+        state = replace(state, identity=identity)
     else:
         origin = weights.start(network, config.model, config.weights, allow_partial=config.allow_partial_weights)
         state = State(identity, str(compute_dtype(device)).removeprefix("torch."), origin)
@@ -169,21 +170,20 @@ def check_folder(out: Path, resume: bool) -> None:
         raise TrainingError(f"{out} holds an unfinished run; go on with --resume, or choose another folder with --out")
 
 
-def check_identity(state: State, identity: dict[str, object], out: Path) -> None:
-    """Raise where settings or data differ from those the run began with."""
-    if state.identity != identity:
-        before, now = flat(state.identity), flat(identity)
-        changed = [f"{key}: was {before.get(key)}, is {now[key]}" for key in sorted(now) if before.get(key) != now[key]]
+def check_identity(state: State, identity: dict[str, Any], out: Path) -> None:
+    """Raise where settings or data differ from those the run began with; settings younger than the run were default."""
+    default = json.loads(json.dumps(asdict(TrainConfig(model=""))))
+    before, now = default | flat(state.identity), flat(identity)
+    changed = [f"{key}: was {before.get(key)}, is {now[key]}" for key in sorted(now) if before.get(key) != now[key]]
+    if changed:
         raise TrainingError(
             f"the run in {out} began differently ({'; '.join(changed)}); resume with the same settings and data"
         )
 
 
-def flat(identity: dict[str, object]) -> dict[str, object]:
+def flat(identity: dict[str, Any]) -> dict[str, Any]:
     """Return the settings and the data's fingerprint in one level."""
-    settings = identity["settings"]
-    assert isinstance(settings, dict)
-    return {**settings, "data": identity["data"]}
+    return {**identity["settings"], "data": identity["data"]}
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
