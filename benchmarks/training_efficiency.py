@@ -1,8 +1,9 @@
-"""How near the training loop comes to the bare network step, and how much memory a training run takes.
+"""How near the training loop comes to the bare network step, how soon a run starts, and how much memory it takes.
 
 Command: python benchmarks/training_efficiency.py
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -21,17 +22,20 @@ from braintumor.terminal import TrainingProgress
 from braintumor.training.loader import Images, decoded, prepare
 from braintumor.training.networks import build, freeze, train_mode
 from braintumor.training.recipe import recipe
-from braintumor.training.train import Run, compute_dtype, inverse_frequency, one_epoch
+from braintumor.training.train import Run, compute_dtype, inverse_frequency, one_epoch, train
 from braintumor.training.weights import cache_folder
 
-PAIRS, STEPS = 7, 20
+PAIRS, STEPS = 5, 20
 WEIGHTS = "weights/resnet18-imagenet-stem-to-layer3.safetensors"
 
 
 def main() -> None:
     """Produce `training-efficiency.json`."""
     data = data_folder()
-    numbers = efficiency(data / "brain-tumor-mri") | {"peak_mib": number(peak_mib(data), "MiB")}
+    numbers = efficiency(data / "brain-tumor-mri")
+    for model, weights in (("cnn", "none"), ("resnet", str(data / WEIGHTS))):
+        numbers[f"{model}.start_seconds"] = number(start_seconds(model, weights, data / "brain-tumor-mri"), "seconds")
+    numbers["peak_mib"] = number(peak_mib(data), "MiB")
     record("training-efficiency", "python benchmarks/training_efficiency.py", numbers)
 
 
@@ -87,6 +91,28 @@ def bare_step_rate(run: Run) -> float:
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
     return STEPS * size / (time.perf_counter() - began)
+
+
+class Started(Exception):  # noqa: N818
+    """The first step of a run is done."""
+
+
+class FirstStep(TrainingProgress):
+    """Stops a run after its first step."""
+
+    def step(self, epoch: int, done: int, images: int, loss: float, learning_rate: float) -> None:
+        """End the run."""
+        raise Started
+
+
+def start_seconds(model: str, weights: str, data: Path) -> float:
+    """Return the seconds from the call of `train` to the end of the first step, with the images in the cache."""
+    config = replace(recipe("reference", model), weights=weights, allow_partial_weights=True)
+    with tempfile.TemporaryDirectory() as folder, FirstStep() as progress:
+        began = time.perf_counter()
+        with contextlib.suppress(Started):
+            train(config, data, Path(folder) / "run", progress)
+        return time.perf_counter() - began
 
 
 def peak_mib(data: Path) -> float:

@@ -72,6 +72,7 @@ def test_the_reference_does_not_depend_on_the_terminal(generator: ModuleType, mo
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+
 def test_relative_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if "://" in target:
@@ -153,6 +154,11 @@ def test_the_readme_is_short_and_says_what_this_is_not() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     assert len(text.splitlines()) < 150
     assert "Not a medical device" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_page_is_left_unfinished(page: Path) -> None:
+    assert "TODO" not in page.read_text("utf-8")
 
 
 def test_changelog_and_citation_name_this_version() -> None:
