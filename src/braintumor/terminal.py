@@ -28,7 +28,7 @@ def text_writer(model: "Model") -> Writer:
         elif not isinstance(answer, ImageError):
             shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
             answered = f"refer ({'; '.join(answer.reasons)})" if answer.decision == "refer" else TITLES[answer.decision]
-            print(f"{answer.image}: {answered}   {shares}", flush=True)
+            print(f"{answer.image}: {answered:<15}  {shares}", flush=True)
 
     return write
 
