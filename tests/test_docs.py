@@ -72,7 +72,6 @@ def test_the_reference_does_not_depend_on_the_terminal(generator: ModuleType, mo
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-
 def test_relative_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if "://" in target:
