@@ -54,7 +54,7 @@ def test_text_answers_name_class_and_probabilities(
     first, last = capsys.readouterr().out.splitlines()
     [answer] = predict(slices[0], model)
     shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
-    assert first == f"{slices[0]}: {TITLES[answer.predicted]}   {shares}"
+    assert first == f"{slices[0]}: {TITLES[answer.predicted]:<15}  {shares}"
     assert last == f"tiny 1.2. {DISCLAIMER}"
 
 
