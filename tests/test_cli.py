@@ -245,7 +245,11 @@ sys.exit(main(sys.argv[2:]))
     ("library", "extra", "arguments"),
     [
         ("torch", "train", ["train", "--model", "cnn", "--data_dir", "."]),
+        ("timm", "train", ["train", "--model", "cnn", "--data_dir", "."]),
+        ("safetensors", "train", ["train", "--model", "cnn", "--data_dir", "."]),
         ("matplotlib", "evaluate", ["evaluate", "model", "data"]),
+        ("markupsafe", "evaluate", ["evaluate", "model", "data"]),
+        ("jinja2", "evaluate", ["compare", "first", "second"]),
     ],
 )
 def test_a_missing_library_names_its_extra(library: str, extra: str, arguments: list[str]) -> None:

@@ -30,6 +30,7 @@ EXTRA_OF = {
     "onnxscript": "train",
     "matplotlib": "evaluate",
     "jinja2": "evaluate",
+    "markupsafe": "evaluate",
 }
 
 
