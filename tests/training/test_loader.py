@@ -89,12 +89,26 @@ def test_a_given_validation_part_that_leaks_is_refused_with_the_images(data: Pat
 def test_every_unreadable_file_is_named_at_once(data: Path, cache: Path) -> None:
     (data / "Training" / "glioma" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (data / "Training" / "notumor" / "text.jpg").write_text("not a picture")
+    (data / "Training" / "notumor" / "empty.jpg").touch()
+    (data / "Training" / "notumor" / "notes.txt").write_text("not even by name")
     with pytest.raises(UnreadableDataError) as caught:
         prepared(data, cache)
-    assert set(caught.value.problems) == {"Training/glioma/cut.png", "Training/notumor/text.jpg"}
+    assert set(caught.value.problems) == {
+        "Training/glioma/cut.png",
+        "Training/notumor/text.jpg",
+        "Training/notumor/empty.jpg",
+        "Training/notumor/notes.txt",
+    }
     manifest, skipped = prepared(data, cache, skip_unreadable=True)
     assert set(skipped) == set(caught.value.problems)
     assert not set(skipped) & {row.image for row in manifest.rows}
+
+
+def test_a_class_of_which_nothing_can_be_decoded_is_no_small_loss(data: Path, cache: Path) -> None:
+    for file in (data / "Training" / "glioma").iterdir():
+        file.write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"no usable image of glioma in .*:\n  Training/glioma/"):
+        prepared(data, cache, skip_unreadable=True)
 
 
 def test_the_second_time_nothing_is_decoded(data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,12 +122,13 @@ def evaluate(
         StorageError: the files cannot be written.
     """
     data_dir = Path(data_dir)
-    protocol, listing = find_test_images(model, data_dir, skip_unreadable)
+    protocol, listing = find_test_images(model, data_dir)
     answers, unreadable, seconds = ask(listing.manifest, model, progress)
-    if unreadable and (not skip_unreadable or not answers):
-        raise UnreadableDataError(data_dir, unreadable)
+    unusable = listing.skipped | unreadable
+    if unusable and (not skip_unreadable or not answers):
+        raise UnreadableDataError(data_dir, unusable)
     report = judge(model, protocol, Manifest(data_dir, tuple(row for row, _ in answers)), answers)
-    skipped = dict(sorted((listing.skipped | unreadable).items()))
+    skipped = dict(sorted(unusable.items()))
     report = dataclasses.replace(report, skipped=skipped, images_per_second=len(listing.manifest) / seconds)
     pages.write_csv(out / "predictions.csv", COLUMNS, map(line, answers))
     write_text(out / "report.html", render(report, answers, worst_mistakes(answers, data_dir, model), model))
@@ -135,14 +136,14 @@ def evaluate(
     return report
 
 
-def find_test_images(model: Model, data_dir: Path, skip_unreadable: bool) -> tuple[str, Listing]:
+def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
     """Return the protocol and the test images: the folder's own test part, or the images that training set aside.
 
     Raises:
-        DataError: there are none, or some that were set aside are gone or changed.
+        DataError: there are none.
     """
     if has_part(data_dir, "test"):
-        return "official", list_images(data_dir, parts=("test",), skip_unreadable=skip_unreadable)
+        return "official", list_images(data_dir, parts=("test",), skip_unreadable=True)
     record = model.folder / "manifest.csv"
     expected = read_manifest(record, data_dir).part("test") if record.is_file() else Manifest(data_dir, ())
     if not expected:
@@ -158,8 +159,6 @@ def find_test_images(model: Model, data_dir: Path, skip_unreadable: bool) -> tup
         raise DataError(
             f"none of the {len(expected)} test images in {record} is in {data_dir}; name the folder it is of"
         )
-    if lost and not skip_unreadable:
-        raise UnreadableDataError(data_dir, lost)
     return "held-out", Listing(Manifest(data_dir, kept), lost)
 
 

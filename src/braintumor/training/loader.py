@@ -18,7 +18,7 @@ from braintumor.data.duplicates import group, thumbnails
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, Row, read_manifest, write_manifest
 from braintumor.data.split import leaks, split
-from braintumor.errors import DataError
+from braintumor.errors import DataError, UnreadableDataError
 from braintumor.files import file_sha256, replacing, write_text
 from braintumor.preprocess import Preprocess
 from braintumor.read import read
@@ -58,35 +58,56 @@ def prepare(
     Raises:
         DataError: the folder cannot be used, or a group lies in training and in the given validation part.
     """
-    listing = list_images(data_dir, parts={"train", "val"}, skip_unreadable=skip_unreadable)
-    settings = [CACHE_VERSION, listing.manifest.fingerprint(), fraction, seed, skip_unreadable]
+    listing = list_images(data_dir, parts={"train", "val"}, skip_unreadable=True)
+    settings = [CACHE_VERSION, listing.manifest.fingerprint(), fraction, seed]
     kept = cache / "manifests" / sha256(json.dumps(settings).encode()).hexdigest()[:32]
+    known = recall(kept, data_dir)
+    manifest, undecodable = known or grouped(listing.manifest)
+    skipped = {**listing.skipped, **undecodable}
+    if skipped and not skip_unreadable:
+        raise UnreadableDataError(data_dir, skipped)
+    if not known:
+        manifest = arranged(manifest, fraction, seed)
+        write_manifest(manifest, kept / "manifest.csv")
+        write_text(kept / "undecodable.json", json.dumps(undecodable, indent=2))
+    return manifest, skipped
+
+
+def recall(kept: Path, data_dir: Path) -> tuple[Manifest, dict[str, str]] | None:
+    """Return what `prepare` kept in a folder: manifest and undecodable files; None if it is absent or damaged."""
     try:
-        skipped = json.loads((kept / "skipped.json").read_text())
-        return read_manifest(kept / "manifest.csv", data_dir), skipped
+        undecodable = json.loads((kept / "undecodable.json").read_text())
+        return read_manifest(kept / "manifest.csv", data_dir), undecodable
     except (OSError, ValueError, DataError):
-        pass  # absent, or damaged: made again
-    manifest, skipped = grouped(listing.manifest, skip_unreadable)
+        return None
+
+
+def grouped(manifest: Manifest) -> tuple[Manifest, dict[str, str]]:
+    """Return the manifest with group names filled in, without the files that cannot be decoded, and these.
+
+    Raises:
+        DataError: no image of a class can be decoded.
+    """
+    small, problems = thumbnails(manifest, skip_unreadable=True)
+    kept = [index for index, row in enumerate(manifest.rows) if row.image not in problems]
+    rows = [manifest.rows[index] for index in kept]
+    lost = {row.label for row in manifest.rows} - {row.label for row in rows}
+    if lost:
+        listed = "\n".join(f"  {image}: {reason}" for image, reason in sorted(problems.items()))
+        raise DataError(f"no usable image of {', '.join(sorted(lost))} in {manifest.root}:\n{listed}")
+    numbers = group(small[kept], [row.sha256 for row in rows])
+    named = tuple(replace(row, group=f"g{number:05d}") for row, number in zip(rows, numbers, strict=True))
+    return replace(manifest, rows=named), problems
+
+
+def arranged(manifest: Manifest, fraction: float, seed: int) -> Manifest:
+    """Return the grouped manifest with a validation part, and with a test part where the layout has no parts."""
     if not any(row.split for row in manifest.rows):
         manifest = split(manifest, fraction, seed, "test")
     if any(row.split == "val" for row in manifest.rows):
         refuse_leaks(manifest)
-    else:
-        manifest = split(manifest, fraction, seed, "val")
-    skipped = {**listing.skipped, **skipped}
-    write_manifest(manifest, kept / "manifest.csv")
-    write_text(kept / "skipped.json", json.dumps(skipped, indent=2))
-    return manifest, skipped
-
-
-def grouped(manifest: Manifest, skip_unreadable: bool) -> tuple[Manifest, dict[str, str]]:
-    """Return the manifest with group names filled in, without the files that cannot be decoded, and these."""
-    small, problems = thumbnails(manifest, skip_unreadable=skip_unreadable)
-    kept = [index for index, row in enumerate(manifest.rows) if row.image not in problems]
-    rows = [manifest.rows[index] for index in kept]
-    numbers = group(small[kept], [row.sha256 for row in rows])
-    named = tuple(replace(row, group=f"g{number:05d}") for row, number in zip(rows, numbers, strict=True))
-    return replace(manifest, rows=named), problems
+        return manifest
+    return split(manifest, fraction, seed, "val")
 
 
 def refuse_leaks(manifest: Manifest) -> None:
