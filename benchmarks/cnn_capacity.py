@@ -54,7 +54,7 @@ class Plain(nn.Sequential):
             nn.Dropout2d(0.05),
         ]
         super().__init__(*early, block(128, 192, 2), block(192, 192), nn.Dropout2d(0.05), block(192, 256))
-        he_normal(self)
+        draw_weights(self)
 
 
 class Wide(nn.Sequential):
@@ -66,17 +66,17 @@ class Wide(nn.Sequential):
         early = [block(3, 32, 2), block(32, 64, 2), block(64, 128, 2), Residual(128), nn.Dropout2d(0.05)]
         late = [block(128, 256, 2), Residual(256), nn.Dropout2d(0.05), block(256, 320, 2), Residual(320)]
         super().__init__(*early, *late)
-        he_normal(self)
+        draw_weights(self)
 
 
 CANDIDATES = {"plain": Plain, "wide": Wide, "chosen": CustomCNN}
 
 
-def he_normal(network: nn.Module) -> None:
+def draw_weights(network: nn.Module) -> None:
     """Draw the convolutions' weights as the CNN does."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            networks.he_normal(module.weight)
 
 
 def main() -> None:

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from record import RESULTS, ROOT, data_folder, number, record
+from record import RESULTS, ROOT, WEIGHTS, data_folder, number, record
 
 RUNS = {"cnn": 50, "resnet": 30}
-WEIGHTS = "weights/resnet18-imagenet-stem-to-layer3.safetensors"
 
 
 def main() -> None:

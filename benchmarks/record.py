@@ -15,6 +15,7 @@ from braintumor.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
+WEIGHTS = "weights/resnet18-imagenet-stem-to-layer3.safetensors"  # in the data folder
 
 
 def data_folder() -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import ROOT, data_folder, number, record, spread
+from record import ROOT, WEIGHTS, data_folder, number, record, spread
 from torch.nn import functional
 
 from braintumor.terminal import TrainingProgress
@@ -26,7 +26,6 @@ from braintumor.training.train import Run, compute_dtype, inverse_frequency, one
 from braintumor.training.weights import cache_folder
 
 PAIRS, STEPS = 5, 20
-WEIGHTS = "weights/resnet18-imagenet-stem-to-layer3.safetensors"
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def test_the_test_part_is_not_touched_unless_wanted(tmp_path: Path, monkeypatch:
     fill(tmp_path, *(f"{part}/{label}/a.png" for part in ("train", "test") for label in ("glioma", "notumor")))
     (tmp_path / "test" / "astrocytoma").mkdir()
     opened: list[str] = []
-    read_bytes, iterdir = Path.read_bytes, Path.iterdir
+    opening, iterdir = Path.open, Path.iterdir
     monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(str(path)) or read_bytes(path))
     monkeypatch.setattr(Path, "iterdir", lambda path: opened.append(str(path)) or iterdir(path))
     assert len(list_images(tmp_path, parts={"train", "val"}).manifest) == 2
@@ -154,17 +154,17 @@ def test_links_to_folders_outside_are_followed(tmp_path: Path) -> None:
 
 def test_files_and_folders_without_permission_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, "glioma/a.png", "glioma/b.png", "glioma/locked/c.png", "notumor/a.png")
-    read_bytes, iterdir = Path.read_bytes, Path.iterdir
+    opening, iterdir = Path.open, Path.iterdir
 
     def guarded(action: Any, forbidden: str) -> Any:
-        def run(path: Path) -> Any:
+        def run(path: Path, *arguments: Any) -> Any:
             if path.name == forbidden:
                 raise PermissionError(errno.EACCES, "Permission denied", str(path))
-            return action(path)
+            return action(path, *arguments)
 
         return run
 
-    monkeypatch.setattr(Path, "read_bytes", guarded(read_bytes, "b.png"))
+    monkeypatch.setattr(Path, "open", guarded(opening, "b.png"))
     monkeypatch.setattr(Path, "iterdir", guarded(iterdir, "locked"))
     assert problems_of(tmp_path) == {"glioma/b.png": "permission denied", "glioma/locked": "permission denied"}
 

@@ -1,6 +1,5 @@
 """Which images and labels a data folder holds: the folder layouts in use, and what is wrong with a folder."""
 
-import hashlib
 import os
 import stat
 from collections.abc import Collection, Iterator
@@ -12,6 +11,7 @@ from typing import Final
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
 from braintumor.errors import DataError, UnreadableDataError
+from braintumor.files import file_sha256
 
 PARTS: Final = {
     "train": "train",
@@ -229,7 +229,7 @@ def add_hashes(data_dir: Path, rows: list[Row]) -> tuple[list[Row], dict[str, st
 def hash_file(path: Path) -> tuple[str, str]:
     """Return the hexadecimal SHA-256 of a file and an empty text, or an empty text and why it cannot be read."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest(), ""
+        return file_sha256(path), ""
     except OSError as error:
         return "", (error.strerror or "cannot be read").lower()
 

@@ -109,7 +109,7 @@ class CustomCNN(nn.Sequential):
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                he_normal(module.weight)
 
 
 class Residual(nn.Module):
@@ -123,6 +123,11 @@ class Residual(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return features of the same shape."""
         return torch.relu(features + self.norm(self.convolution(features)))
+
+
+def he_normal(weight: Tensor) -> None:
+    """Draw the weights (O, I, k, k) of a convolution: normal, variance 2 / (O * k * k). Source: arXiv:1502.01852."""
+    nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
 
 def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -56,6 +56,12 @@ class Run:
     validation: Images
     progress: Progress
 
+    def logits(self, batch: Tensor) -> Tensor:
+        """Return the network's (B, 4) float32 logits of a (B, 1, H, W) batch, computed in the run's precision."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits: Tensor = self.network(batch)
+        return logits.float()
+
 
 def train(
     config: TrainConfig,
@@ -236,9 +242,7 @@ def one_epoch(run: Run, number: int) -> Epoch:
         for group in run.optimizer.param_groups:
             group["lr"].fill_(rate)
         batch, labels = varied(run, number, indices)
-        with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
-            logits = network(batch)
-        loss = functional.cross_entropy(logits.float(), labels, weight=run.class_weights)
+        loss = functional.cross_entropy(run.logits(batch), labels, weight=run.class_weights)
         loss.backward()
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
@@ -278,8 +282,7 @@ def measure_norms(run: Run, order: Sequence[Tensor]) -> None:
     for indices in order:
         grey, _ = run.train.batch(indices, run.device)
         batch = augment.apply(grey, augment.unvaried(len(indices)), run.config.size)
-        with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
-            run.network(batch)
+        run.logits(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
@@ -323,6 +326,4 @@ def validation_logits(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits (B, 4) float32 and labels (B,) of the validation part, on the CPU."""
     run.network.eval()
     for batch, labels in run.validation.batches(run.config.batch_size, run.device):
-        with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
-            logits = run.network(batch)
-        yield logits.float().cpu(), labels.cpu()
+        yield run.logits(batch).cpu(), labels.cpu()

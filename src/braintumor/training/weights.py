@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from braintumor.errors import WeightsError
 from braintumor.files import file_sha256, replacing
-from braintumor.training.networks import Network
+from braintumor.training.networks import Network, he_normal
 
 CHUNK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT_S = 30
@@ -125,7 +125,7 @@ def load_into(backbone: nn.Module, file: Path, name: str, *, allow_partial: bool
         )
     for key in missing:
         if wanted[key].dim() == 4:
-            nn.init.kaiming_normal_(backbone.get_parameter(key), mode="fan_out", nonlinearity="relu")
+            he_normal(backbone.get_parameter(key))
     backbone.load_state_dict(given, strict=False)
     return f"{name} (sha256 {file_sha256(file)})" + (f", He-normal: {', '.join(missing)}" if missing else "")
 
