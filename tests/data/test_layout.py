@@ -105,7 +105,7 @@ def test_the_test_part_is_not_touched_unless_wanted(tmp_path: Path, monkeypatch:
     (tmp_path / "test" / "astrocytoma").mkdir()
     opened: list[str] = []
     opening, iterdir = Path.open, Path.iterdir
-    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(str(path)) or read_bytes(path))
+    monkeypatch.setattr(Path, "open", lambda path, *rest: opened.append(str(path)) or opening(path, *rest))
     monkeypatch.setattr(Path, "iterdir", lambda path: opened.append(str(path)) or iterdir(path))
     assert len(list_images(tmp_path, parts={"train", "val"}).manifest) == 2
     assert opened
