@@ -1,4 +1,4 @@
-"""How files are written: aside first, then renamed, so that a reader never sees half of one; how they are hashed."""
+"""How files are written: aside first, so that a reader never sees half of one; how they are hashed; the cache."""
 
 import hashlib
 import os
@@ -35,6 +35,12 @@ def write_text(target: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with replacing(target) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: $BRAINTUMOR_CACHE, else braintumor under the user's cache."""
+    chosen = os.environ.get("BRAINTUMOR_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "braintumor"
 
 
 def file_sha256(file: Path) -> str:

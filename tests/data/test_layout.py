@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from braintumor.data.layout import Listing, class_of, has_part, list_images
-from braintumor.errors import DataError, UnreadableDataError
+from braintumor.errors import DataError
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -26,19 +26,10 @@ def listed(listing: Listing) -> list[tuple[str, str, str, str]]:
 
 
 def refusal(folder: Path, **options: Any) -> str:
-    """Return the message of the DataError about a folder, which is none about single files."""
+    """Return the message of the DataError about a folder."""
     with pytest.raises(DataError) as caught:
         list_images(folder, **options)
-    assert not isinstance(caught.value, UnreadableDataError)
     return str(caught.value)
-
-
-def problems_of(folder: Path) -> dict[str, str]:
-    """Return the problems that are raised, after making sure that skipping gives the same ones."""
-    with pytest.raises(UnreadableDataError) as caught:
-        list_images(folder)
-    assert list_images(folder, skip_unreadable=True).skipped == caught.value.problems
-    return caught.value.problems
 
 
 def test_the_public_layout_is_listed(tmp_path: Path) -> None:
@@ -127,7 +118,7 @@ def test_all_unusable_paths_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "notumor/up").symlink_to("..", target_is_directory=True)
     (tmp_path / "notumor/round").symlink_to(".", target_is_directory=True)
     os.mkfifo(tmp_path / "notumor/pipe.png")
-    assert problems_of(tmp_path) == {
+    assert list_images(tmp_path).skipped == {
         "glioma/notes.txt": "not an image type (.png, .jpg, .jpeg, .tif, .tiff, .bmp)",
         "glioma/scan.dcm": "not an image type (.png, .jpg, .jpeg, .tif, .tiff, .bmp)",
         "glioma/empty.png": "empty file (0 bytes)",
@@ -143,7 +134,7 @@ def test_links_that_lead_to_each_other_end(tmp_path: Path) -> None:
     fill(tmp_path, "data/glioma/a.png", "data/notumor/a.png", "other/b.png")
     (tmp_path / "data/glioma/away").symlink_to("../../other", target_is_directory=True)
     (tmp_path / "other/back").symlink_to("../data/glioma", target_is_directory=True)
-    assert problems_of(tmp_path / "data") == {"glioma/away/back": "symbolic link loop"}
+    assert list_images(tmp_path / "data").skipped == {"glioma/away/back": "symbolic link loop"}
 
 
 def test_links_to_folders_outside_are_followed(tmp_path: Path) -> None:
@@ -166,7 +157,7 @@ def test_files_and_folders_without_permission_are_reported(tmp_path: Path, monke
 
     monkeypatch.setattr(Path, "open", guarded(opening, "b.png"))
     monkeypatch.setattr(Path, "iterdir", guarded(iterdir, "locked"))
-    assert problems_of(tmp_path) == {"glioma/b.png": "permission denied", "glioma/locked": "permission denied"}
+    assert list_images(tmp_path).skipped == {"glioma/b.png": "permission denied", "glioma/locked": "permission denied"}
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -191,7 +182,7 @@ def test_an_unknown_class_is_refused(tmp_path: Path) -> None:
 
 def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, "glioma/a.png", "notumor/a.png", "pituitary/a.txt")
-    assert "no usable image of pituitary" in refusal(tmp_path, skip_unreadable=True)
+    assert "no usable image of pituitary" in refusal(tmp_path)
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from braintumor.classes import CLASSES, DISCLAIMER
+from braintumor.data import duplicates
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, Row, write_manifest
 from braintumor.errors import DataError, UnreadableDataError
@@ -252,3 +253,12 @@ def test_a_second_evaluation_replaces_the_first(data_dir: Path, model: Model, tm
         "report.html",
         "report.json",
     ]
+
+
+def test_a_second_evaluation_decodes_no_file_for_its_miniature(
+    data_dir: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate(model, data_dir, tmp_path / "out")
+    monkeypatch.setattr(duplicates, "read", None)
+    second = evaluate(model, data_dir, tmp_path / "out")
+    assert (second.groups, second.leakage) == (first.groups, first.leakage)

@@ -3,16 +3,22 @@
 Provisional: rotated copies and shared patients are not found.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
 from braintumor.data.manifest import Manifest, Row
-from braintumor.errors import ImageError, UnreadableDataError
+from braintumor.errors import ImageError, StorageError
+from braintumor.files import file_sha256, replacing
 from braintumor.read import read
 from braintumor.scan import Scan
 
@@ -44,16 +50,57 @@ def thumbnail(scan: Scan) -> NDArray[np.float32]:
 FLAT: Final = 1e-3
 
 
-def thumbnails(manifest: Manifest, skip_unreadable: bool = False) -> tuple[NDArray[np.float32], dict[str, str]]:
+def thumbnails(manifest: Manifest, cache: Path) -> tuple[NDArray[np.float32], dict[str, str]]:
     """Return the (N, 32, 32) miniatures of all rows, and the reason for every image that cannot be read.
 
-    Args:
-        manifest: N rows.
-        skip_unreadable: give unreadable images a miniature of zeros instead of raising.
+    An unreadable image has a miniature of zeros. If all are readable, the miniatures are kept in the cache folder
+    under the SHA-256 of the files, so that no file is decoded for its miniature twice.
 
-    Raises:
-        UnreadableDataError: with all images that cannot be read.
+    Args:
+        manifest: N rows, with the SHA-256 of the files; without them nothing is kept.
+        cache: the cache folder; if it cannot be written, nothing is kept.
     """
+    hashes = [row.sha256 for row in manifest]
+    key = hashlib.sha256(json.dumps([CACHE_VERSION, PIL.__version__, hashes]).encode()).hexdigest()[:32]
+    file = cache / "thumbnails" / f"{key}.float32"
+    kept = recall(file, len(manifest)) if all(hashes) else None
+    if kept is not None:
+        return kept, {}
+    miniatures, problems = made(manifest)
+    if all(hashes) and not problems:
+        with suppress(OSError, StorageError):
+            if all(file_sha256(manifest.path(row)) == row.sha256 for row in manifest):  # still what was listed
+                keep(file, miniatures)
+    return miniatures, problems
+
+
+CACHE_VERSION: Final = 1  # raise it when `read` or `thumbnail` gives other values
+
+
+def recall(file: Path, count: int) -> NDArray[np.float32] | None:
+    """Return the (count, 32, 32) miniatures that `keep` wrote; None if the file is absent or damaged."""
+    try:
+        content = memoryview(file.read_bytes())
+    except OSError:
+        return None
+    seal, values = content[:SEAL_BYTES], content[SEAL_BYTES:]
+    if len(values) != count * SIDE * SIDE * 4 or hashlib.sha256(values).digest() != seal:
+        return None
+    return np.frombuffer(values, np.float32).reshape(count, SIDE, SIDE)
+
+
+SEAL_BYTES: Final = 32
+
+
+def keep(file: Path, miniatures: NDArray[np.float32]) -> None:
+    """Write miniatures after the SHA-256 of their bytes, whole or not at all."""
+    values = miniatures.tobytes()
+    with replacing(file) as aside:
+        aside.write_bytes(hashlib.sha256(values).digest() + values)
+
+
+def made(manifest: Manifest) -> tuple[NDArray[np.float32], dict[str, str]]:
+    """Return the (N, 32, 32) miniatures of the files, zeros for unreadable ones, and the reasons of these."""
 
     def one(row: Row) -> tuple[NDArray[np.float32], str]:
         try:
@@ -64,29 +111,42 @@ def thumbnails(manifest: Manifest, skip_unreadable: bool = False) -> tuple[NDArr
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(one, manifest.rows))
     problems = {row.image: reason for row, (_, reason) in zip(manifest.rows, results, strict=True) if reason}
-    if problems and not skip_unreadable:
-        raise UnreadableDataError(manifest.root, problems)
     return np.array([miniature for miniature, _ in results], np.float32).reshape(-1, SIDE, SIDE), problems
 
 
 def similar_pairs(
-    a: NDArray[np.float32], b: NDArray[np.float32], threshold: float = 0.98
+    a: NDArray[np.float32], b: NDArray[np.float32] | None = None, threshold: float = 0.98
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the indices (i, j) of all pairs a[i], b[j] whose correlation exceeds the threshold, mirrored or not.
 
     Args:
         a: (N, 32, 32) miniatures.
-        b: (M, 32, 32) miniatures; with `a` itself the pairs (i, i) are included.
+        b: (M, 32, 32) miniatures; by default `a` itself, with i < j.
         threshold: smallest correlation, the value at which two slices were found to be the same.
     """
-    plain, mirrored = b.reshape(-1, SIDE * SIDE).T, b[:, :, ::-1].reshape(-1, SIDE * SIDE).T
+    ours = even_and_odd(a)
+    theirs = ours if b is None else even_and_odd(b)
     found = [np.empty((0, 2), np.int64)]
     for start in range(0, len(a), BLOCK):
-        block = a[start : start + BLOCK].reshape(-1, SIDE * SIDE)
-        similarity = np.maximum(block @ plain, block @ mirrored)  # (block, M)
-        found.append(np.argwhere(similarity > threshold) + np.array([start, 0], np.int64))
+        first = start if b is None else 0
+        even, odd = (mine[start : start + BLOCK] @ other[first:].T for mine, other in zip(ours, theirs, strict=True))
+        even += np.abs(odd, out=odd)  # (block, M) the larger correlation: even + odd with b, even - odd with b mirrored
+        found.append(np.argwhere(even > threshold) + np.array([start, first], np.int64))
     pairs = np.concatenate(found)
+    if b is None:
+        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
     return pairs[:, 0], pairs[:, 1]
+
+
+def even_and_odd(miniatures: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the parts (N, 512) of (N, 32, 32) miniatures that a mirror keeps and that it negates.
+
+    The correlation of two miniatures is the sum of the parts' inner products, that with the mirrored one their
+    difference: both together cost as much as one.
+    """
+    left, right = miniatures[:, :, : SIDE // 2], miniatures[:, :, : SIDE // 2 - 1 : -1]
+    even, odd = ((left + sign * right) * np.float32(0.5**0.5) for sign in (1, -1))
+    return even.reshape(-1, SIDE * SIDE // 2), odd.reshape(-1, SIDE * SIDE // 2)
 
 
 def group(miniatures: NDArray[np.float32], hashes: Sequence[str]) -> NDArray[np.int64]:
@@ -98,9 +158,7 @@ def group(miniatures: NDArray[np.float32], hashes: Sequence[str]) -> NDArray[np.
     """
     first: dict[str, int] = {}
     same = [(first.setdefault(sha256, index), index) for index, sha256 in enumerate(hashes) if sha256]
-    links = np.concatenate(
-        [np.array(same, np.int64).reshape(-1, 2), np.stack(similar_pairs(miniatures, miniatures), 1)]
-    )
+    links = np.concatenate([np.array(same, np.int64).reshape(-1, 2), np.stack(similar_pairs(miniatures), 1)])
     return components(len(miniatures), np.concatenate([links, links[:, ::-1]]))
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
-from braintumor.errors import DataError, UnreadableDataError
+from braintumor.errors import DataError
 from braintumor.files import file_sha256
 
 PARTS: Final = {
@@ -55,21 +55,18 @@ class Listing:
     skipped: dict[str, str]
 
 
-def list_images(
-    data_dir: Path, *, parts: Collection[str] = ("train", "val", "test"), skip_unreadable: bool = False
-) -> Listing:
+def list_images(data_dir: Path, *, parts: Collection[str] = ("train", "val", "test")) -> Listing:
     """Return the images under a data folder in one of the known layouts; the images are hashed, not decoded.
 
+    Paths that are empty, not permitted, dangling, in a link loop or no images are left out and named in the listing.
     Of a layout with parts only the wanted parts are opened. In a layout of class folders alone every row has an
     empty split, whatever parts are wanted.
 
     Args:
         data_dir: the data folder.
         parts: which of train, val and test to list; a missing val or test is no error while another one is there.
-        skip_unreadable: leave out unusable paths and name them in the listing instead of raising.
 
     Raises:
-        UnreadableDataError: with all paths that are empty, not permitted, dangling, in a link loop or no images.
         DataError: no folder, no known layout, an unknown class folder, a class without images, a single class, or
             no train part where it is wanted.
     """
@@ -87,8 +84,6 @@ def list_images(
                     rows.append(Row(relative, label, source=source, split=part))
     rows, unreadable = add_hashes(data_dir, rows)
     problems.update(unreadable)
-    if problems and not skip_unreadable:
-        raise UnreadableDataError(data_dir, problems)
     for part, folder in wanted_parts(data_dir, parts).items():
         check_classes(folder, [row for row in rows if row.split == part])
     return Listing(Manifest(data_dir, tuple(sorted(rows, key=lambda row: row.image))), problems)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from braintumor.data.duplicates import similar_pairs, thumbnails
 from braintumor.data.manifest import Manifest, read_manifest
 from braintumor.evaluate.metrics import Estimate, Integers, accuracy
-from braintumor.files import file_sha256
+from braintumor.files import cache_folder, file_sha256
 from braintumor.model import Model
 
 
@@ -90,7 +90,7 @@ def at_hand(training: Manifest) -> Manifest:
 
 def looks_like(miniatures: NDArray[np.float32], training: Manifest) -> NDArray[np.bool_]:
     """Return (N,) whether each of the (N, 32, 32) miniatures shows the slice of a training image."""
-    known, _ = thumbnails(training, skip_unreadable=True)
+    known, _ = thumbnails(training, cache_folder())
     similar, _ = similar_pairs(miniatures, known)
     return np.isin(np.arange(len(miniatures)), similar)
 

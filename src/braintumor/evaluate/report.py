@@ -23,7 +23,7 @@ from braintumor.evaluate import charts, pages
 from braintumor.evaluate.gallery import Mistake, legend, worst_mistakes
 from braintumor.evaluate.leakage import Leakage, find_leakage
 from braintumor.evaluate.metrics import Integers, Measured, confusion, measure
-from braintumor.files import write_text
+from braintumor.files import cache_folder, write_text
 from braintumor.inference import COLUMNS, Prediction, predict_each
 from braintumor.model import Model
 
@@ -143,7 +143,7 @@ def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
         DataError: there are none.
     """
     if has_part(data_dir, "test"):
-        return "official", list_images(data_dir, parts=("test",), skip_unreadable=True)
+        return "official", list_images(data_dir, parts=("test",))
     record = model.folder / "manifest.csv"
     expected = read_manifest(record, data_dir).part("test") if record.is_file() else Manifest(data_dir, ())
     if not expected:
@@ -151,7 +151,7 @@ def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
             f"{data_dir} has no test part and {record} lists no test images; "
             "name a folder with a Testing or test folder, or train the model again so that one is cut off"
         )
-    listing = list_images(data_dir, skip_unreadable=True)
+    listing = list_images(data_dir)
     present = {(row.image, row.sha256) for row in listing.manifest}
     kept = tuple(row for row in expected if (row.image, row.sha256) in present)
     lost = {row.image: listing.skipped.get(row.image, LOST) for row in set(expected) - set(kept)}
@@ -188,7 +188,7 @@ NO_MAPS = np.empty((len(CLASSES), 0, 0), np.float32)
 def judge(model: Model, protocol: str, test: Manifest, answers: Answers) -> Report:
     """Return the report on answers (N rows of test, in order), without skipped files and speed."""
     labels, probabilities = arrays(answers)
-    miniatures, _ = thumbnails(test, skip_unreadable=True)
+    miniatures, _ = thumbnails(test, cache_folder())
     groups = group_numbers(test, miniatures)
     predicted = probabilities.argmax(axis=1)
     counts = Counter(row.label for row in test)

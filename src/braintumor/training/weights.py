@@ -1,7 +1,6 @@
 """Which weights a backbone starts from: the pinned ImageNet file, a file at hand, or none."""
 
 import http.client
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from braintumor.errors import WeightsError
-from braintumor.files import file_sha256, replacing
+from braintumor.files import cache_folder, file_sha256, replacing
 from braintumor.training.networks import Network, he_normal
 
 CHUNK_BYTES = 1 << 20
@@ -60,12 +59,6 @@ def start(network: Network, model: str, weights: str, *, allow_partial: bool) ->
         raise WeightsError(f"no ImageNet weights are pinned for {model}; pass --weights none or FILE.safetensors")
     pinned = IMAGENET[model]
     return load_into(network.backbone, download(pinned, cache_folder()), pinned.name, allow_partial=allow_partial)
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloads and decoded images: $BRAINTUMOR_CACHE, else braintumor under the user's cache."""
-    chosen = os.environ.get("BRAINTUMOR_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "braintumor"
 
 
 def download(pinned: Pinned, folder: Path) -> Path:
