@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as tv
 
-from braintumor.training.augment import Augment, apply, blur, draw, jitter, resample, unvaried
+from braintumor.training.augment import Augment, apply, blur, draw, jitter, resample, unblurred, unvaried
 
 
 @pytest.fixture
@@ -116,3 +116,18 @@ def test_a_batch_gives_what_its_images_give_alone() -> None:
     assert together.max() <= 1
     for image in range(7):
         assert_close(together[image : image + 1], apply(grey[image : image + 1], draw(Augment(), 0, 0, [image]), 32))
+
+
+def test_a_whole_batch_at_once_as_on_a_gpu_gives_what_chunks_give() -> None:
+    grey = torch.randint(0, 256, (7, 1, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    variation = draw(Augment(), 0, 0, range(7))
+    assert 0 < (variation.sigma > 0).sum() < 7
+    at_once = blur(unblurred(grey, variation, 32), variation.sigma)
+    assert_close(at_once, apply(grey, variation, 32), atol=1e-6, rtol=0)
+
+
+def test_the_images_given_are_left_as_they_are() -> None:
+    grey = torch.rand(5, 1, 40, 40, generator=torch.Generator().manual_seed(4)) * 255
+    before = grey.clone()
+    apply(grey, draw(Augment(), 0, 0, range(5)), 32)
+    assert torch.equal(grey, before)
