@@ -15,7 +15,8 @@ LAYERS = (
     "scan preprocess data.manifest data.split data.phantom evaluate.metrics",
     "sandbox model dicom.read data.layout evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages",
     "read zoo overlay data.duplicates training.networks training.augment training.recipe",
-    "training.export training.loader training.checkpoint training.weights training.artefact "
+    "training.export training.loader training.checkpoint training.weights training.artefact training.schedule "
+    "training.hardware training.board "
     "inference braintumor data.audit evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
     "training.train training.folds archive dicom.write evaluate.report terminal",
     "cli web.app dicom.pacs",

@@ -43,7 +43,7 @@ class Train:
     model: str
     """cnn, resnet, or the name of a timm network with spatial features."""
     recipe: str = "reference"
-    """Named settings: reference."""
+    """Named settings: reference, or fast (minutes instead of half an hour)."""
     epochs: int | None = None
     """At most so many; the recipe's number by default. Early stopping may end the run before."""
     out: Path | None = None
@@ -98,6 +98,8 @@ class Train:
             return INTERRUPTED
         finally:
             signal.signal(signal.SIGTERM, previous)
+        if card is None:  # a process beside the first under torchrun
+            return DONE
         validation = card.metrics["validation"]
         print(
             f"model folder: {out}\n"
@@ -207,7 +209,7 @@ class Explain:
 
         def write(answer: "Prediction | ImageError | None") -> None:
             if answer is None:
-                print(f"{model.card.name} {model.card.version}. {DISCLAIMER}")
+                print(f"{model.identity}. {DISCLAIMER}")
             elif not isinstance(answer, ImageError):
                 shown_class = self.show_class or answer.predicted
                 print(explained(answer, model, shown_class, self.out, names.take(answer.image)), flush=True)

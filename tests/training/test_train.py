@@ -1,7 +1,7 @@
 import csv
+import dataclasses
 import errno
 import json
-import math
 import os
 import signal
 import subprocess
@@ -21,8 +21,10 @@ from braintumor.errors import StorageError, TrainingError
 from braintumor.training import augment, checkpoint
 from braintumor.training import train as module
 from braintumor.training.checkpoint import Epoch, State
+from braintumor.training.hardware import Processes
+from braintumor.training.networks import build
 from braintumor.training.recipe import TrainConfig, recipe
-from braintumor.training.train import inverse_frequency, is_over, learning_rate, train
+from braintumor.training.train import inverse_frequency, is_over, train
 
 TINY = TrainConfig("cnn", epochs=2, size=32, source_size=36, batch_size=16, learning_rate=1e-3)
 
@@ -59,6 +61,7 @@ def test_training_writes_a_model_folder_that_predicts(data: Path, tmp_path: Path
         "history.csv",
         "manifest.csv",
         "model.onnx",
+        "tensorboard",
         "weights.safetensors",
     ]
     rows = list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))
@@ -78,7 +81,7 @@ from braintumor.training.recipe import TrainConfig
 from braintumor.training.train import train
 sys.path.insert(0, {tests!r})
 from test_train import TINY, Silent, replace
-config = replace(TINY, epochs=3)
+config = replace(TINY, epochs=3, averaging=0.9)
 class Killing(Silent):
     def step(self, epoch, done, images, loss, learning_rate):
         if (epoch, done) == (2, 32):
@@ -88,7 +91,7 @@ train(config, Path({data!r}), Path({out!r}), Killing())
 
 
 def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    config = replace(TINY, epochs=3)
+    config = replace(TINY, epochs=3, averaging=0.9)
     train(config, data, tmp_path / "whole", Silent())
     program = STOPPED.format(tests=str(Path(__file__).parent), data=str(data), out=str(tmp_path / "killed"))
     killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -161,6 +164,75 @@ def test_batch_norms_are_measured_on_unaugmented_images_where_asked(data: Path, 
         monkey.setattr(module, "measure_norms", keeping)
         train(config, data, tmp_path / "run", Silent())
     assert len(seen) == 1
+
+
+def test_what_is_kept_is_the_moving_average_of_the_weights(data: Path, tmp_path: Path) -> None:
+    """An epoch has four steps here, so there is one update."""
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    original = module.average
+
+    def watching(run: module.Run, decay: float) -> None:
+        kept, new = run.averaged.head[0].weight, run.network.head[0].weight
+        before = kept.clone()
+        original(run, decay)
+        torch.testing.assert_close(kept, before * decay + new * (1 - decay))
+        assert decay == pytest.approx((4 / 13) ** 4)  # the ramp (1 + t) / (10 + t) at the fourth step, t = 3
+        seen.append((before, new.detach().clone(), kept.clone()))
+
+    config = replace(TINY, epochs=1, averaging=0.9)
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(module, "average", watching)
+        train(config, data, tmp_path / "run", Silent())
+    ((before, new, kept),) = seen
+    assert not torch.equal(before, new)
+    assert torch.equal(load_file(tmp_path / "run" / "weights.safetensors")["head.0.weight"], kept)
+
+
+def test_frozen_parts_are_left_out_of_the_average() -> None:
+    network = build("resnet")
+    changing = {value.data_ptr() for value in module.tensors_that_change(network, recipe("reference", "resnet"))}
+    found = {name for name, value in network.state_dict().items() if value.data_ptr() in changing}
+    assert {name.split(".")[1] for name in found if name.startswith("backbone")} == {"layer3", "layer4"}
+    assert {"backbone.layer4.1.bn2.running_var", "head.1.running_mean", "head.4.bias"} <= found
+
+
+def test_training_images_have_the_size_of_their_share_of_the_run(data: Path, tmp_path: Path) -> None:
+    sizes: list[int] = []
+    original = module.backward
+
+    def watching(run: module.Run, batch: torch.Tensor, labels: torch.Tensor) -> float:
+        sizes.append(batch.shape[-1])
+        return original(run, batch, labels)
+
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(module, "backward", watching)
+        card = train(replace(TINY, train_sizes=(48, 64)), data, tmp_path / "run", Silent())
+    assert sizes == [48] * 4 + [64] * 4
+    assert card.preprocess.size == TINY.size
+
+
+def test_the_loss_is_the_weighted_smoothed_mean(data: Path) -> None:
+    logits, labels = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]]), torch.tensor([0, 2])
+    weight = torch.tensor([1.0, 5.0, 3.0, 7.0])
+    config = TrainConfig("cnn", label_smoothing=0.1)
+
+    class Fixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = torch.nn.Parameter(logits)
+
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            return self.logits
+
+    network = Fixed()
+    fields = dict.fromkeys(field.name for field in dataclasses.fields(module.Run))
+    known = {"config": config, "joined": network, "class_weights": weight, "processes": Processes()}
+    run = module.Run(**{**fields, **known, "device": torch.device("cpu"), "dtype": torch.float32})
+    found = module.backward(run, torch.zeros(2, 1, 8, 8), labels)
+    expected = torch.nn.functional.cross_entropy(logits, labels, weight=weight, label_smoothing=0.1)
+    assert found == pytest.approx(float(expected))
+    assert network.logits.grad is not None
+    assert float(network.logits.grad.sum()) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(data: Path, tmp_path: Path) -> None:
@@ -251,14 +323,6 @@ def test_the_reference_recipe_is_the_documented_one() -> None:
         assert (config.size, config.source_size) == (224, 256)
     assert (cnn.norm_batches, resnet.norm_batches) == (32, 0)
     assert (resnet.epochs, resnet.weights, resnet.frozen) == (30, "imagenet", ("conv1", "bn1", "layer1", "layer2"))
-
-
-def test_the_learning_rate_falls_along_half_a_cosine() -> None:
-    config = TrainConfig("cnn", epochs=10)
-    assert learning_rate(config, 0) == pytest.approx(1e-4)
-    assert learning_rate(config, 5) == pytest.approx((1e-4 + 1e-6) / 2)
-    assert learning_rate(config, 2.5) == pytest.approx(1e-6 + 9.9e-5 * (1 + math.sqrt(0.5)) / 2)
-    assert learning_rate(config, 10) == pytest.approx(1e-6)
 
 
 def test_class_weights_are_inverse_frequencies() -> None:

@@ -32,9 +32,11 @@ def write_artefact(
     manifest: Manifest,
     skipped: Mapping[str, str],
     validation: Images,
-    device: str,
+    machine: Mapping[str, Any],
 ) -> Card:
     """Write the model folder of a network that is in the state of its best epoch; the card comes last.
+
+    `machine` is what the card says about what the run was computed on.
 
     Raises:
         TrainingError: the ONNX file does not answer as the network does.
@@ -58,7 +60,7 @@ def write_artefact(
         class_map_scale=export.class_map_scale(maps, labels),
         package_version=braintumor.__version__,
         recipe=config.recipe,
-        train=settings(state) | {"device": device, "threads": torch.get_num_threads()},
+        train={**settings(state), **machine},
         weights_origin=state.weights_origin,
         data=data_facts(manifest, skipped),
         precisions={"float32": parity},

@@ -52,15 +52,17 @@ class State:
         return max(self.history, key=lambda epoch: (epoch.val_macro_f1, -epoch.epoch))
 
 
-def save(folder: Path, state: State, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save(folder: Path, state: State, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Write the state, its tensors and, if the last epoch is the best one, the best weights; then drop older ones."""
     last = state.history[-1].epoch
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
+    if averaged is not network:
+        tensors |= {f"averaged.{key}": value for key, value in averaged.state_dict().items()}
     for index, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in entry.items()}
     write_tensors(folder / last_name(last), tensors)
     if state.best.epoch == last:
-        write_tensors(folder / best_name(last), network.state_dict())
+        write_tensors(folder / best_name(last), averaged.state_dict())
     names = (last_name(last), best_name(state.best.epoch))
     record = asdict(state) | {"files": {name: file_sha256(folder / name) for name in names}}
     write_text(folder / "state.json", json.dumps(record, indent=2))
@@ -92,10 +94,14 @@ def load(folder: Path) -> State:
     return state
 
 
-def restore(folder: Path, state: State, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put network and optimizer into the state after the last finished epoch."""
+def restore(
+    folder: Path, state: State, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put the network, its average and the optimizer into the state after the last finished epoch."""
     tensors = read_tensors(folder / last_name(state.history[-1].epoch))
     network.load_state_dict(under(tensors, "network."))
+    if averaged is not network:
+        averaged.load_state_dict(under(tensors, "averaged."))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in under(tensors, "optimizer.").items():

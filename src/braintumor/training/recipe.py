@@ -17,8 +17,12 @@ class TrainConfig:
         model: `cnn`, `resnet` or a timm name.
         recipe: the name under which these settings are published.
         epochs: at most; fewer where early stopping ends the run.
-        learning_rate: at the start; falls along a half cosine to `final_learning_rate` at the last step.
+        learning_rate: at its highest; falls along a half cosine to `final_learning_rate` at the last step.
+        warmup_epochs: over which the learning rate first rises from `final_learning_rate`; 0 starts at the top.
         weight_decay: of AdamW.
+        label_smoothing: share of the target spread evenly over all classes. Source: arXiv:1512.00567.
+        averaging: decay per step of a moving average of the weights, which is then what is validated and kept;
+            0 keeps the weights themselves. Source: arXiv:1803.05407.
         dropout: in the head.
         patience: epochs without a better validation macro-F1 after which the run ends.
         validation_fraction: share of the training images held out, in whole groups.
@@ -28,6 +32,7 @@ class TrainConfig:
         weights: `imagenet`, `none` or a safetensors file.
         allow_partial_weights: go on where the weights lack tensors; these start He-normal.
         size: side of the network's input in pixels.
+        train_sizes: sides of the training images, each for an equal share of the epochs; empty for `size` throughout.
         source_size: side of the cached image that crops are taken from.
         seed: of initial weights, order, augmentation, dropout and the validation split.
     """
@@ -38,7 +43,10 @@ class TrainConfig:
     batch_size: int = 32
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-6
+    warmup_epochs: float = 0.0
     weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    averaging: float = 0.0
     dropout: float = 0.6
     patience: int = 5
     validation_fraction: float = 0.15
@@ -47,15 +55,47 @@ class TrainConfig:
     weights: str = "none"
     allow_partial_weights: bool = False
     size: int = 224
+    train_sizes: tuple[int, ...] = ()
     source_size: int = 256
     seed: int = 0
     augment: Augment = field(default_factory=Augment)
 
 
+NO_EARLY_STOP = 1_000
+
 RECIPES: Final = {
     "reference": {
         "cnn": TrainConfig("cnn", norm_batches=32),
         "resnet": TrainConfig("resnet", epochs=30, frozen=RESNET_FROZEN, weights="imagenet"),
+    },
+    "fast": {
+        "cnn": TrainConfig(
+            "cnn",
+            "fast",
+            epochs=24,
+            learning_rate=2e-3,
+            warmup_epochs=1,
+            weight_decay=0.05,
+            averaging=0.99,
+            patience=NO_EARLY_STOP,
+            norm_batches=8,
+            size=160,
+            train_sizes=(96, 112, 128, 144),
+            source_size=224,
+        ),
+        "resnet": TrainConfig(
+            "resnet",
+            "fast",
+            epochs=12,
+            learning_rate=2e-4,
+            warmup_epochs=0.5,
+            weight_decay=0.05,
+            averaging=0.99,
+            patience=NO_EARLY_STOP,
+            frozen=RESNET_FROZEN,
+            weights="imagenet",
+            train_sizes=(160, 192),
+        ),
     },
 }
 

@@ -1,5 +1,6 @@
 """How a model is trained: one loop over the epochs, readable top to bottom."""
 
+import copy
 import json
 import math
 import time
@@ -17,16 +18,20 @@ from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest
 from braintumor.errors import TrainingError
 from braintumor.evaluate.metrics import mean_of_known, rates
+from braintumor.files import cache_folder
 from braintumor.model import Card
 from braintumor.training import augment, checkpoint, weights
 from braintumor.training.artefact import write_artefact
+from braintumor.training.board import Board
 from braintumor.training.checkpoint import Epoch, State
+from braintumor.training.hardware import Processes, chosen_device, compute_dtype, processes
 from braintumor.training.loader import Images, decoded, prepare
 from braintumor.training.networks import Network, build, freeze, train_mode
 from braintumor.training.recipe import TrainConfig
+from braintumor.training.schedule import averaging_decay, epoch_order, epoch_seed, learning_rate, train_size
 
 UNFOLDING_BATCHES = 16
-TIMING_ROUNDS = 12
+AVERAGING_STRIDE = 4  # steps from one update of the averaged weights to the next: it reads and writes all weights
 
 
 class Progress(Protocol):
@@ -42,12 +47,35 @@ class Progress(Protocol):
         """Take one finished epoch."""
 
 
+class Quiet:
+    """Reports nothing: the progress of the processes beside the first."""
+
+    def say(self, message: str) -> None:
+        """Drop it."""
+
+    def step(self, epoch: int, done: int, images: int, loss: float, learning_rate: float) -> None:
+        """Drop it."""
+
+    def epoch(self, row: Epoch, epochs: int) -> None:
+        """Drop it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one run works with."""
+    """What one run works with.
+
+    Attributes:
+        network: the network that is trained.
+        joined: the same one, averaging its gradients over the processes.
+        averaged: what is validated and kept: a moving average of the network, or the network itself.
+        dtype: the precision of convolutions and matrix products.
+        class_weights: (4,) of the loss.
+    """
 
     config: TrainConfig
     network: Network
+    joined: nn.Module
+    averaged: Network
     optimizer: torch.optim.Optimizer
     device: torch.device
     dtype: torch.dtype
@@ -55,11 +83,12 @@ class Run:
     train: Images
     validation: Images
     progress: Progress
+    processes: Processes
 
-    def logits(self, batch: Tensor) -> Tensor:
-        """Return the network's (B, 4) float32 logits of a (B, 1, H, W) batch, computed in the run's precision."""
+    def logits(self, network: nn.Module, batch: Tensor) -> Tensor:
+        """Return a network's (B, 4) float32 logits of a (B, 1, H, W) batch, computed in the run's precision."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits: Tensor = self.network(batch)
+            logits: Tensor = network(batch)
         return logits.float()
 
 
@@ -72,11 +101,11 @@ def train(
     device: str = "auto",
     resume: bool = False,
     skip_unreadable: bool = False,
-) -> Card:
-    """Train a model and write its folder; return its card.
+) -> Card | None:
+    """Train a model and write its folder; return its card, or None in the processes that torchrun started beside it.
 
-    The test part of the data is not opened. With the same seed, device and thread count on a CPU the result is the
-    same bit for bit, however often the run was interrupted and resumed.
+    The test part of the data is not opened. With the same seed, device, thread and process count on a CPU the result
+    is the same bit for bit, however often the run was interrupted and resumed.
 
     Args:
         config: all settings.
@@ -94,31 +123,41 @@ def train(
         StorageError: the disk is full or a folder cannot be written to.
     """
     began = time.perf_counter()
-    check_folder(out, resume)
-    cache = weights.cache_folder()
-    manifest, skipped = prepare(
-        data_dir, cache, fraction=config.validation_fraction, seed=config.seed, skip_unreadable=skip_unreadable
-    )
-    for image, reason in skipped.items():
-        progress.say(f"left out {image}: {reason}")
-    images = decoded(manifest.part("train"), config.source_size, cache, progress.say)
-    validation = decoded(manifest.part("val"), config.size, cache, progress.say)
-    run, state = begin(config, manifest, images, validation, progress, chosen_device(device), out, resume)
-    before = state.seconds
+    place = chosen_device(device)
+    with processes(place) as group:
+        progress = progress if group.leads else Quiet()
+        check_folder(out, resume)
+        group.wait()  # before the first one writes to it
+        cache = cache_folder()
+        with group.first_on_each_machine():
+            manifest, skipped = prepare(
+                data_dir, cache, fraction=config.validation_fraction, seed=config.seed, skip_unreadable=skip_unreadable
+            )
+            images = decoded(manifest.part("train"), config.source_size, cache, progress.say).on(place)
+            validation = decoded(manifest.part("val"), config.size, cache, progress.say).on(place)
+        for image, reason in skipped.items():
+            progress.say(f"left out {image}: {reason}")
+        run, state = begin(config, manifest, images, validation, progress, place, group, out, resume)
+        before, board = state.seconds, Board(out / "tensorboard")
 
-    while not is_over(state, config):
-        row = one_epoch(run, len(state.history))
-        seconds = before + time.perf_counter() - began
-        state = replace(state, history=[*state.history, row], seconds=seconds)
-        checkpoint.save(out / "checkpoint", state, run.network, run.optimizer)
-        progress.epoch(row, config.epochs)
+        while not is_over(state, config):
+            row = one_epoch(run, len(state.history))
+            seconds = before + time.perf_counter() - began
+            state = replace(state, history=[*state.history, row], seconds=seconds)
+            if group.leads:
+                checkpoint.save(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
+                board.epoch(row)
+            progress.epoch(row, config.epochs)
 
-    checkpoint.restore_best(out / "checkpoint", state, run.network)
-    progress.say(f"best epoch {state.best.epoch}; exporting and checking the model")
-    state = replace(state, seconds=before + time.perf_counter() - began)
-    card = write_artefact(out, run.network, config, state, manifest, skipped, validation, run.device.type)
-    checkpoint.clear(out / "checkpoint")
-    return card
+        if not group.leads:
+            return None
+        checkpoint.restore_best(out / "checkpoint", state, run.averaged)
+        progress.say(f"best epoch {state.best.epoch}; exporting and checking the model")
+        state = replace(state, seconds=before + time.perf_counter() - began)
+        machine = {"device": place.type, "threads": torch.get_num_threads(), "processes": group.size}
+        card = write_artefact(out, run.averaged, config, state, manifest, skipped, validation, machine)
+        checkpoint.clear(out / "checkpoint")
+        return card
 
 
 def begin(
@@ -128,6 +167,7 @@ def begin(
     validation: Images,
     progress: Progress,
     device: torch.device,
+    group: Processes,
     out: Path,
     resume: bool,
 ) -> tuple[Run, State]:
@@ -141,31 +181,42 @@ def begin(
         state = replace(state, identity=identity)
     else:
         origin = weights.start(network, config.model, config.weights, allow_partial=config.allow_partial_weights)
-        state = State(identity, str(compute_dtype(device)).removeprefix("torch."), origin)
+        fast = group.same(float(compute_dtype(device) == torch.bfloat16))
+        state = State(identity, "bfloat16" if fast else "float32", origin)
     freeze(network, config.frozen)
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    rate = torch.tensor(config.learning_rate)
-    optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=config.weight_decay, fused=True)
-    dtype, class_weights = getattr(torch, state.precision), inverse_frequency(images.labels).to(device)
-    run = Run(config, network, optimizer, device, dtype, class_weights, images, validation, progress)
+    if not resume:
+        unfold(config, network, images, device)
+    run = assemble(config, network, images, validation, progress, getattr(torch, state.precision), device, group)
     if resume:
-        checkpoint.restore(out / "checkpoint", state, network, optimizer)
+        checkpoint.restore(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
         progress.say(f"resumed after epoch {state.history[-1].epoch}")
-    else:
-        unfold(run)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     progress.say(
-        f"{config.model}: {sum(p.numel() for p in network.parameters()):,} parameters, "
-        f"{sum(p.numel() for p in trainable):,} trained; {device.type}, {state.precision}; "
+        f"{config.model}: {sum(p.numel() for p in network.parameters()):,} parameters, {trained:,} trained; "
+        f"{group.size} process(es) on {device.type}, {state.precision}; "
         f"{len(images.labels)} training and {len(validation.labels)} validation images"
     )
     return run, state
 
 
-def chosen_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is a GPU where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: this machine has no usable GPU; use --device auto or cpu")
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+def assemble(
+    config: TrainConfig,
+    network: Network,
+    images: Images,
+    validation: Images,
+    progress: Progress,
+    dtype: torch.dtype,
+    device: torch.device,
+    group: Processes,
+) -> Run:
+    """Return the run of a network whose frozen parts are frozen, with a fresh optimizer."""
+    joined = group.joined(network)  # from here on all processes have the weights of process 0
+    averaged = copy.deepcopy(network).eval().requires_grad_(False) if config.averaging else network
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    rate = torch.tensor(config.learning_rate)
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=config.weight_decay, fused=True)
+    weight = inverse_frequency(images.labels).to(device)
+    return Run(config, network, joined, averaged, optimizer, device, dtype, weight, images, validation, progress, group)
 
 
 def check_folder(out: Path, resume: bool) -> None:
@@ -192,36 +243,18 @@ def flat(identity: dict[str, Any]) -> dict[str, Any]:
     return {**identity["settings"], "data": identity["data"]}
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the device computes a typical convolution in it in under 0.8 of float32's time."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    convolution = torch.nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
-    image = torch.rand(4, 64, 56, 56).contiguous(memory_format=torch.channels_last)
-    fastest = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # what other programs do on the other cores must not decide
-    for dtype in (torch.float32, torch.bfloat16) * TIMING_ROUNDS:
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            began = time.perf_counter()
-            convolution(image).sum().backward()
-        fastest[dtype] = min(fastest[dtype], time.perf_counter() - began)
-    torch.set_num_threads(threads)
-    return torch.bfloat16 if fastest[torch.bfloat16] < 0.8 * fastest[torch.float32] else torch.float32
-
-
 def inverse_frequency(labels: Tensor) -> Tensor:
     """Return the (4,) float32 class weights n / (4 * n_class): 1 on average over the images."""
     counts = torch.bincount(labels, minlength=len(CLASSES)).float()
     return torch.where(counts > 0, len(labels) / (len(CLASSES) * counts.clamp(min=1)), 0.0)
 
 
-def unfold(run: Run) -> None:
+def unfold(config: TrainConfig, network: Network, images: Images, device: torch.device) -> None:
     """Give batch norms that came folded into their convolutions real statistics, measured on varied training images."""
-    norms = weights.folded_norms(run.network, run.config.frozen)
+    norms = weights.folded_norms(network, config.frozen)
     if norms:
-        order = epoch_order(run.config, 0, len(run.train.labels))[:UNFOLDING_BATCHES]
-        weights.unfold(run.network, norms, lambda: (varied(run, 0, indices)[0] for indices in order))
+        order = epoch_order(config, 0, len(images.labels))[:UNFOLDING_BATCHES]
+        weights.unfold(network, norms, lambda: (varied(config, images, 0, indices, device)[0] for indices in order))
 
 
 def is_over(state: State, config: TrainConfig) -> bool:
@@ -232,21 +265,21 @@ def is_over(state: State, config: TrainConfig) -> bool:
 
 def one_epoch(run: Run, number: int) -> Epoch:
     """Train for one epoch, counted from 0, then score the validation part."""
-    config, network, began, total = run.config, run.network, time.perf_counter(), 0.0
-    order = epoch_order(config, number, len(run.train.labels))
-    torch.manual_seed(epoch_seed(config, number))  # dropout; the same after a resume
-    train_mode(network, config.frozen)
+    config, group, began, total = run.config, run.processes, time.perf_counter(), 0.0
+    order = epoch_order(config, number, len(run.train.labels), smallest=2 * group.size)
+    torch.manual_seed(epoch_seed(config, number) + group.rank)  # dropout; the same after a resume
+    train_mode(run.network, config.frozen)
     done = 0
     for step, indices in enumerate(order):
         rate = learning_rate(config, number + step / len(order))
-        for group in run.optimizer.param_groups:
-            group["lr"].fill_(rate)
-        batch, labels = varied(run, number, indices)
-        loss = functional.cross_entropy(run.logits(batch), labels, weight=run.class_weights)
-        loss.backward()
+        for settings in run.optimizer.param_groups:
+            settings["lr"].fill_(rate)
+        batch, labels = varied(config, run.train, number, group.share(indices), run.device)
+        value = backward(run, batch, labels)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
-        value = float(loss.detach())
+        if (step + 1) % AVERAGING_STRIDE == 0:
+            average(run, averaging_decay(config, number * len(order) + step) ** AVERAGING_STRIDE)
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss became {value} in epoch {number + 1}, step {step + 1}; the last finished epoch is kept. "
@@ -262,6 +295,36 @@ def one_epoch(run: Run, number: int) -> Epoch:
     return Epoch(number + 1, rate, total / done, val_loss, accuracy, macro_f1, speed, elapsed)
 
 
+def backward(run: Run, batch: Tensor, labels: Tensor) -> float:
+    """Put the gradients of one step in place, the same for any number of processes; return the whole batch's loss.
+
+    The loss is the weighted mean over the batch of all processes: each divides its sum by the weights of all. The
+    gradients are then averaged over the processes, so each multiplies its part by their number.
+    """
+    weight, smoothing = run.class_weights, run.config.label_smoothing
+    logits = run.logits(run.joined, batch)
+    summed = functional.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing, reduction="sum")
+    loss = summed / run.processes.total(weight[labels].sum())
+    (loss * run.processes.size).backward()
+    return float(run.processes.total(loss.detach()))
+
+
+@torch.no_grad()
+def average(run: Run, decay: float) -> None:
+    """Move the averaged network towards the trained one; nothing where they are the same."""
+    if run.averaged is run.network:
+        return
+    kept, new = tensors_that_change(run.averaged, run.config), tensors_that_change(run.network, run.config)
+    torch._foreach_lerp_(kept, new, 1 - decay)
+
+
+def tensors_that_change(network: Network, config: TrainConfig) -> list[Tensor]:
+    """Return the weights and running statistics outside the frozen parts."""
+    frozen = tuple(f"backbone.{prefix}." for prefix in config.frozen)
+    state = network.state_dict()
+    return [value for name, value in state.items() if value.is_floating_point() and not name.startswith(frozen)]
+
+
 @torch.no_grad()
 def measure_norms(run: Run, order: Sequence[Tensor]) -> None:
     """Measure the statistics of the trained batch norms on unaugmented training images, as validation and use see them.
@@ -270,9 +333,10 @@ def measure_norms(run: Run, order: Sequence[Tensor]) -> None:
         run: its network is left in evaluation mode.
         order: batches as positions among the training images; without any the running statistics stay.
     """
-    run.network.eval()
+    network = run.averaged.eval()
     layers = (nn.BatchNorm1d, nn.BatchNorm2d)
-    norms = [norm for norm in run.network.modules() if isinstance(norm, layers) and norm.weight.requires_grad]
+    frozen = {id(norm) for prefix in run.config.frozen for norm in network.backbone.get_submodule(prefix).modules()}
+    norms = [norm for norm in network.modules() if isinstance(norm, layers) and id(norm) not in frozen]
     momenta = [norm.momentum for norm in norms]
     if order:
         for norm in norms:
@@ -282,34 +346,18 @@ def measure_norms(run: Run, order: Sequence[Tensor]) -> None:
     for indices in order:
         grey, _ = run.train.batch(indices, run.device)
         batch = augment.apply(grey, augment.unvaried(len(indices)), run.config.size)
-        run.logits(batch)
+        run.logits(network, batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
-def epoch_order(config: TrainConfig, number: int, images: int) -> tuple[Tensor, ...]:
-    """Return the batches of an epoch as positions; a last batch of one image is left out (batch norm needs two)."""
-    generator = torch.Generator().manual_seed(epoch_seed(config, number))
-    batches: tuple[Tensor, ...] = torch.randperm(images, generator=generator).split(config.batch_size)
-    return batches if len(batches[-1]) > 1 or len(batches) == 1 else batches[:-1]
-
-
-def epoch_seed(config: TrainConfig, number: int) -> int:
-    """Return the seed of an epoch, so that it does not depend on the ones before."""
-    return int(np.random.SeedSequence((config.seed, number)).generate_state(1)[0])
-
-
-def learning_rate(config: TrainConfig, epochs: float) -> float:
-    """Return the learning rate after so many epochs: half a cosine from the first to the last value."""
-    share = (1 + math.cos(math.pi * epochs / config.epochs)) / 2
-    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * share
-
-
-def varied(run: Run, number: int, indices: Tensor) -> tuple[Tensor, Tensor]:
+def varied(
+    config: TrainConfig, images: Images, number: int, indices: Tensor, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Return a training batch, augmented for this epoch, (B, 1, H, W) in [0, 1], and its labels."""
-    grey, labels = run.train.batch(indices, run.device)
-    variation = augment.draw(run.config.augment, run.config.seed, number, indices.tolist())
-    return augment.apply(grey, variation, run.config.size), labels
+    grey, labels = images.batch(indices, device)
+    variation = augment.draw(config.augment, config.seed, number, indices.tolist())
+    return augment.apply(grey, variation, train_size(config, number)), labels
 
 
 def score(run: Run) -> tuple[float, float, float]:
@@ -324,6 +372,6 @@ def score(run: Run) -> tuple[float, float, float]:
 @torch.no_grad()
 def validation_logits(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits (B, 4) float32 and labels (B,) of the validation part, on the CPU."""
-    run.network.eval()
+    network = run.averaged.eval()
     for batch, labels in run.validation.batches(run.config.batch_size, run.device):
-        yield run.logits(batch).cpu(), labels.cpu()
+        yield run.logits(network, batch).cpu(), labels.cpu()
