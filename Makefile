@@ -26,7 +26,7 @@ PUBLISHED := runs/cnn-reference/card.json runs/resnet-reference/card.json
 OFFLINE_WEIGHTS := $(BRAINTUMOR_DATA)/weights/resnet18-imagenet-stem-to-layer3.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-all demo models lock bench docs clean
+.PHONY: help setup check test test-all demo models lock bench bench-all docs clean
 .PRECIOUS: runs/%/card.json
 
 help: ## list the words
@@ -75,8 +75,16 @@ runs/%-reference/card.json: | $(READY)
 	$(PYTHON) train.py --model $* --recipe reference --epochs $(EPOCHS) --data_dir "$$BRAINTUMOR_DATA/brain-tumor-mri" \
 		--out $(@D) $(WEIGHTS) $(if $(wildcard $(@D)/checkpoint/state.json),--resume)
 
-bench: $(READY) ## run every benchmark again; results go to benchmarks/results/
-	@for script in $$(grep -ls __main__ benchmarks/*.py); do echo "$$script"; $(PYTHON) "$$script" || exit 1; done
+SHORT = $(shell grep -lE '^Takes: [0-9]+ minutes?[.]' benchmarks/*.py)
+LONG = $(shell grep -lE '^Takes: long' benchmarks/*.py) \
+	$(if $(shell command -v nvidia-smi),$(shell grep -lE '^Takes: [0-9]+ minutes? on a GPU' benchmarks/*.py))
+
+bench: $(READY) ## run the short benchmarks again, with the trained models; results go to benchmarks/results/
+	@for card in $(PUBLISHED); do test -f $$card || { echo "$$card is missing; run make models first"; exit 2; }; done
+	$(foreach script,$(SHORT),$(PYTHON) $(script) && )$(PYTHON) benchmarks/table.py
+
+bench-all: $(READY) ## run all of them, for hours; those for a GPU only where there is one
+	$(foreach script,$(LONG) $(SHORT),$(PYTHON) $(script) && )$(PYTHON) benchmarks/table.py
 
 docs: $(READY) ## write docs/reference/cli.md again, then the pages as HTML to build/docs
 	$(PYTHON) docs/generate_cli.py

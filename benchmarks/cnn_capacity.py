@@ -1,6 +1,9 @@
 """What the custom CNN should look like: candidates trained alike for the first epochs of `reference`.
 
-Scored on the validation part alone. Command: python benchmarks/cnn_capacity.py
+Scored on the validation part alone.
+
+Command: python benchmarks/cnn_capacity.py
+Takes: long, a quarter of an hour.
 """
 
 import tempfile

@@ -1,10 +1,12 @@
 """How near the training loop comes to the bare network step, how soon a run starts, and how much memory it takes.
 
 Command: python benchmarks/training_efficiency.py
+Takes: 4 minutes.
 """
 
 import contextlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,65 +17,60 @@ from typing import Any
 
 import numpy as np
 import torch
+from operations import matmul_rates, step_operations
 from record import ROOT, WEIGHTS, data_folder, number, record, spread
 from torch.nn import functional
 
+from braintumor.files import cache_folder
 from braintumor.terminal import TrainingProgress
+from braintumor.training.hardware import Processes, compute_dtype
 from braintumor.training.loader import Images, decoded, prepare
 from braintumor.training.networks import build, freeze, train_mode
 from braintumor.training.recipe import recipe
-from braintumor.training.train import Run, compute_dtype, inverse_frequency, one_epoch, train
-from braintumor.training.weights import cache_folder
+from braintumor.training.train import Run, assemble, one_epoch, train
 
-PAIRS, STEPS = 5, 20
+MODELS = ("resnet", "cnn")
+PAIRS, STEPS, MATRIX = 5, 20, 2048
 
 
 def main() -> None:
     """Produce `training-efficiency.json`."""
     data = data_folder()
-    numbers = efficiency(data / "brain-tumor-mri")
-    for model, weights in (("cnn", "none"), ("resnet", str(data / WEIGHTS))):
+    numbers = {key: entry for model in MODELS for key, entry in efficiency(model, data / "brain-tumor-mri").items()}
+    for model, weights in zip(MODELS, (str(data / WEIGHTS), "none"), strict=True):
         numbers[f"{model}.start_seconds"] = number(start_seconds(model, weights, data / "brain-tumor-mri"), "seconds")
     numbers["peak_mib"] = number(peak_mib(data), "MiB")
     record("training-efficiency", "python benchmarks/training_efficiency.py", numbers)
 
 
-def efficiency(data: Path) -> dict[str, Any]:
-    """Return images/s of our loop and of the bare step, in alternating pairs, and their ratio."""
-    config = recipe("reference", "resnet")
+def efficiency(model: str, data: Path) -> dict[str, Any]:
+    """Return images/s of our loop and of the bare step, in alternating pairs, and how near they are to the limit."""
+    config = recipe("reference", model)
     manifest, _ = prepare(data, cache_folder(), fraction=config.validation_fraction, seed=0, skip_unreadable=False)
     whole = decoded(manifest.part("train"), config.source_size, cache_folder(), print)
     chosen = np.random.default_rng(0).permutation(len(whole.labels))[: STEPS * config.batch_size]
     images = Images(np.array(whole.grey[chosen]), whole.labels[torch.from_numpy(chosen)])
     validation = Images(images.grey[:2, :224, :224], images.labels[:2])
-    network = build("resnet")
-    freeze(network, config.frozen)
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=torch.tensor(1e-4), weight_decay=0.01, fused=True)
     device = torch.device("cpu")
+    network = build(config.model)
+    freeze(network, config.frozen)
     with TrainingProgress() as progress:
-        weights = inverse_frequency(images.labels)
-        run = Run(
-            replace(config, epochs=99),
-            network,
-            optimizer,
-            device,
-            compute_dtype(device),
-            weights,
-            images,
-            validation,
-            progress,
-        )
+        dtype = compute_dtype(device)
+        run = assemble(replace(config, epochs=99), network, images, validation, progress, dtype, device, Processes())
         bare_step_rate(run)  # warms up
         ours, bare = [], []
         for pair in range(PAIRS):
             ours.append(one_epoch(run, pair).images_per_second)
             bare.append(bare_step_rate(run))
     ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
+    needed, matmul = step_operations(config, config.size), statistics.median(matmul_rates("cpu", MATRIX, dtype))
     return {
-        "resnet.ratio": spread(ratios, "ratio"),
-        "resnet.images_per_second": spread(ours, "images/s"),
-        "resnet.bare_images_per_second": spread(bare, "images/s"),
+        f"{model}.ratio": spread(ratios, "ratio"),
+        f"{model}.images_per_second": spread(ours, "images/s"),
+        f"{model}.bare_images_per_second": spread(bare, "images/s"),
+        f"{model}.step_gflop_per_image": number(needed / 1e9, "GFLOP"),
+        f"{model}.matmul_gflops": number(matmul / 1e9, "GFLOP/s"),
+        f"{model}.matmul_fraction": spread([rate * needed / matmul for rate in ours], "fraction"),
     }
 
 
