@@ -1,6 +1,7 @@
 """The parts of the benchmarks that decide what a result says; the measurements themselves are not repeated here."""
 
 import importlib
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,61 @@ def peer(benchmarks: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture(scope="module")
 def gpu(benchmarks: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("gpu_training")
+
+
+@pytest.fixture(scope="module")
+def inference(benchmarks: pytest.MonkeyPatch) -> ModuleType:
+    return importlib.import_module("inference")
+
+
+def test_what_is_compared_takes_turns_after_a_warm_up(inference: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "PAIRS", 2)
+    calls: list[str] = []
+    times = inference.seconds([lambda: calls.append("a"), lambda: calls.append("b")], 2)
+    assert "".join(calls) == "ab" + "aabb" * 2
+    assert [len(taken) for taken in times] == [2, 2]
+    assert inference.ratios([4.0, 9.0], [2.0, 3.0]) == [2, 3]
+
+
+ANSWERING = """
+import time
+print("header")
+for answer in range({answers}):
+    print(answer, flush=True)
+    time.sleep(0.3 if answer == 1 else 0)
+{ending}
+"""
+
+
+@pytest.fixture
+def few_files(inference: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "FILES", 4)
+    monkeypatch.setattr(inference, "EARLY", 2)
+
+
+@pytest.mark.usefixtures("few_files")
+def test_memory_is_that_of_the_early_answers_and_of_all(inference: ModuleType) -> None:
+    program = ANSWERING.format(answers=4, ending="kept = b'x' * 2**26; time.sleep(0.5)")
+    early, peak = inference.memory_of([sys.executable, "-c", program])
+    assert 1 < early < 60
+    assert peak > early + 60
+
+
+@pytest.mark.usefixtures("few_files")
+@pytest.mark.parametrize(("answers", "ending"), [(3, "pass"), (4, "raise SystemExit(3)")])
+def test_a_command_that_fails_or_leaves_files_out_gives_no_result(
+    inference: ModuleType, answers: int, ending: str
+) -> None:
+    with pytest.raises(SystemExit, match=f"after {answers} of 4 answers"):
+        inference.memory_of([sys.executable, "-c", ANSWERING.format(answers=answers, ending=ending)])
+
+
+def test_a_model_that_is_not_trained_yet_says_what_trains_it(
+    inference: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(inference, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="runs/resnet-fast is missing; train it with: python benchmarks/official_fast"):
+        inference.trained_model()
 
 
 def history(*accuracies: float, minutes: float) -> list[dict[str, float]]:

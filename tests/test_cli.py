@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ from PIL import Image
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.cli import UniqueNames, main
+from braintumor.data.layout import list_images
+from braintumor.data.manifest import Manifest, write_manifest
 from braintumor.inference import predict
-from braintumor.model import Model
+from braintumor.model import Model, load
 
 ROOT = Path(__file__).parents[1]
 HEADER = "image,label,predicted,decision,reasons,p_glioma,p_meningioma,p_pituitary,p_no_tumor,model"
@@ -227,6 +231,82 @@ def test_train_py_explains_itself() -> None:
         assert option in result.stdout.replace(b"_", b"-")
 
 
+@pytest.fixture
+def quantized(tmp_path: Path, model_folder: Path, phantoms: Path) -> Path:
+    """Return a copy of the small model with its 8-bit variant, calibrated on the phantoms' training part."""
+    pytest.importorskip("torch")
+    folder = Path(shutil.copytree(model_folder, tmp_path / "quantized"))
+    rows = list_images(phantoms, parts=("train",)).manifest.rows
+    write_manifest(Manifest(phantoms, tuple(replace(row, split="val") for row in rows)), folder / "manifest.csv")
+    assert status_of("quantize", folder, phantoms) == 0
+    return folder
+
+
+def test_quantize_says_what_it_measured(quantized: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert status_of("quantize", quantized, phantoms, "--precision", "int8") == 0
+    parity = json.loads((quantized / "card.json").read_text())["precisions"]
+    assert capsys.readouterr().out == (
+        f"written: {quantized / 'model.int8.onnx'}\n"
+        f"on 12 validation images: same class {parity['int8']['agreement']:.4f}, "
+        f"accuracy {parity['int8']['accuracy']:.4f} (float32 {parity['float32']['accuracy']:.4f}), "
+        f"correlation of the class maps {parity['int8']['class_map_correlation']:.4f}\n"
+        f"next: braintumor predict IMAGES --model {quantized} --precision int8\n{DISCLAIMER}\n"
+    )
+
+
+@pytest.mark.parametrize("kind", ["text", "csv", "json"])
+def test_predict_answers_with_the_precision_asked_for(
+    quantized: Path, slices: list[Path], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    capsys.readouterr()
+    assert status_of("predict", slices[0], "--model", quantized, "--precision", "int8", "--format", kind) == 0
+    output = capsys.readouterr()
+    assert "tiny 1.2 int8" in output.out
+    [answer] = predict(slices[0], load(quantized, precision="int8"))
+    [original] = predict(slices[0], load(quantized))
+    assert not np.allclose(answer.probabilities, original.probabilities, atol=1e-5)
+    if kind == "json":
+        shown = json.loads(output.out)["predictions"][0]
+        shares = [shown[f"p_{name}"] for name in CLASSES]
+        assert shares == pytest.approx(answer.probabilities.tolist(), abs=1e-6)
+
+
+def test_explain_shows_the_map_of_the_precision_asked_for(quantized: Path, tmp_path: Path, slices: list[Path]) -> None:
+    assert status_of("explain", slices[0], "--model", quantized, "--precision", "int8", "--out", tmp_path / "out") == 0
+    [answer] = predict(slices[0], load(quantized, precision="int8"))
+    found = np.load(tmp_path / "out" / f"{slices[0].stem}.npy")
+    np.testing.assert_array_equal(found, answer.class_maps[CLASSES.index(answer.predicted)])
+
+
+def test_evaluations_of_two_precisions_lie_side_by_side(quantized: Path, phantoms: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for precision, place in (("float32", "evaluation"), ("int8", "evaluation-int8")):
+        assert status_of("evaluate", quantized, phantoms, "--precision", precision) == 0
+        report = json.loads((quantized / place / "report.json").read_text())
+        assert report["model"]["precision"] == precision
+        page = (quantized / place / "report.html").read_text()
+        assert f"<dt>Precision</dt><dd>{precision}</dd>" in page
+
+
+def test_a_precision_that_was_not_written_names_the_command(
+    slices: list[Path], model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("predict", slices[0], "--model", model_folder, "--precision", "int8") == 2
+    assert f"write it with: braintumor quantize {model_folder} DATA_DIR --precision int8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["predict", "explain", "evaluate", "quantize"])
+def test_an_unknown_precision_lists_the_known_ones(
+    slices: list[Path], model_folder: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    arguments = [slices[0], "--model", model_folder] if command in ("predict", "explain") else [model_folder, "data"]
+    assert status_of(command, *arguments, "--precision", "int3") == 2
+    error = capsys.readouterr().err
+    assert "int3" in error
+    assert "'int8'" in error
+
+
 WITHOUT = """
 import sys
 from braintumor.cli import main
@@ -247,6 +327,7 @@ sys.exit(main(sys.argv[2:]))
         ("torch", "train", ["train", "--model", "cnn", "--data_dir", "."]),
         ("timm", "train", ["train", "--model", "cnn", "--data_dir", "."]),
         ("safetensors", "train", ["train", "--model", "cnn", "--data_dir", "."]),
+        ("onnx", "train", ["quantize", "model", "data"]),
         ("matplotlib", "evaluate", ["evaluate", "model", "data"]),
         ("markupsafe", "evaluate", ["evaluate", "model", "data"]),
         ("jinja2", "evaluate", ["compare", "first", "second"]),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -112,6 +113,14 @@ def test_a_stream_without_end_is_answered_with_a_few_batches_at_hand(model: Mode
         if count == 4 * BATCH:
             break
     answers.close()  # type: ignore[attr-defined]
+
+
+def test_answers_that_are_dropped_do_not_stay_in_memory(model: Model) -> None:
+    sources = (Scan(np.zeros((64, 64), np.float32), source=str(place)) for place in range(6 * BATCH))
+    alive: WeakSet[Prediction | ImageError] = WeakSet()
+    for answer in predict_each(sources, model):
+        alive.add(answer)
+        assert len(alive) <= 2 * BATCH
 
 
 def test_four_threads_at_once_get_the_serial_answers(slices: list[Path], model: Model) -> None:

@@ -14,11 +14,11 @@ LAYERS = (
     "errors classes files",
     "scan preprocess data.manifest data.split data.phantom evaluate.metrics",
     "sandbox model dicom.read data.layout evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages",
-    "read zoo overlay data.duplicates training.networks training.augment training.recipe",
+    "read zoo overlay data.duplicates training.networks training.augment training.recipe training.integers",
     "training.export training.loader training.checkpoint training.weights training.artefact training.schedule "
     "training.hardware training.board "
     "inference braintumor data.audit evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
-    "training.train training.folds archive dicom.write evaluate.report terminal",
+    "training.quantize training.train training.folds archive dicom.write evaluate.report terminal",
     "cli web.app dicom.pacs",
     "__main__",
 )

@@ -1,7 +1,10 @@
 """What a model folder must hold."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 
 from braintumor.classes import CLASSES
 from braintumor.errors import ModelError
-from braintumor.model import Card, Model, load
+from braintumor.model import Card, Model, integer_sums_saturate, load
 from braintumor.preprocess import Preprocess
 
 CARD = Card(
@@ -79,8 +82,55 @@ def test_what_is_no_model_folder_is_refused(folder: Path) -> None:
         load(folder / "nowhere")
     with pytest.raises(ModelError, match=r"card\.json cannot be read .Not a directory"):
         load(folder / "card.json")
-    with pytest.raises(ModelError, match="no precision is called 'int3'; choose one of float32"):
+    with pytest.raises(ModelError, match="no precision is called 'int3'; choose one of float32, int8"):
         load(folder, precision="int3")
+
+
+def test_a_missing_precision_says_how_to_write_it(folder: Path) -> None:
+    message = (
+        rf"no int8 model in {folder}: model\.int8\.onnx is missing; write it with: braintumor quantize {folder} DATA"
+    )
+    with pytest.raises(ModelError, match=message):
+        load(folder, precision="int8")
+
+
+def test_a_model_is_called_by_name_version_and_a_precision_that_is_not_the_trained_one(model: Model) -> None:
+    assert model.identity == "tiny 1.2"
+    assert Model(model.folder, model.card, model._session, "int8").identity == "tiny 1.2 int8"
+
+
+@pytest.mark.parametrize(
+    ("machine", "facts", "expected"),
+    [
+        ("x86_64", "processor : 0\nflags\t\t: fpu avx2 avx512_vnni amx_int8\n", False),
+        ("AMD64", "processor : 0\nflags\t\t: fpu avx2 avx_vnni\n", False),
+        ("x86_64", "processor : 0\nflags\t\t: fpu avx2\nbugs : vnni\n", True),
+        ("x86_64", "", True),
+        ("x86_64", None, True),
+        ("aarch64", None, False),
+        ("arm64", None, False),
+    ],
+)
+def test_sums_of_bytes_may_saturate_on_x86_without_vnni(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, facts: str | None, expected: bool
+) -> None:
+    if facts is not None:
+        (tmp_path / "cpuinfo").write_text(facts)
+    monkeypatch.setattr("braintumor.model.CPU_FACTS", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert integer_sums_saturate() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not confine processes to cores")
+def test_a_process_confined_to_one_core_uses_one_thread() -> None:
+    program = (
+        "import os\n"
+        "from braintumor.model import usable_cores\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "print(usable_cores())"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "1\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a network", b"\x08\x0a"])

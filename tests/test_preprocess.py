@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from braintumor.preprocess import Preprocess, pad_to_square
+from braintumor.preprocess import Preprocess, network_input, pad_to_square
 from braintumor.scan import Scan
 
 LEVELS = np.arange(224 * 224, dtype=np.uint32).reshape(224, 224).astype(np.uint8)
@@ -76,3 +76,11 @@ def test_training_and_prediction_get_the_same_values(height: int, width: int, si
 def test_impossible_sizes_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"expected an input side of 32 to 1024 pixels, got {size}"):
         Preprocess(size)
+
+
+def test_a_batch_of_grey_levels_becomes_what_each_slice_becomes_alone() -> None:
+    scans = [Scan(np.roll(LEVELS, place).astype(np.float32) / np.float32(255)) for place in range(3)]
+    together = network_input(np.stack([Preprocess().grey_levels(scan) for scan in scans]))
+    assert (together.shape, together.dtype) == ((3, 1, 224, 224), np.float32)
+    np.testing.assert_array_equal(together, [Preprocess()(scan) for scan in scans])
+    assert set(np.unique(together * 255).tolist()) == set(range(256))

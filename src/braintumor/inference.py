@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from braintumor.classes import CLASSES
 from braintumor.errors import ImageError
 from braintumor.model import Model
+from braintumor.preprocess import network_input
 from braintumor.read import read
 from braintumor.scan import Scan
 
 Source = str | Path | Scan
-Prepared = tuple[str, NDArray[np.float32] | ImageError]
+Prepared = tuple[str, NDArray[np.uint8] | ImageError]
 
 COLUMNS = ("image", "label", "predicted", "decision", "reasons", *(f"p_{name}" for name in CLASSES), "model")
 
@@ -98,37 +99,34 @@ def predict_each(sources: Iterable[Source], model: Model) -> Iterator[Prediction
 
 
 def prepare(source: Source, model: Model) -> Prepared:
-    """Return the source's name with its network input (1, H, W), or with why it cannot be read."""
+    """Return the source's name with its grey levels (S, S), or with why it cannot be read."""
     name = source.source if isinstance(source, Scan) else str(source)
     try:
         scan = source if isinstance(source, Scan) else read(source)
     except ImageError as error:
         return name, error
-    return name, model.card.preprocess(scan)
+    return name, model.card.preprocess.grey_levels(scan)
 
 
 def answer(batch: Sequence[Prepared], model: Model) -> Iterator[Prediction | ImageError]:
     """Yield the answers to a batch in order; what could not be read passes through."""
-    images = [image for _, image in batch if not isinstance(image, ImageError)]
-    answers = iter(zip(*model(np.stack(images)), strict=True)) if images else iter(())
-    for name, image in batch:
-        if isinstance(image, ImageError):
-            yield image
-        else:
-            logits, class_maps = next(answers)
-            yield decide(name, logits, class_maps, model)
+    slices = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
+    answers = iter(decide(slices, model) if slices else ())
+    for _, image in batch:
+        yield image if isinstance(image, ImageError) else next(answers)
 
 
-def decide(name: str, logits: NDArray[np.float32], class_maps: NDArray[np.float32], model: Model) -> Prediction:
-    """Return the answer for one slice from its logits (4,) and class maps (4, h, w)."""
+def decide(slices: Sequence[tuple[str, NDArray[np.uint8]]], model: Model) -> list[Prediction]:
+    """Return the answers for slices, given with their names as grey levels (S, S)."""
+    logits, class_maps = model(network_input(np.stack([levels for _, levels in slices])))
     probabilities = softmax(logits / np.float32(model.card.temperature))
-    predicted = CLASSES[int(probabilities.argmax())]
-    identity = f"{model.card.name} {model.card.version}"
-    return Prediction(name, probabilities, predicted, predicted, (), class_maps, identity)
+    predicted = [CLASSES[best] for best in probabilities.argmax(axis=1)]
+    answers = zip(slices, probabilities, predicted, class_maps, strict=True)
+    return [Prediction(name, shares, best, best, (), maps, model.identity) for (name, _), shares, best, maps in answers]
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the probabilities (4,) of logits (4,)."""
-    powers: NDArray[np.float32] = np.exp(logits - logits.max())
-    probabilities: NDArray[np.float32] = powers / powers.sum()
+    """Return the probabilities (N, 4) of logits (N, 4)."""
+    powers: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
     return probabilities

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,7 +19,8 @@ from braintumor.preprocess import Preprocess
 if TYPE_CHECKING:
     import onnxruntime
 
-ONNX_FILES = {"float32": "model.onnx"}
+ONNX_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
+"""File of each precision in the model folder; the first one is written by training."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Card:
         temperature: the logits are divided by it before the softmax; 1 changes nothing.
         data: fingerprint of the manifest, counts per split and class, split fractions, files left out.
         train: every setting of the run, so that it can be repeated.
-        precisions: one entry per ONNX file, with its measured parity to the trained network.
+        precisions: one entry per ONNX file: how far float32 agrees with the trained network, the others with float32.
     """
 
     name: str
@@ -83,10 +85,19 @@ class Card:
 class Model:
     """A loaded model: its card and an ONNX Runtime session on the CPU. Calls from several threads are safe."""
 
-    def __init__(self, folder: Path, card: Card, session: "onnxruntime.InferenceSession") -> None:
+    def __init__(
+        self, folder: Path, card: Card, session: "onnxruntime.InferenceSession", precision: str = "float32"
+    ) -> None:
         self.folder = folder
         self.card = card
+        self.precision = precision
         self._session = session
+
+    @property
+    def identity(self) -> str:
+        """Return the model's name and version, and its precision unless it is the trained one."""
+        words = (self.card.name, self.card.version, "" if self.precision == "float32" else self.precision)
+        return " ".join(filter(None, words))
 
     def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the logits (N, 4) and the unscaled, non-negative class maps (N, 4, h, w) of (N, 1, H, W) inputs.
@@ -105,8 +116,8 @@ def load(folder: str | Path, *, precision: str = "float32", threads: int | None 
 
     Args:
         folder: a folder with `card.json` and the ONNX file of the precision.
-        precision: `float32`.
-        threads: CPU threads to use; all cores by default.
+        precision: `float32`, or `int8` where `braintumor quantize` has written it.
+        threads: CPU threads to use; by default one for each core that the process may use.
 
     Raises:
         ModelError: the folder or one of its files is missing, damaged or of another kind.
@@ -116,9 +127,22 @@ def load(folder: str | Path, *, precision: str = "float32", threads: int | None 
     folder = Path(folder)
     network_file = folder / ONNX_FILES[precision]
     card = Card.from_json(content(folder / "card.json").decode(errors="replace"))
-    session = open_session(network_file, threads or os.cpu_count() or 1)
+    if precision != "float32":
+        check_quantized(network_file, card, precision)
+    session = open_session(network_file, threads or usable_cores())
     check_signature(session, card, network_file)
-    return Model(folder, card, session)
+    return Model(folder, card, session, precision)
+
+
+def check_quantized(file: Path, card: Card, precision: str) -> None:
+    """Raise where the file of a further precision is missing or belongs to an earlier training in the same folder."""
+    if file.is_file() and precision in card.precisions:
+        return
+    problem = f"card.json does not know {file.name}" if file.is_file() else f"{file.name} is missing"
+    raise ModelError(
+        f"no {precision} model in {file.parent}: {problem}; "
+        f"write it with: braintumor quantize {file.parent} DATA_DIR --precision {precision}"
+    )
 
 
 def content(file: Path) -> bytes:
@@ -148,6 +172,7 @@ def open_session(file: Path, threads: int) -> "onnxruntime.InferenceSession":
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    options.add_session_config_entry("session.x64quantprecision", "1" if integer_sums_saturate() else "0")
     network = content(file)
     try:
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
@@ -155,6 +180,29 @@ def open_session(file: Path, threads: int) -> "onnxruntime.InferenceSession":
         raise ModelError(
             f"{file} is not a usable ONNX file with all its weights inside; copy or export the model again"
         ) from error
+
+
+def integer_sums_saturate() -> bool:
+    """Tell whether the fastest 8-bit arithmetic may clip sums: on x86 processors not known to have VNNI instructions.
+
+    There ONNX Runtime adds pairs of 8-bit products in 16 bits, unless told to take a slower way.
+    Source: `kOrtSessionOptionsAvx2PrecisionMode` in ONNX Runtime's onnxruntime_session_options_config_keys.h.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        with CPU_FACTS.open() as lines:
+            return "vnni" not in next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return True
+
+
+CPU_FACTS = Path("/proc/cpuinfo")
+
+
+def usable_cores() -> int:
+    """Return how many CPU cores this process may use; fewer than the machine has where it is confined to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_signature(session: "onnxruntime.InferenceSession", card: Card, file: Path) -> None:

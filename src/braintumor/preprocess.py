@@ -29,7 +29,8 @@ class Preprocess:
 
     def __call__(self, scan: Scan) -> NDArray[np.float32]:
         """Return the (1, size, size) float32 input in [0, 1]."""
-        return self.grey_levels(scan)[None].astype(np.float32) / np.float32(255)
+        image: NDArray[np.float32] = network_input(self.grey_levels(scan)[None])[0]
+        return image
 
     def grey_levels(self, scan: Scan) -> NDArray[np.uint8]:
         """Return the same input as (size, size) uint8 grey levels, the form in which training caches it."""
@@ -39,6 +40,11 @@ class Preprocess:
             square = np.asarray(resized)
         levels: NDArray[np.uint8] = np.rint(square.clip(0, 1) * 255).astype(np.uint8)
         return levels
+
+
+def network_input(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return grey levels (N, S, S) as the network takes them: (N, 1, S, S) float32 in [0, 1]."""
+    return levels[:, None].astype(np.float32) / np.float32(255)
 
 
 def pad_to_square(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

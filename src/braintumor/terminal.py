@@ -24,7 +24,7 @@ def text_writer(model: "Model") -> Writer:
 
     def write(answer: Prediction | ImageError | None) -> None:
         if answer is None:
-            print(f"{model.card.name} {model.card.version}. {DISCLAIMER}")
+            print(f"{model.identity}. {DISCLAIMER}")
         elif not isinstance(answer, ImageError):
             shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
             answered = f"refer ({'; '.join(answer.reasons)})" if answer.decision == "refer" else TITLES[answer.decision]
@@ -35,7 +35,7 @@ def text_writer(model: "Model") -> Writer:
 
 def json_writer(model: "Model") -> Writer:
     """Return a writer of one JSON object whose `predictions` are streamed."""
-    head = json.dumps({"model": f"{model.card.name} {model.card.version}", "disclaimer": DISCLAIMER})
+    head = json.dumps({"model": model.identity, "disclaimer": DISCLAIMER})
     separator = head.removesuffix("}") + ', "predictions": [\n'
     empty = separator
 
@@ -60,7 +60,7 @@ def csv_writer(model: "Model") -> Writer:
 
     def write(answer: Prediction | ImageError | None) -> None:
         if answer is None:
-            print(f"{model.card.name} {model.card.version}. {DISCLAIMER}", file=sys.stderr)
+            print(f"{model.identity}. {DISCLAIMER}", file=sys.stderr)
         elif not isinstance(answer, ImageError):
             writer.writerow(answer.record().values())
 

@@ -51,7 +51,8 @@ def test_report_json_holds_fractions_with_intervals(data_dir: Path, model: Model
     assert found["per_class"]["glioma"]["support"] == 3
     assert found["per_class"]["glioma"]["recall"]["value"] == pytest.approx(2 / 3)
     assert len(found["reliability"]) == 15
-    assert found["model"] == {"name": "tiny", "version": "1", "architecture": "quarters", "recipe": "reference"}
+    card = {"name": "tiny", "version": "1", "architecture": "quarters", "recipe": "reference"}
+    assert found["model"] == card | {"precision": "float32"}
     assert found["fingerprint"] == list_images(data_dir, parts=("test",)).manifest.fingerprint()
     assert found["disclaimer"] == DISCLAIMER
     assert found["images_per_second"] > 0

@@ -38,7 +38,7 @@ class Report:
     """What an evaluation found; all rates are fractions.
 
     Attributes:
-        model: name, version, architecture and recipe of the model.
+        model: name, version, architecture, recipe and precision of the model.
         protocol: `official` for a test part that the data folder brings along, `held-out` for one that we cut off.
         fingerprint: of the manifest of the evaluated images.
         groups: of the images, in the order of predictions.csv; intervals are over groups.
@@ -194,7 +194,13 @@ def judge(model: Model, protocol: str, test: Manifest, answers: Answers) -> Repo
     counts = Counter(row.label for row in test)
     card = model.card
     return Report(
-        model={"name": card.name, "version": card.version, "architecture": card.architecture, "recipe": card.recipe},
+        model={
+            "name": card.name,
+            "version": card.version,
+            "architecture": card.architecture,
+            "recipe": card.recipe,
+            "precision": model.precision,
+        },
         protocol=protocol,
         fingerprint=test.fingerprint(),
         groups=tuple(groups.tolist()),
