@@ -31,21 +31,20 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from peers.training import Script, Workers
 from record import ROOT, WEIGHTS, data_folder, number, record, spread
+from training_efficiency import short_run
 
 from braintumor.data.manifest import Manifest
 from braintumor.files import cache_folder, write_text
 from braintumor.terminal import TrainingProgress
 from braintumor.training import weights
 from braintumor.training.checkpoint import Epoch, read_tensors, under, write_tensors
-from braintumor.training.hardware import Processes, compute_dtype
-from braintumor.training.loader import Images, decoded, prepare
-from braintumor.training.networks import build, freeze
+from braintumor.training.loader import decoded, prepare
+from braintumor.training.networks import build
 from braintumor.training.recipe import TrainConfig, recipe
-from braintumor.training.train import Run, assemble, one_epoch, train, unfold
+from braintumor.training.train import one_epoch, train, unfold
 
 TARGET, MOST_EPOCHS, STEPS, PAIRS = 0.964, 12, 25, 3
 CONFIGURATIONS = {workers.name: workers for workers in (Workers(0, 2), Workers(1, 1), Workers(2, 1))}
@@ -138,25 +137,13 @@ def alternating(
     script = Script(images, start, workers, frozen=True)
     found: dict[str, list[float]] = {"ours": [], "peer": []}
     with TrainingProgress() as progress:
-        run = our_run(config, manifest, progress)
+        run = short_run(config, manifest, STEPS, progress)
         for turn in range(PAIRS + 1):
             torch.set_num_threads(threads)
             found["ours"].append(one_epoch(run, turn).images_per_second)
             torch.set_num_threads(workers.threads)
             found["peer"].append(script.rate(STEPS))
     return {name: values[1:] for name, values in found.items()}
-
-
-def our_run(config: TrainConfig, manifest: Manifest, progress: TrainingProgress) -> Run:
-    """Return a run of our loop whose epochs have `STEPS` steps."""
-    whole = decoded(manifest.part("train"), config.source_size, cache_folder(), print)
-    chosen = np.random.default_rng(0).permutation(len(whole.labels))[: STEPS * config.batch_size]
-    images = Images(np.array(whole.grey[chosen]), whole.labels[torch.from_numpy(chosen)])
-    validation = Images(images.grey[:2, : config.size, : config.size], images.labels[:2])
-    device = torch.device("cpu")
-    network = build(config.model)
-    freeze(network, config.frozen)
-    return assemble(config, network, images, validation, progress, compute_dtype(device), device, Processes())
 
 
 class Reached(Exception):  # noqa: N818

@@ -21,12 +21,13 @@ from operations import matmul_rates, step_operations
 from record import ROOT, WEIGHTS, data_folder, number, record, spread
 from torch.nn import functional
 
+from braintumor.data.manifest import Manifest
 from braintumor.files import cache_folder
 from braintumor.terminal import TrainingProgress
 from braintumor.training.hardware import Processes, compute_dtype
 from braintumor.training.loader import Images, decoded, prepare
 from braintumor.training.networks import build, freeze, train_mode
-from braintumor.training.recipe import recipe
+from braintumor.training.recipe import TrainConfig, recipe
 from braintumor.training.train import Run, assemble, one_epoch, train
 
 MODELS = ("resnet", "cnn")
@@ -47,23 +48,15 @@ def efficiency(model: str, data: Path) -> dict[str, Any]:
     """Return images/s of our loop and of the bare step, in alternating pairs, and how near they are to the limit."""
     config = recipe("reference", model)
     manifest, _ = prepare(data, cache_folder(), fraction=config.validation_fraction, seed=0, skip_unreadable=False)
-    whole = decoded(manifest.part("train"), config.source_size, cache_folder(), print)
-    chosen = np.random.default_rng(0).permutation(len(whole.labels))[: STEPS * config.batch_size]
-    images = Images(np.array(whole.grey[chosen]), whole.labels[torch.from_numpy(chosen)])
-    validation = Images(images.grey[:2, :224, :224], images.labels[:2])
-    device = torch.device("cpu")
-    network = build(config.model)
-    freeze(network, config.frozen)
     with TrainingProgress() as progress:
-        dtype = compute_dtype(device)
-        run = assemble(replace(config, epochs=99), network, images, validation, progress, dtype, device, Processes())
+        run = short_run(replace(config, epochs=99), manifest, STEPS, progress)
         bare_step_rate(run)  # warms up
         ours, bare = [], []
         for pair in range(PAIRS):
             ours.append(one_epoch(run, pair).images_per_second)
             bare.append(bare_step_rate(run))
     ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
-    needed, matmul = step_operations(config, config.size), statistics.median(matmul_rates("cpu", MATRIX, dtype))
+    needed, matmul = step_operations(config, config.size), statistics.median(matmul_rates("cpu", MATRIX, run.dtype))
     return {
         f"{model}.ratio": spread(ratios, "ratio"),
         f"{model}.images_per_second": spread(ours, "images/s"),
@@ -72,6 +65,18 @@ def efficiency(model: str, data: Path) -> dict[str, Any]:
         f"{model}.matmul_gflops": number(matmul / 1e9, "GFLOP/s"),
         f"{model}.matmul_fraction": spread([rate * needed / matmul for rate in ours], "fraction"),
     }
+
+
+def short_run(config: TrainConfig, manifest: Manifest, steps: int, progress: TrainingProgress) -> Run:
+    """Return a run of our loop on the CPU whose epochs have so many steps and next to no validation."""
+    whole = decoded(manifest.part("train"), config.source_size, cache_folder(), print)
+    chosen = np.random.default_rng(0).permutation(len(whole.labels))[: steps * config.batch_size]
+    images = Images(np.array(whole.grey[chosen]), whole.labels[torch.from_numpy(chosen)])
+    validation = Images(images.grey[:2, : config.size, : config.size], images.labels[:2])
+    device = torch.device("cpu")
+    network = build(config.model)
+    freeze(network, config.frozen)
+    return assemble(config, network, images, validation, progress, compute_dtype(device), device, Processes())
 
 
 def bare_step_rate(run: Run) -> float:
