@@ -23,7 +23,7 @@ from record import RESULTS, ROOT, WEIGHTS, data_folder, record
 
 from braintumor.files import write_text
 
-EPOCHS = {"cnn": {"quick": 24, "best": 110}, "resnet": {"quick": 12, "best": 44}}
+EPOCHS = {"cnn": {"quick": 24, "best": 130}, "resnet": {"quick": 12, "best": 44}}
 
 
 def main() -> None:
