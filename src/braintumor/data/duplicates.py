@@ -16,9 +16,9 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from braintumor.data.manifest import Manifest, Row
+from braintumor.data.manifest import Manifest, Row, at_hand
 from braintumor.errors import ImageError, StorageError
-from braintumor.files import file_sha256, replacing
+from braintumor.files import replacing
 from braintumor.read import read
 from braintumor.scan import Scan
 
@@ -69,7 +69,7 @@ def thumbnails(manifest: Manifest, cache: Path) -> tuple[NDArray[np.float32], di
     miniatures, problems = made(manifest)
     if all(hashes) and not problems:
         with suppress(OSError, StorageError):
-            if all(file_sha256(manifest.path(row)) == row.sha256 for row in manifest):  # still what was listed
+            if len(at_hand(manifest)) == len(manifest):  # still what was listed
                 keep(file, miniatures)
     return miniatures, problems
 

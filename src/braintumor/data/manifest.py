@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from braintumor.classes import CLASSES
 from braintumor.errors import DataError
-from braintumor.files import replacing
+from braintumor.files import file_sha256, replacing
 
 SPLITS: Final = ("train", "val", "test")
 
@@ -148,3 +149,13 @@ def leaks(manifest: Manifest) -> list[tuple[str, tuple[str, ...]]]:
         if row.group and row.split:
             splits_of[row.group].add(row.split)
     return [(group, tuple(sorted(splits))) for group, splits in sorted(splits_of.items()) if len(splits) > 1]
+
+
+def at_hand(manifest: Manifest) -> Manifest:
+    """Return the rows whose file lies under the manifest's root with the recorded content."""
+    with ThreadPoolExecutor(8) as pool:
+        paths = [manifest.path(row) for row in manifest]
+        found = list(pool.map(lambda path: file_sha256(path) if path.is_file() else None, paths))
+    return Manifest(
+        manifest.root, tuple(row for row, sha256 in zip(manifest, found, strict=True) if row.sha256 == sha256)
+    )

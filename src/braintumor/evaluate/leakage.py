@@ -1,15 +1,14 @@
 """Which test images a model has already seen in training, and what its accuracy is without them."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.data.duplicates import similar_pairs, thumbnails
-from braintumor.data.manifest import Manifest, read_manifest
+from braintumor.data.manifest import Manifest, at_hand, read_manifest
 from braintumor.evaluate.metrics import Estimate, Integers, accuracy
-from braintumor.files import cache_folder, file_sha256
+from braintumor.files import cache_folder
 from braintumor.model import Model
 
 
@@ -75,16 +74,6 @@ def find_leakage(
         near=int(near.sum()) if len(present) else None,
         accuracy=everything,
         accuracy_without=without(right, groups, exact | near),
-    )
-
-
-def at_hand(training: Manifest) -> Manifest:
-    """Return the rows whose file lies under the manifest's root with the recorded content."""
-    with ThreadPoolExecutor(8) as pool:
-        paths = [training.path(row) for row in training]
-        found = list(pool.map(lambda path: file_sha256(path) if path.is_file() else None, paths))
-    return Manifest(
-        training.root, tuple(row for row, sha256 in zip(training, found, strict=True) if row.sha256 == sha256)
     )
 
 

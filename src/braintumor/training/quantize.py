@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
-from braintumor.data.manifest import Manifest, read_manifest
+from braintumor.data.manifest import Manifest, at_hand, read_manifest
 from braintumor.errors import DataError, ModelError
-from braintumor.files import file_sha256, replacing, write_text
+from braintumor.files import replacing, write_text
 from braintumor.inference import Prediction, predict
 from braintumor.model import ONNX_FILES, Card, Model, load, open_session, usable_cores
 from braintumor.read import read
@@ -65,8 +65,7 @@ def validation_images(folder: Path, data_dir: Path) -> Manifest:
         DataError: there are none.
     """
     listed = read_manifest(folder / "manifest.csv", data_dir).part("val")
-    unchanged = (row for row in listed if listed.path(row).is_file() and file_sha256(listed.path(row)) == row.sha256)
-    images = Manifest(data_dir, tuple(unchanged))
+    images = at_hand(listed)
     if not images:
         raise DataError(
             f"none of the {len(listed)} validation images in {folder / 'manifest.csv'} is in {data_dir}; "
