@@ -14,11 +14,12 @@ LAYERS = (
     "errors classes files",
     "scan preprocess data.manifest data.split data.phantom evaluate.metrics",
     "sandbox model dicom.read data.layout evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages",
-    "read zoo overlay data.duplicates training.networks training.augment training.recipe training.integers",
-    "training.export training.loader training.checkpoint training.weights training.artefact training.schedule "
+    "read zoo overlay data.miniatures training.networks training.augment training.recipe training.integers",
+    "data.duplicates data.reference data.groups training.export training.loader training.checkpoint training.weights training.artefact training.schedule "
     "training.hardware training.board "
     "inference braintumor data.audit evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
-    "training.quantize training.train training.folds archive dicom.write evaluate.report terminal",
+    "training.quantize training.train archive dicom.write evaluate.report terminal",
+    "training.folds evaluate.pooled",
     "cli web.app dicom.pacs",
     "__main__",
 )

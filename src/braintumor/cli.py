@@ -43,7 +43,7 @@ class Train:
     model: str
     """cnn, resnet, or the name of a timm network with spatial features."""
     recipe: str = "reference"
-    """Named settings: reference, or fast (minutes instead of half an hour)."""
+    """Named settings: reference, fast (minutes instead of half an hour), or best (for new patients)."""
     epochs: int | None = None
     """At most so many; the recipe's number by default. Early stopping may end the run before."""
     out: Path | None = None
@@ -120,7 +120,9 @@ class Evaluate:
     data_dir: Positional[Path]
     """Data folder with a test part, or the one the model was trained on."""
     out: Path | None = None
-    """Folder for the report; evaluation/ in the model folder by default, evaluation-int8/ for that precision."""
+    """Folder for the report; evaluation/ in the model folder by default, evaluation-clean/, evaluation-int8/."""
+    protocol: Literal["official", "clean"] = "official"
+    """official: all test images; clean: those that share no slice and no patient with training."""
     precision: Literal["float32", "int8"] = "float32"
     """int8 is faster; braintumor quantize writes it."""
     skip_unreadable: bool = False
@@ -132,13 +134,71 @@ class Evaluate:
         from braintumor.model import load
         from braintumor.terminal import Bar
 
-        out = self.out or self.model / ("evaluation" if self.precision == "float32" else f"evaluation-{self.precision}")
+        kind = [name for name in (self.protocol, self.precision) if name not in ("official", "float32")]
+        out = self.out or self.model / "-".join(["evaluation", *kind])
         model = load(self.model, precision=self.precision)
         with Bar("evaluating") as bar:
-            report = evaluate(model, self.data_dir, out, skip_unreadable=self.skip_unreadable, progress=bar.show)
+            report = evaluate(
+                model,
+                self.data_dir,
+                out,
+                protocol=self.protocol,
+                skip_unreadable=self.skip_unreadable,
+                progress=bar.show,
+            )
         print(report.summary())
         print(f"report: {out / 'report.html'}\n{DISCLAIMER}")
         return FINDINGS if report.skipped else DONE
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Measure a recipe on patients its models have not seen: train and test five patient-disjoint folds."""
+
+    data_dir: Positional[Path]
+    """Data folder, whose parts are pooled, or a reference folder (images/ and annotations.csv)."""
+    model: str
+    """cnn, resnet, or the name of a timm network with spatial features."""
+    recipe: str = "best"
+    """Named settings: best, fast or reference."""
+    out: Path | None = None
+    """Folder of the folds and the pooled report; runs/folds/MODEL-RECIPE by default."""
+    jobs: int = 1
+    """Folds trained at the same time, each on its share of the cores."""
+    epochs: int | None = None
+    """At most so many; the recipe's number by default."""
+    seed: int | None = None
+    """Of initial weights, order, augmentation, dropout and the validation split; the folds are fixed."""
+    weights: str | None = None
+    """imagenet, none, or a safetensors file; resnet starts from imagenet by default, the others from none."""
+    allow_partial_weights: bool = False
+    """Start tensors that the weights lack from He-normal values; recorded in the model card."""
+
+    def run(self) -> int:
+        """Train what is missing and print the pooled numbers; the same command goes on after an interruption."""
+        from braintumor.terminal import Bar
+        from braintumor.training.folds import folds
+        from braintumor.training.recipe import recipe
+
+        given: dict[str, Any] = {"epochs": self.epochs, "seed": self.seed, "weights": self.weights}
+        config = dataclasses.replace(
+            recipe(self.recipe, self.model),
+            allow_partial_weights=self.allow_partial_weights,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        out = self.out or Path("runs") / "folds" / f"{self.model}-{self.recipe}"
+        previous = signal.signal(signal.SIGTERM, interrupt)
+        try:
+            with Bar("evaluating") as bar:
+                report = folds(config, self.data_dir, out, bar.say, jobs=self.jobs, progress=bar.show)
+        except KeyboardInterrupt:
+            print("interrupted; finished epochs are kept. The same command goes on", file=sys.stderr)
+            return INTERRUPTED
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+        print(report.summary())
+        print(f"report: {out / 'evaluation' / 'report.html'}\n{DISCLAIMER}")
+        return DONE
 
 
 @dataclass(frozen=True)
@@ -256,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     command = tyro.cli(
-        Train | Evaluate | Compare | Predict | Explain | Quantize,
+        Train | Evaluate | Folds | Compare | Predict | Explain | Quantize,
         prog="braintumor",
         description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
         args=arguments,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from braintumor.classes import CLASSES, DISCLAIMER
-from braintumor.data import duplicates
+from braintumor.data import miniatures
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, Row, write_manifest
 from braintumor.errors import DataError, UnreadableDataError

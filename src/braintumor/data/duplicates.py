@@ -1,177 +1,278 @@
-"""Which images show the same slice: byte-identical, near-identical or mirrored ones.
+"""Which images show the same slice: near-identical, slightly cropped, mirrored or turned ones.
 
-Provisional: rotated copies and shared patients are not found.
+Two slices are compared by their structure: grey levels minus their surroundings, over the local contrast, on 24 x 24
+pixels. So a change of brightness, contrast, gamma or compression matters little, while a neighbouring slice of the same
+patient differs. They are compared as whole pictures, by the head's box, and with one of them cropped by 5 %.
 """
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
-from PIL import Image
 
-from braintumor.data.manifest import Manifest, Row, at_hand
-from braintumor.errors import ImageError, StorageError
-from braintumor.files import replacing
-from braintumor.read import read
-from braintumor.scan import Scan
+from braintumor.data.miniatures import NO_BOX, Miniatures
+from braintumor.data.miniatures import SIDE as SOURCE_SIDE
 
-SIDE: Final = 32
-HEAD_GREY: Final = 20 / 255
-HEAD_SHARE: Final = 0.02
-BLOCK: Final = 1024
+RELATED: Final = 0.9
+"""Similarity above which two slices are of one patient: duplicates, or neighbours whose patient is not named.
 
-
-def thumbnail(scan: Scan) -> NDArray[np.float32]:
-    """Return the (32, 32) float32 miniature of the head, with mean 0 and norm 1.
-
-    The head is the box of the rows and columns in which more than 2 % of the pixels exceed 20/255. A slice without
-    contrast gives zeros, which resemble nothing, not even each other.
-    """
-    bright = scan.pixels > HEAD_GREY
-    rows = np.flatnonzero(bright.mean(axis=1) > HEAD_SHARE)
-    columns = np.flatnonzero(bright.mean(axis=0) > HEAD_SHARE)
-    if not rows.size or not columns.size:
-        return np.zeros((SIDE, SIDE), np.float32)
-    head = scan.pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    small = Image.fromarray(np.ascontiguousarray(head)).resize((SIDE, SIDE), Image.Resampling.BOX)
-    values = np.asarray(small, np.float32)
-    centred = values - values.mean()
-    norm = np.linalg.norm(centred)
-    return centred / norm if norm > FLAT else np.zeros_like(centred)
-
-
+Fixed on 590 pairs labelled by eye, see docs/concepts/leakage.md.
+"""
+SIDE: Final = 24
+SIGMA: Final = 1.5
+CONTRAST_FLOOR: Final = 0.03
 FLAT: Final = 1e-3
+CROP: Final = 0.05
+BLOCK: Final = 512
+WORKERS: Final = 2
+ORIENTATIONS: Final = tuple((mirrored, turns) for mirrored in (0, 1) for turns in range(4))
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+Window = tuple[float, float, float, float]
+CROPS: Final = tuple(
+    (top, top + 1 - CROP, left, left + 1 - CROP) for top in (0, 0.025, 0.05) for left in (0, 0.025, 0.05)
+)
+WHOLE: Final = (0.0, 1.0, 0.0, 1.0)
 
 
-def thumbnails(manifest: Manifest, cache: Path) -> tuple[NDArray[np.float32], dict[str, str]]:
-    """Return the (N, 32, 32) miniatures of all rows, and the reason for every image that cannot be read.
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """P pairs of similar slices, the first from one set and the second from another or the same.
 
-    An unreadable image has a miniature of zeros. If all are readable, the miniatures are kept in the cache folder
-    under the SHA-256 of the files, so that no file is decoded for its miniature twice.
+    Attributes:
+        first: (P,) positions in the one set.
+        second: (P,) positions in the other.
+        score: (P,) float32 similarity, at most 1.
+        orientation: (P,) index into `ORIENTATIONS`: the first, mirrored if told so and then turned counter-clockwise
+            by so many quarters, looks like the second.
+        window: (P, 2, 4) float32 top, bottom, left, right of what was compared, as shares of either picture.
+    """
+
+    first: Integers
+    second: Integers
+    score: Floats
+    orientation: Integers
+    window: Floats
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.first)
+
+    def __getitem__(self, which: NDArray[np.generic]) -> "Pairs":
+        """Return some of the pairs."""
+        return Pairs(
+            self.first[which], self.second[which], self.score[which], self.orientation[which], self.window[which]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One way in which two sets are compared.
+
+    Attributes:
+        mine: (N, 24, 24) structure of the one set.
+        theirs: (M, 24, 24) structure of the other.
+        windows: what is compared of either set's pictures: (N or 1, 4) and (M or 1, 4).
+        symmetric: exchanging a pair's members gives the same similarity.
+    """
+
+    mine: Floats
+    theirs: Floats
+    windows: tuple[Floats, Floats]
+    symmetric: bool
+
+
+def similar_pairs(a: Miniatures, b: Miniatures | None = None, threshold: float = RELATED) -> Pairs:
+    """Return all pairs whose similarity exceeds the threshold, each once with its best view, sorted by positions.
 
     Args:
-        manifest: N rows, with the SHA-256 of the files; without them nothing is kept.
-        cache: the cache folder; if it cannot be written, nothing is kept.
+        a: N slices.
+        b: M slices; by default `a` itself, with first < second.
+        threshold: smallest similarity.
     """
-    hashes = [row.sha256 for row in manifest]
-    key = hashlib.sha256(json.dumps([CACHE_VERSION, PIL.__version__, hashes]).encode()).hexdigest()[:32]
-    file = cache / "thumbnails" / f"{key}.float32"
-    kept = recall(file, len(manifest)) if all(hashes) else None
-    if kept is not None:
-        return kept, {}
-    miniatures, problems = made(manifest)
-    if all(hashes) and not problems:
-        with suppress(OSError, StorageError):
-            if len(at_hand(manifest)) == len(manifest):  # still what was listed
-                keep(file, miniatures)
-    return miniatures, problems
+    within = b is None
+    found = joined([pairs_of(view, threshold, within) for view in views(a, a if b is None else b, within)])
+    return best_of(turned_round(found) if within else found, len(a) if b is None else len(b))
 
 
-CACHE_VERSION: Final = 1  # raise it when `read` or `thumbnail` gives other values
+def views(a: Miniatures, b: Miniatures, within: bool) -> Iterator[View]:
+    """Yield the ways in which two sets are compared, all crops of either side included."""
+    wholes = structure(a.whole), structure(b.whole)
+    full = NO_BOX
+    yield View(*wholes, (full, full), symmetric=True)
+    yield View(structure(a.head), structure(b.head), (a.box, b.box), symmetric=True)
+    for crop in CROPS:
+        window = np.array([crop], np.float32)
+        yield View(structure(a.whole, crop), wholes[1], (window, full), symmetric=False)
+        if not within:
+            yield View(wholes[0], structure(b.whole, crop), (full, window), symmetric=False)
 
 
-def recall(file: Path, count: int) -> NDArray[np.float32] | None:
-    """Return the (count, 32, 32) miniatures that `keep` wrote; None if the file is absent or damaged."""
-    try:
-        content = memoryview(file.read_bytes())
-    except OSError:
-        return None
-    seal, values = content[:SEAL_BYTES], content[SEAL_BYTES:]
-    if len(values) != count * SIDE * SIDE * 4 or hashlib.sha256(values).digest() != seal:
-        return None
-    return np.frombuffer(values, np.float32).reshape(count, SIDE, SIDE)
+def structure(levels: NDArray[np.uint8], window: Window = WHOLE) -> Floats:
+    """Return the (N, 24, 24) float32 structure of (N, 48, 48) grey levels in a window, with mean 0 and norm 1.
+
+    It is the root of the grey level minus its Gaussian mean, over the Gaussian root mean square of that difference. A
+    picture without contrast gives zeros, which resemble nothing, not even each other.
+    """
+    rows, columns = sampling(window[0], window[1]), sampling(window[2], window[3])
+    gauss = gaussian()
+    result = np.empty((len(levels), SIDE, SIDE), np.float32)
+    for start in range(0, len(levels), BLOCK):
+        grey = rows @ np.sqrt(levels[start : start + BLOCK] / np.float32(255)) @ columns.T
+        detail = grey - gauss @ grey @ gauss.T
+        contrast = np.sqrt(np.maximum(gauss @ (detail * detail) @ gauss.T, 0))
+        values = detail / (contrast + np.float32(CONTRAST_FLOOR))
+        values -= values.mean(axis=(1, 2), keepdims=True)
+        norm = np.linalg.norm(values, axis=(1, 2), keepdims=True)
+        result[start : start + BLOCK] = np.where(norm > FLAT, values / np.maximum(norm, FLAT), 0)
+    return result
 
 
-SEAL_BYTES: Final = 32
+@cache
+def sampling(low: float, high: float) -> Floats:
+    """Return the (24, 48) matrix that averages 48 pixels between two shares of the side to 24, by area."""
+    edges = np.linspace(low, high, SIDE + 1) * SOURCE_SIDE
+    pixel = np.arange(SOURCE_SIDE)
+    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    weights = overlap.clip(min=0)
+    matrix: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return matrix
 
 
-def keep(file: Path, miniatures: NDArray[np.float32]) -> None:
-    """Write miniatures after the SHA-256 of their bytes, whole or not at all."""
-    values = miniatures.tobytes()
-    with replacing(file) as aside:
-        aside.write_bytes(hashlib.sha256(values).digest() + values)
+@cache
+def gaussian() -> Floats:
+    """Return the (24, 24) matrix of a Gaussian mean, renormalised at the borders."""
+    position = np.arange(SIDE)
+    weights = np.exp(-0.5 * ((position[:, None] - position) / SIGMA) ** 2)
+    matrix: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return matrix
 
 
-def made(manifest: Manifest) -> tuple[NDArray[np.float32], dict[str, str]]:
-    """Return the (N, 32, 32) miniatures of the files, zeros for unreadable ones, and the reasons of these."""
+def pairs_of(view: View, threshold: float, within: bool) -> Pairs:
+    """Return the pairs of one view; within one set those with first < second, in a symmetric view each once."""
+    ours, theirs = parts(view.mine), (parts(view.theirs), parts(view.theirs.transpose(0, 2, 1)))
 
-    def one(row: Row) -> tuple[NDArray[np.float32], str]:
-        try:
-            return thumbnail(read(manifest.path(row))), ""
-        except ImageError as error:
-            return np.zeros((SIDE, SIDE), np.float32), error.reason
+    def search(start: int) -> Integers:
+        mine = tuple(part[start : start + BLOCK] for part in ours)
+        skipped = start if within and view.symmetric else 0
+        best = np.maximum(*(largest(mine, [part[skipped:] for part in other]) for other in theirs))
+        where: Integers = np.argwhere(best > threshold) + np.array([start, skipped])
+        return where
 
-    with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(one, manifest.rows))
-    problems = {row.image: reason for row, (_, reason) in zip(manifest.rows, results, strict=True) if reason}
-    return np.array([miniature for miniature, _ in results], np.float32).reshape(-1, SIDE, SIDE), problems
+    with ThreadPoolExecutor(WORKERS) as pool:
+        found = list(pool.map(search, range(0, len(view.mine), BLOCK)))
+    where = np.concatenate([np.empty((0, 2), np.int64), *found])
+    where = where[where[:, 0] < where[:, 1]] if within and view.symmetric else where
+    where = where[where[:, 0] != where[:, 1]] if within else where
+    return described(view, where[:, 0], where[:, 1])
 
 
-def similar_pairs(
-    a: NDArray[np.float32], b: NDArray[np.float32] | None = None, threshold: float = 0.98
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the indices (i, j) of all pairs a[i], b[j] whose correlation exceeds the threshold, mirrored or not.
+def parts(pictures: Floats) -> tuple[Floats, ...]:
+    """Return the four parts (N, 144) of (N, 24, 24) pictures that are even or odd under the two mirrors.
+
+    In the order even, odd in x, odd in y, odd in both. The inner product of two pictures is the sum of those of the
+    parts; a mirror in x changes the sign of the parts odd in x, so one set of products serves four orientations.
+    """
+    half = SIDE // 2
+    left, right = pictures[:, :, :half], pictures[:, :, : half - 1 : -1]
+    folded = [
+        top + sign_y * bottom
+        for sign_y in (1, -1)
+        for side in (left + right, left - right)
+        for top, bottom in [(side[:, :half], side[:, : half - 1 : -1])]
+    ]
+    return tuple(np.ascontiguousarray(part.reshape(len(pictures), -1) / 2) for part in folded)
+
+
+def largest(mine: tuple[Floats, ...], theirs: list[Floats]) -> Floats:
+    """Return (N, M): the largest correlation over the four mirrorings, from the parts of both sets."""
+    even, odd_x, odd_y, odd = (a @ b.T for a, b in zip(mine, theirs, strict=True))
+    same: Floats = even + odd
+    same += np.abs(odd_x + odd_y)
+    even -= odd
+    odd_x -= odd_y
+    even += np.abs(odd_x, out=odd_x)
+    np.maximum(same, even, out=same)
+    return same
+
+
+def described(view: View, first: Integers, second: Integers) -> Pairs:
+    """Return pairs with similarity, orientation and windows, computed pair by pair."""
+    score, orientation = np.empty(len(first), np.float32), np.empty(len(first), np.int64)
+    for start in range(0, len(first), BLOCK):
+        part = slice(start, start + BLOCK)
+        theirs = view.theirs[second[part]]
+        products = np.stack(
+            [np.einsum("pij,pij->p", oriented(view.mine[first[part]], o), theirs) for o in range(len(ORIENTATIONS))]
+        )
+        score[part], orientation[part] = products.max(axis=0), products.argmax(axis=0)
+    mine, other = view.windows
+    window = np.stack(
+        [
+            mine[first] if len(mine) > 1 else np.repeat(mine, len(first), 0),
+            other[second] if len(other) > 1 else np.repeat(other, len(first), 0),
+        ],
+        axis=1,
+    )
+    return Pairs(first, second, score, orientation, window)
+
+
+def oriented(pictures: Floats, orientation: int) -> Floats:
+    """Return (N, S, S) pictures in one of `ORIENTATIONS`: mirrored left-right or not, then turned."""
+    mirrored, turns = ORIENTATIONS[orientation]
+    return np.rot90(pictures[:, :, ::-1] if mirrored else pictures, turns, axes=(1, 2))
+
+
+def inverse(orientation: int) -> int:
+    """Return the orientation that undoes another: a mirror image undoes itself, a turn is turned back."""
+    mirrored, turns = ORIENTATIONS[orientation]
+    return orientation if mirrored else ORIENTATIONS.index((0, -turns % 4))
+
+
+def joined(found: list[Pairs]) -> Pairs:
+    """Return the pairs of several searches one after the other."""
+    names = ("first", "second", "score", "orientation", "window")
+    return Pairs(*(np.concatenate([getattr(pairs, name) for pairs in found]) for name in names))
+
+
+def best_of(pairs: Pairs, size: int) -> Pairs:
+    """Return each pair once, as it scored highest, sorted by positions. Within one set the smaller position is first.
 
     Args:
-        a: (N, 32, 32) miniatures.
-        b: (M, 32, 32) miniatures; by default `a` itself, with i < j.
-        threshold: smallest correlation, the value at which two slices were found to be the same.
+        pairs: with repetitions.
+        size: of the second set.
     """
-    ours = even_and_odd(a)
-    theirs = ours if b is None else even_and_odd(b)
-    found = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(a), BLOCK):
-        first = start if b is None else 0
-        even, odd = (mine[start : start + BLOCK] @ other[first:].T for mine, other in zip(ours, theirs, strict=True))
-        even += np.abs(odd, out=odd)  # (block, M) the larger correlation: even + odd with b, even - odd with b mirrored
-        found.append(np.argwhere(even > threshold) + np.array([start, first], np.int64))
-    pairs = np.concatenate(found)
-    if b is None:
-        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-    return pairs[:, 0], pairs[:, 1]
+    order = np.lexsort((-pairs.score, pairs.second, pairs.first))
+    key = (pairs.first * size + pairs.second)[order]
+    return pairs[order[np.append(True, key[1:] != key[:-1])]] if len(order) else pairs
 
 
-def even_and_odd(miniatures: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the parts (N, 512) of (N, 32, 32) miniatures that a mirror keeps and that it negates.
-
-    The correlation of two miniatures is the sum of the parts' inner products, that with the mirrored one their
-    difference: both together cost as much as one.
-    """
-    left, right = miniatures[:, :, : SIDE // 2], miniatures[:, :, : SIDE // 2 - 1 : -1]
-    even, odd = ((left + sign * right) * np.float32(0.5**0.5) for sign in (1, -1))
-    return even.reshape(-1, SIDE * SIDE // 2), odd.reshape(-1, SIDE * SIDE // 2)
-
-
-def group(miniatures: NDArray[np.float32], hashes: Sequence[str]) -> NDArray[np.int64]:
-    """Return (N,) group numbers from 0: images of one group are linked by similarity or by identical bytes.
-
-    Args:
-        miniatures: (N, 32, 32) of `thumbnails`.
-        hashes: N SHA-256 of the files; empty ones link nothing.
-    """
-    first: dict[str, int] = {}
-    same = [(first.setdefault(sha256, index), index) for index, sha256 in enumerate(hashes) if sha256]
-    links = np.concatenate([np.array(same, np.int64).reshape(-1, 2), np.stack(similar_pairs(miniatures), 1)])
-    return components(len(miniatures), np.concatenate([links, links[:, ::-1]]))
+def turned_round(pairs: Pairs) -> Pairs:
+    """Return the pairs with first < second: where it is the other way, the members are exchanged."""
+    wrong = pairs.first > pairs.second
+    first, second = np.where(wrong, [pairs.second, pairs.first], [pairs.first, pairs.second])
+    undone = np.array([inverse(o) for o in range(len(ORIENTATIONS))])
+    orientation = np.where(wrong, undone[pairs.orientation], pairs.orientation)
+    window = np.where(wrong[:, None, None], pairs.window[:, ::-1], pairs.window)
+    return Pairs(first, second, pairs.score, orientation, window)
 
 
-def components(size: int, links: NDArray[np.int64]) -> NDArray[np.int64]:
+def components(size: int, links: Integers) -> Integers:
     """Return (size,) numbers of the connected components, in the order of their first members.
 
     Args:
         size: number of nodes.
-        links: (L, 2) pairs of linked nodes, each in both directions.
+        links: (L, 2) pairs of linked nodes, in either direction.
     """
+    both = np.concatenate([links, links[:, ::-1]])
     smallest, before = np.arange(size), np.full(size, -1)
     while (smallest != before).any():
         before = smallest.copy()
-        np.minimum.at(smallest, links[:, 0], smallest[links[:, 1]])
+        np.minimum.at(smallest, both[:, 0], smallest[both[:, 1]])
         smallest = smallest[smallest]  # every node points at a node of its component that comes earlier
     return np.unique(smallest, return_inverse=True)[1].astype(np.int64)

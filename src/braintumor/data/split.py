@@ -10,7 +10,9 @@ from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row, leaks
 from braintumor.errors import DataError
 
-__all__ = ["leaks", "split"]
+__all__ = ["fold_numbers", "leaks", "split"]
+
+Integers = NDArray[np.int64]
 
 
 def split(manifest: Manifest, fraction: float = 0.15, seed: int = 0, part: str = "val") -> Manifest:
@@ -79,3 +81,48 @@ def choose(counts: NDArray[np.int64], order: NDArray[np.int64], fraction: float,
 def leaves_some(moved: NDArray[np.int64], total: NDArray[np.int64]) -> bool:
     """Return whether every class that there is keeps an image on the training side."""
     return bool((moved[total > 0] < total[total > 0]).all())
+
+
+def fold_numbers(groups: Integers, labels: Integers, given: Integers | None = None, *, folds: int = 5) -> Integers:
+    """Return (N,) the fold of each image, 0 to folds - 1: whole groups, every class in proportion.
+
+    The groups are placed from the largest to the smallest, each in the fold that lacks most of its classes.
+
+    Args:
+        groups: (N,) group of each image.
+        labels: (N,) class of each image, in the order of `CLASSES`.
+        given: (N,) folds that are fixed already, -1 where they are not; they hold for the whole group.
+        folds: how many.
+
+    Raises:
+        DataError: a group with two given folds, or fewer groups than folds.
+    """
+    names, members = np.unique(groups, return_inverse=True)
+    if len(names) < folds:
+        raise DataError(f"{len(names)} groups cannot be divided into {folds} folds; add images of other patients")
+    counts = np.zeros((len(names), len(CLASSES)), np.int64)
+    np.add.at(counts, (members, labels), 1)
+    fixed = given_folds(members, len(names), given)
+    target = np.maximum(counts.sum(axis=0) / folds, 1)
+    filled = np.array([counts[fixed == fold].sum(axis=0) for fold in range(folds)])
+    chosen = fixed.copy()
+    for group in sorted(np.flatnonzero(fixed < 0), key=lambda group: (-counts[group].sum(), group)):
+        need = ((filled + counts[group] - target) / target) ** 2 - ((filled - target) / target) ** 2
+        fold = int(need.sum(axis=1).argmin())
+        chosen[group] = fold
+        filled[fold] += counts[group]
+    return chosen[members]
+
+
+def given_folds(members: Integers, size: int, given: Integers | None) -> Integers:
+    """Return (size,) the fixed fold of each group, -1 where it has none.
+
+    Raises:
+        DataError: a group with two folds.
+    """
+    fixed = np.full(size, -1, np.int64)
+    if given is not None:
+        fixed[members[given >= 0]] = given[given >= 0]
+        if (fixed[members[given >= 0]] != given[given >= 0]).any():
+            raise DataError("a group of images lies in two published folds; the groups or the folds were changed")
+    return fixed

@@ -1,29 +1,56 @@
-"""Which test images a model has already seen in training, and what its accuracy is without them."""
+"""Which test images a model knows from training, themselves or their patient, and its accuracy without them."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.data.duplicates import similar_pairs, thumbnails
+from braintumor.data.duplicates import similar_pairs
+from braintumor.data.groups import group_numbers
 from braintumor.data.manifest import Manifest, at_hand, read_manifest
+from braintumor.data.miniatures import Miniatures, miniatures
 from braintumor.evaluate.metrics import Estimate, Integers, accuracy
 from braintumor.files import cache_folder
 from braintumor.model import Model
 
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """How N test images are related to the images that a model was trained or tuned on.
+
+    Attributes:
+        known: all training images could be compared; otherwise the flags are lower bounds.
+        reason: why not; empty if known.
+        groups: (N,) group of each test image.
+        exact: (N,) byte-identical to a training image; None if there is no record of the training images.
+        near: (N,) not identical but the same slice, mirrored, turned, cropped or not; None if no training image was at
+            hand.
+        shared: (N,) any of these, or in one group with a training image: the same patient, as far as known.
+    """
+
+    known: bool
+    reason: str
+    groups: Integers
+    exact: Flags | None
+    near: Flags | None
+    shared: Flags
+
 
 @dataclass(frozen=True)
 class Leakage:
-    """How many test images have a duplicate among the images that the model was trained or tuned on.
+    """How many test images a model knows from training.
 
     Attributes:
-        known: all training images could be compared; otherwise the counts are lower bounds.
-        reason: why not; empty if known.
+        known: see `Relation`, as `reason`.
         n: test images.
         exact: of these, byte-identical to a training image; None if there is no record of the training images.
-        near: of these, not identical but the same slice, mirrored or not; None if no training image was at hand.
+        near: of these, not identical but the same slice; None if no training image was at hand.
+        shared: of these, neither, but in one group with a training image: the same patient.
         accuracy: on all test images.
         accuracy_without: on those without a duplicate; None if nothing could be compared or no image is left.
+        accuracy_clean: on those that share no group with training; None likewise.
     """
 
     known: bool
@@ -31,59 +58,67 @@ class Leakage:
     n: int
     exact: int | None
     near: int | None
+    shared: int | None
     accuracy: Estimate
     accuracy_without: Estimate | None
+    accuracy_clean: Estimate | None
 
     @property
     def duplicates(self) -> int:
         """Return how many test images have a duplicate in training, as far as known."""
         return (self.exact or 0) + (self.near or 0)
 
+    @property
+    def related(self) -> int:
+        """Return how many test images share a group with training, duplicates included, as far as known."""
+        return self.duplicates + (self.shared or 0)
 
-def find_leakage(
-    test: Manifest, miniatures: NDArray[np.float32], model: Model, right: NDArray[np.bool_], groups: Integers
-) -> Leakage:
-    """Return the leakage from the rows split=train and val of the model folder's `manifest.csv` to test images.
+
+def relate(test: Manifest, model: Model) -> Relation:
+    """Return how test images are related to the rows split=train and val of the model folder's `manifest.csv`.
 
     A training image is compared by its pixels if it lies unchanged under the folder of the test images.
 
     Args:
         test: N rows, with sha256.
-        miniatures: (N, 32, 32) of `duplicates.thumbnails`.
         model: a loaded model folder.
-        right: (N,) whether the answer was right.
-        groups: (N,) groups of the test images, for the intervals.
     """
-    everything = accuracy(right, groups)
+    ours, _ = miniatures(test, cache_folder())
     record = model.folder / "manifest.csv"
     if not record.is_file():
         reason = "the model folder has no manifest.csv, so its training images are not known"
-        return Leakage(False, reason, len(test), None, None, everything, None)
+        return Relation(False, reason, group_numbers(test, ours), None, None, np.zeros(len(test), np.bool_))
     training = read_manifest(record, test.root).part("train", "val")
     hashes = {row.sha256 for row in training} - {""}
-    exact = np.array([row.sha256 in hashes for row in test])
+    exact = np.array([row.sha256 in hashes for row in test], np.bool_)
     present = at_hand(training)
-    near = looks_like(miniatures, present) & ~exact
     missing = len(training) - len(present)
     reason = f"{missing} of the {len(training)} training images are not in the data folder" if missing else ""
+    theirs, _ = miniatures(present, cache_folder())
+    groups = group_numbers(Manifest(test.root, (*test.rows, *present.rows)), Miniatures.stacked([ours, theirs]))
+    near = np.isin(np.arange(len(test)), similar_pairs(ours, theirs).first) & ~exact
+    shared = np.isin(groups[: len(test)], groups[len(test) :]) | exact | near
+    return Relation(not missing, reason, groups[: len(test)], exact, near if len(present) else None, shared)
+
+
+def leakage_of(relation: Relation, right: Flags) -> Leakage:
+    """Return the counts, and the accuracy of (N,) answers with and without the related images."""
+    near = relation.near if relation.near is not None else np.zeros_like(right)
+    duplicate = near | (relation.exact if relation.exact is not None else False)
+    compared = relation.exact is not None
     return Leakage(
-        known=not missing,
-        reason=reason,
-        n=len(test),
-        exact=int(exact.sum()),
-        near=int(near.sum()) if len(present) else None,
-        accuracy=everything,
-        accuracy_without=without(right, groups, exact | near),
+        known=relation.known,
+        reason=relation.reason,
+        n=len(right),
+        exact=int(relation.exact.sum()) if relation.exact is not None else None,
+        near=int(near.sum()) if relation.near is not None else None,
+        shared=int((relation.shared & ~duplicate).sum()) if relation.near is not None else None,
+        accuracy=accuracy(right, relation.groups),
+        accuracy_without=without(right, relation.groups, duplicate) if compared else None,
+        accuracy_clean=without(right, relation.groups, relation.shared) if compared else None,
     )
 
 
-def looks_like(miniatures: NDArray[np.float32], training: Manifest) -> NDArray[np.bool_]:
-    """Return (N,) whether each of the (N, 32, 32) miniatures shows the slice of a training image."""
-    known, _ = thumbnails(training, cache_folder())
-    similar, _ = similar_pairs(miniatures, known)
-    return np.isin(np.arange(len(miniatures)), similar)
-
-
-def without(right: NDArray[np.bool_], groups: Integers, duplicate: NDArray[np.bool_]) -> Estimate | None:
-    """Return the accuracy on the images that are no duplicates, None if there are none."""
-    return None if duplicate.all() else accuracy(right[~duplicate], groups[~duplicate])
+def without(right: Flags, groups: Integers, left_out: Flags) -> Estimate | None:
+    """Return the accuracy on the images that are not left out, None if there are none."""
+    return None if left_out.all() else accuracy(right[~left_out], groups[~left_out])

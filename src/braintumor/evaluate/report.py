@@ -15,19 +15,24 @@ from numpy.typing import NDArray
 
 from braintumor import __version__
 from braintumor.classes import CLASSES, DISCLAIMER
-from braintumor.data.duplicates import group, thumbnails
 from braintumor.data.layout import Listing, has_part, list_images
 from braintumor.data.manifest import Manifest, Row, read_manifest
 from braintumor.errors import DataError, ImageError, UnreadableDataError
 from braintumor.evaluate import charts, pages
 from braintumor.evaluate.gallery import Mistake, legend, worst_mistakes
-from braintumor.evaluate.leakage import Leakage, find_leakage
+from braintumor.evaluate.leakage import Leakage, Relation, leakage_of, relate
 from braintumor.evaluate.metrics import Integers, Measured, confusion, measure
-from braintumor.files import cache_folder, write_text
+from braintumor.files import write_text
 from braintumor.inference import COLUMNS, Prediction, predict_each
 from braintumor.model import Model
 
 MAIN = ("accuracy", "precision", "recall", "f1")
+PROTOCOLS = {
+    "official": "the data set's own test part",
+    "held-out": "images set aside before training",
+    "clean": "test images that share no group with training",
+    "folds": "every image by the model of the fold that has not seen its group",
+}
 
 Progress = Callable[[int, int], None]
 Answers = Sequence[tuple[Row, Prediction]]
@@ -39,7 +44,9 @@ class Report:
 
     Attributes:
         model: name, version, architecture, recipe and precision of the model.
-        protocol: `official` for a test part that the data folder brings along, `held-out` for one that we cut off.
+        protocol: `official` for a test part that the data folder brings along, `held-out` for one that we cut off,
+            `clean` for the images of either that share no group with training, `folds` for patient-disjoint folds.
+        excluded: test images that were left out because they share a group with training; 0 but under `clean`.
         fingerprint: of the manifest of the evaluated images.
         groups: of the images, in the order of predictions.csv; intervals are over groups.
         counts: evaluated images per class.
@@ -51,6 +58,7 @@ class Report:
 
     model: dict[str, str]
     protocol: str
+    excluded: int
     fingerprint: str
     groups: tuple[int, ...]
     counts: dict[str, int]
@@ -76,13 +84,23 @@ class Report:
     def summary(self) -> str:
         """Return the main rates with their intervals, and a warning if test images were seen in training, as lines."""
         lines = [f"{name:<10} {pages.plain(self.measured.overall[name])}" for name in MAIN]
-        lines.append(f"on {self.n_images:,} images of {self.n_groups:,} groups of similar slices, 95 % intervals")
+        lines.append(
+            f"{PROTOCOLS[self.protocol]}; {self.n_images:,} images of {self.n_groups:,} groups, 95 % intervals"
+        )
+        if self.excluded:
+            lines.append(f"{self.excluded:,} test images were left out: they share a group with training")
         leakage = self.leakage
-        if leakage.duplicates:
-            lines.append(f"warning: {leakage.duplicates:,} of these images have a duplicate in training")
+        if leakage.related:
+            lines.append(
+                f"warning: {leakage.related:,} of these images share a slice or a patient with training "
+                f"({leakage.duplicates:,} have a duplicate there)"
+            )
         if leakage.duplicates and leakage.accuracy_without:
             without = leakage.accuracy_without
-            lines.append(f"accuracy on the other {without.n:,}: {pages.plain(without)}")
+            lines.append(f"accuracy on the {without.n:,} without a duplicate: {pages.plain(without)}")
+        if leakage.related and leakage.accuracy_clean:
+            clean = leakage.accuracy_clean
+            lines.append(f"accuracy on the {clean.n:,} that share nothing: {pages.plain(clean)}")
         if not leakage.known:
             lines.append(f"duplicates in training were not fully counted: {leakage.reason}")
         return "\n".join(lines)
@@ -106,7 +124,13 @@ class Report:
 
 
 def evaluate(
-    model: Model, data_dir: Path, out: Path, *, skip_unreadable: bool = False, progress: Progress | None = None
+    model: Model,
+    data_dir: Path,
+    out: Path,
+    *,
+    protocol: str = "official",
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
 ) -> Report:
     """Return the report on the test images of a data folder, after writing its three files.
 
@@ -114,6 +138,7 @@ def evaluate(
         model: a loaded model folder; its `manifest.csv` says which images it was trained on.
         data_dir: a data folder with a test part, or the class folders that the model's test images were cut from.
         out: where to write `report.json`, `report.html` and `predictions.csv`.
+        protocol: `official` for all test images, `clean` for those that share no group with training.
         skip_unreadable: leave out images that cannot be read and list them in the report, instead of raising.
         progress: called with the images done and in all.
 
@@ -122,18 +147,48 @@ def evaluate(
         StorageError: the files cannot be written.
     """
     data_dir = Path(data_dir)
-    protocol, listing = find_test_images(model, data_dir)
+    origin, listing = find_test_images(model, data_dir)
     answers, unreadable, seconds = ask(listing.manifest, model, progress)
     unusable = listing.skipped | unreadable
     if unusable and (not skip_unreadable or not answers):
         raise UnreadableDataError(data_dir, unusable)
-    report = judge(model, protocol, Manifest(data_dir, tuple(row for row, _ in answers)), answers)
-    skipped = dict(sorted(unusable.items()))
-    report = dataclasses.replace(report, skipped=skipped, images_per_second=len(listing.manifest) / seconds)
-    pages.write_csv(out / "predictions.csv", COLUMNS, map(line, answers))
-    write_text(out / "report.html", render(report, answers, worst_mistakes(answers, data_dir, model), model))
-    pages.write_json(out / "report.json", report.to_json())
+    relation = relate(Manifest(data_dir, tuple(row for row, _ in answers)), model)
+    excluded = 0
+    if protocol == "clean":
+        origin, before = "clean", len(answers)
+        answers, relation = unrelated(answers, relation)
+        excluded = before - len(answers)
+    report = dataclasses.replace(
+        judge(model, origin, answers, relation),
+        excluded=excluded,
+        skipped=dict(sorted(unusable.items())),
+        images_per_second=len(listing.manifest) / seconds,
+    )
+    write(report, answers, worst_mistakes(answers, data_dir, model), model, out)
     return report
+
+
+def write(report: Report, answers: Answers, mistakes: Sequence[Mistake], model: Model, out: Path) -> None:
+    """Write predictions.csv, report.html and report.json into a folder."""
+    pages.write_csv(out / "predictions.csv", COLUMNS, map(line, answers))
+    write_text(out / "report.html", render(report, answers, mistakes, model))
+    pages.write_json(out / "report.json", report.to_json())
+
+
+def unrelated(answers: Answers, relation: Relation) -> tuple[list[tuple[Row, Prediction]], Relation]:
+    """Return the answers on images that share no group with training, and their relation.
+
+    Raises:
+        DataError: there are none.
+    """
+    kept = np.flatnonzero(~relation.shared)
+    if not len(kept) or relation.exact is None:
+        why = relation.reason or f"all {len(answers)} share a slice or a patient with training"
+        raise DataError(f"no test image is known to share nothing with training: {why}; use --protocol official")
+    near = None if relation.near is None else relation.near[kept]
+    groups, shared = relation.groups[kept], relation.shared[kept]
+    fewer = Relation(relation.known, relation.reason, groups, relation.exact[kept], near, shared)
+    return [answers[index] for index in kept.tolist()], fewer
 
 
 def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
@@ -185,13 +240,11 @@ def ask(
 NO_MAPS = np.empty((len(CLASSES), 0, 0), np.float32)
 
 
-def judge(model: Model, protocol: str, test: Manifest, answers: Answers) -> Report:
-    """Return the report on answers (N rows of test, in order), without skipped files and speed."""
+def judge(model: Model, protocol: str, answers: Answers, relation: Relation) -> Report:
+    """Return the report on answers (N), without skipped files and speed."""
     labels, probabilities = arrays(answers)
-    miniatures, _ = thumbnails(test, cache_folder())
-    groups = group_numbers(test, miniatures)
     predicted = probabilities.argmax(axis=1)
-    counts = Counter(row.label for row in test)
+    counts = Counter(row.label for row, _ in answers)
     card = model.card
     return Report(
         model={
@@ -202,12 +255,13 @@ def judge(model: Model, protocol: str, test: Manifest, answers: Answers) -> Repo
             "precision": model.precision,
         },
         protocol=protocol,
-        fingerprint=test.fingerprint(),
-        groups=tuple(groups.tolist()),
+        excluded=0,
+        fingerprint=Manifest(Path(), tuple(row for row, _ in answers)).fingerprint(),
+        groups=tuple(relation.groups.tolist()),
         counts={name: counts[name] for name in CLASSES},
-        measured=measure(labels, probabilities, groups),
+        measured=measure(labels, probabilities, relation.groups),
         confusion=tuple(map(tuple, confusion(labels, predicted).tolist())),
-        leakage=find_leakage(test, miniatures, model, predicted == labels, groups),
+        leakage=leakage_of(relation, predicted == labels),
         skipped={},
         images_per_second=0.0,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -219,13 +273,6 @@ def arrays(answers: Answers) -> tuple[Integers, NDArray[np.float64]]:
     """Return the labels (N,) and probabilities (N, 4) of answers."""
     labels = np.array([CLASSES.index(row.label) for row, _ in answers], np.int64)
     return labels, np.array([answer.probabilities for _, answer in answers], np.float64)
-
-
-def group_numbers(test: Manifest, miniatures: NDArray[np.float32]) -> Integers:
-    """Return (N,) group numbers: the manifest's groups if it has them, else images that show the same slice."""
-    if all(row.group for row in test):
-        return np.unique([row.group for row in test], return_inverse=True)[1].astype(np.int64)
-    return group(miniatures, [row.sha256 for row in test])
 
 
 def line(answer: tuple[Row, Prediction]) -> tuple[object, ...]:

@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from braintumor.classes import CLASSES
-from braintumor.data.duplicates import group, thumbnails
+from braintumor.data.duplicates import RELATED
+from braintumor.data.groups import group_numbers, name_of
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, Row, read_manifest, write_manifest
+from braintumor.data.miniatures import miniatures
 from braintumor.data.split import leaks, split
 from braintumor.errors import DataError, UnreadableDataError
 from braintumor.files import file_sha256, replacing, write_text
 from braintumor.preprocess import Preprocess
 from braintumor.read import read
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 DECODERS = 4
 
 
@@ -68,7 +70,7 @@ def prepare(
         DataError: the folder cannot be used, or a group lies in training and in the given validation part.
     """
     listing = list_images(data_dir, parts={"train", "val"})
-    settings = [CACHE_VERSION, listing.manifest.fingerprint(), fraction, seed]
+    settings = [CACHE_VERSION, RELATED, listing.manifest.fingerprint(), fraction, seed]
     kept = cache / "manifests" / sha256(json.dumps(settings).encode()).hexdigest()[:32]
     known = recall(kept, data_dir)
     manifest, undecodable = known or grouped(listing.manifest, cache)
@@ -97,15 +99,15 @@ def grouped(manifest: Manifest, cache: Path) -> tuple[Manifest, dict[str, str]]:
     Raises:
         DataError: no image of a class can be decoded.
     """
-    small, problems = thumbnails(manifest, cache)
+    found, problems = miniatures(manifest, cache)
     kept = [index for index, row in enumerate(manifest.rows) if row.image not in problems]
-    rows = [manifest.rows[index] for index in kept]
-    lost = {row.label for row in manifest.rows} - {row.label for row in rows}
+    usable = replace(manifest, rows=tuple(manifest.rows[index] for index in kept))
+    lost = {row.label for row in manifest} - {row.label for row in usable}
     if lost:
         listed = "\n".join(f"  {image}: {reason}" for image, reason in sorted(problems.items()))
         raise DataError(f"no usable image of {', '.join(sorted(lost))} in {manifest.root}:\n{listed}")
-    numbers = group(small[kept], [row.sha256 for row in rows])
-    named = tuple(replace(row, group=f"g{number:05d}") for row, number in zip(rows, numbers, strict=True))
+    numbers = group_numbers(usable, found[kept])
+    named = tuple(replace(row, group=name_of(number)) for row, number in zip(usable, numbers.tolist(), strict=True))
     return replace(manifest, rows=named), problems
 
 

@@ -21,6 +21,8 @@ class TrainConfig:
         warmup_epochs: over which the learning rate first rises from `final_learning_rate`; 0 starts at the top.
         weight_decay: of AdamW.
         label_smoothing: share of the target spread evenly over all classes. Source: arXiv:1512.00567.
+        mixing: two images and their labels of a batch are blended in a share drawn from Beta(mixing, mixing); 0 blends
+            none. Source: arXiv:1710.09412.
         averaging: decay per step of a moving average of the weights, which is then what is validated and kept;
             0 keeps the weights themselves. Source: arXiv:1803.05407.
         dropout: in the head.
@@ -46,6 +48,7 @@ class TrainConfig:
     warmup_epochs: float = 0.0
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
+    mixing: float = 0.0
     averaging: float = 0.0
     dropout: float = 0.6
     patience: int = 5
@@ -97,6 +100,19 @@ RECIPES: Final = {
             train_sizes=(160, 192),
         ),
     },
+}
+RECIPES["best"] = {
+    "cnn": replace(RECIPES["fast"]["cnn"], recipe="best", validation_fraction=0.1),
+    "resnet": replace(
+        RECIPES["fast"]["resnet"],
+        recipe="best",
+        epochs=8,
+        frozen=("conv1", "bn1", "layer1"),
+        size=192,
+        train_sizes=(128, 160),
+        source_size=224,
+        validation_fraction=0.1,
+    ),
 }
 
 

@@ -101,6 +101,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     skip_unreadable: bool = False,
+    manifest: Manifest | None = None,
 ) -> Card | None:
     """Train a model and write its folder; return its card, or None in the processes that torchrun started beside it.
 
@@ -115,6 +116,8 @@ def train(
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
         resume: go on after the last finished epoch in `out`.
         skip_unreadable: leave out files that cannot be read instead of refusing the folder.
+        manifest: which images of the folder to train and validate on, with their splits; by default all of them,
+            with a validation part cut off.
 
     Raises:
         DataError: the data cannot be used.
@@ -130,9 +133,12 @@ def train(
         group.wait()  # before the first one writes to it
         cache = cache_folder()
         with group.first_on_each_machine():
-            manifest, skipped = prepare(
-                data_dir, cache, fraction=config.validation_fraction, seed=config.seed, skip_unreadable=skip_unreadable
-            )
+            skipped: dict[str, str] = {}
+            if manifest is None:
+                fraction, seed = config.validation_fraction, config.seed
+                manifest, skipped = prepare(
+                    data_dir, cache, fraction=fraction, seed=seed, skip_unreadable=skip_unreadable
+                )
             images = decoded(manifest.part("train"), config.source_size, cache, progress.say).on(place)
             validation = decoded(manifest.part("val"), config.size, cache, progress.say).on(place)
         for image, reason in skipped.items():
@@ -275,7 +281,8 @@ def one_epoch(run: Run, number: int) -> Epoch:
         for settings in run.optimizer.param_groups:
             settings["lr"].fill_(rate)
         batch, labels = varied(config, run.train, number, group.share(indices), run.device)
-        value = backward(run, batch, labels)
+        batch, targets = mixed(config, batch, labels, (number, step, group.rank))
+        value = backward(run, batch, labels, targets)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         if (step + 1) % AVERAGING_STRIDE == 0:
@@ -295,7 +302,19 @@ def one_epoch(run: Run, number: int) -> Epoch:
     return Epoch(number + 1, rate, total / done, val_loss, accuracy, macro_f1, speed, elapsed)
 
 
-def backward(run: Run, batch: Tensor, labels: Tensor) -> float:
+def mixed(config: TrainConfig, batch: Tensor, labels: Tensor, place: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the (B, 1, H, W) batch blended with its reverse, and (B, 4) targets in the same shares; or as they came.
+
+    Source: arXiv:1710.09412.
+    """
+    if not config.mixing:
+        return batch, labels
+    share = np.random.default_rng((config.seed, *place)).beta(config.mixing, config.mixing)
+    one_hot = functional.one_hot(labels, len(CLASSES)).float()
+    return batch.lerp(batch.flip(0), share), one_hot.lerp(one_hot.flip(0), share)
+
+
+def backward(run: Run, batch: Tensor, labels: Tensor, targets: Tensor) -> float:
     """Put the gradients of one step in place, the same for any number of processes; return the whole batch's loss.
 
     The loss is the weighted mean over the batch of all processes: each divides its sum by the weights of all. The
@@ -303,7 +322,7 @@ def backward(run: Run, batch: Tensor, labels: Tensor) -> float:
     """
     weight, smoothing = run.class_weights, run.config.label_smoothing
     logits = run.logits(run.joined, batch)
-    summed = functional.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing, reduction="sum")
+    summed = functional.cross_entropy(logits, targets, weight=weight, label_smoothing=smoothing, reduction="sum")
     loss = summed / run.processes.total(weight[labels].sum())
     (loss * run.processes.size).backward()
     return float(run.processes.total(loss.detach()))

@@ -1,0 +1,171 @@
+"""From which slice of a reference set with known patients an image was made, and where it lies in that slice."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from braintumor.data.duplicates import ORIENTATIONS, Pairs, similar_pairs
+from braintumor.data.layout import add_hashes
+from braintumor.data.manifest import Manifest, Row
+from braintumor.data.miniatures import Miniatures
+from braintumor.errors import DataError
+
+COLUMNS: Final = ("figshare_id", "class", "patient", "tumor_outline_xy")
+SUFFIXES: Final = (".png", ".jpg")
+
+
+@dataclass(frozen=True)
+class Match:
+    """The source slice of an image.
+
+    Attributes:
+        reference_id: of the source slice.
+        patient: of the source slice.
+        label: of the source slice.
+        mirrored: the image must be mirrored left-right to look like its source.
+        rotation: degrees by which it must then be turned counter-clockwise.
+        window: x0, y0, x1, y1 of the whole image, so mirrored and turned, in pixels of the source slice.
+        score: similarity, at most 1.
+    """
+
+    reference_id: str
+    patient: str
+    label: str
+    mirrored: bool
+    rotation: int
+    window: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference folder.
+
+    Attributes:
+        manifest: a row per slice, `image` relative to the folder's images/, with label, patient and sha256.
+        outlines: the tumor's outline of each slice as `x y;x y;…` in pixels, in the same order.
+    """
+
+    manifest: Manifest
+    outlines: tuple[str, ...]
+
+    def identifier(self, index: int) -> str:
+        """Return the id of a slice."""
+        return Path(self.manifest.rows[index].image).stem
+
+
+def read_reference(folder: Path) -> Reference:
+    """Return a reference folder: `images/ID.(jpg|png)` and `annotations.csv`.
+
+    Raises:
+        DataError: no such folder, other columns, or a slice without its image.
+    """
+    table, images = folder / "annotations.csv", folder / "images"
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            lines = list(csv.DictReader(stream))
+    except (OSError, csv.Error) as error:
+        raise DataError(
+            f"{folder} is no reference folder: expected images/ and annotations.csv ({error}); "
+            "braintumor data get figshare makes one"
+        ) from error
+    if not lines or not set(COLUMNS) <= set(lines[0]):
+        found = ",".join(lines[0]) if lines else "no lines"
+        raise DataError(f"{table}: expected the columns {','.join(COLUMNS)}, got {found}")
+    present = {path.name for path in images.iterdir()} if images.is_dir() else set()
+    names = [
+        next((line["figshare_id"] + s for s in SUFFIXES if line["figshare_id"] + s in present), "") for line in lines
+    ]
+    missing = [line["figshare_id"] for line, name in zip(lines, names, strict=True) if not name]
+    if missing:
+        shown = ", ".join(missing[:10])
+        raise DataError(f"{images} lacks the images of {len(missing)} slices ({shown}); expected ID.png or ID.jpg")
+    rows = [
+        Row(name, line["class"], patient=line["patient"], source="reference")
+        for line, name in zip(lines, names, strict=True)
+    ]
+    hashed, problems = add_hashes(images, rows)
+    if problems:
+        raise DataError(f"cannot read {len(problems)} images in {images}, first {next(iter(problems))}")
+    return Reference(Manifest(images, tuple(hashed)), tuple(line["tumor_outline_xy"] for line in lines))
+
+
+def match(found: Miniatures, reference: Reference, theirs: Miniatures) -> list[Match | None]:
+    """Return the most similar slice of the reference for each of N images, None where none is similar enough.
+
+    Args:
+        found: N miniatures.
+        reference: the folder.
+        theirs: the miniatures of its slices, in order.
+    """
+    pairs = similar_pairs(found, theirs)
+    best: list[int | None] = [None] * len(found)
+    for index in np.argsort(pairs.score, kind="stable").tolist():
+        best[int(pairs.first[index])] = index
+    return [None if index is None else described(pairs, index, reference) for index in best]
+
+
+def described(pairs: Pairs, index: int, reference: Reference) -> Match:
+    """Return one pair of an image and a reference slice as a match."""
+    second = int(pairs.second[index])
+    row = reference.manifest.rows[second]
+    mirrored, turns = ORIENTATIONS[int(pairs.orientation[index])]
+    with Image.open(reference.manifest.path(row)) as image:
+        width, height = image.size
+    top, bottom, left, right = placed(pairs.window[index], mirrored, turns)
+    return Match(
+        reference_id=reference.identifier(second),
+        patient=row.patient,
+        label=row.label,
+        mirrored=bool(mirrored),
+        rotation=90 * turns,
+        window=(left * width, top * height, right * width, bottom * height),
+        score=min(1.0, float(pairs.score[index])),
+    )
+
+
+def placed(windows: "np.ndarray", mirrored: int, turns: int) -> tuple[float, float, float, float]:
+    """Return top, bottom, left, right of a whole image in its source, as shares of the source.
+
+    Args:
+        windows: (2, 4) top, bottom, left, right of what was compared, of the image and of the source.
+        mirrored: 1 where the image was mirrored left-right first.
+        turns: quarters by which it was then turned counter-clockwise.
+    """
+    (top, bottom, left, right), source = windows.astype(np.float64)
+    if mirrored:
+        left, right = 1 - right, 1 - left
+    for _ in range(turns):  # counter-clockwise: the right edge becomes the upper one
+        top, bottom, left, right = 1 - right, 1 - left, top, bottom
+    high, wide = (source[1] - source[0]) / (bottom - top), (source[3] - source[2]) / (right - left)
+    return (
+        source[0] - top * high,
+        source[1] + (1 - bottom) * high,
+        source[2] - left * wide,
+        source[3] + (1 - right) * wide,
+    )
+
+
+def patients(matches: Sequence[Match | None]) -> list[str]:
+    """Return the patient of each match, empty where there is none."""
+    return [f"patient {match.patient}" if match else "" for match in matches]
+
+
+def is_reference(folder: Path) -> bool:
+    """Return whether a folder is laid out as a reference folder."""
+    return (folder / "annotations.csv").is_file() and (folder / "images").is_dir()
+
+
+def known_folds() -> dict[tuple[str, str], int]:
+    """Return the published fold of each slice of the Figshare set, by its id and patient."""
+    table = resources.files("braintumor.data") / "public" / "figshare-folds.csv"
+    if not table.is_file():
+        return {}
+    with table.open(encoding="utf-8") as stream:
+        return {(line["figshare_id"], line["patient"]): int(line["fold"]) for line in csv.DictReader(stream)}
