@@ -12,12 +12,14 @@ import braintumor
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
     "errors classes files",
-    "scan preprocess data.manifest data.split data.phantom evaluate.metrics",
-    "sandbox model dicom.read data.layout evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages",
-    "read zoo overlay data.duplicates training.networks training.augment training.recipe training.integers",
+    "scan preprocess data.manifest data.split data.phantom data.download data.unzip data.matlab evaluate.metrics",
+    "sandbox model dicom.read data.layout data.figshare "
+    "evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages",
+    "read zoo overlay data.duplicates data.kaggle training.networks training.augment training.recipe training.integers",
     "training.export training.loader training.checkpoint training.weights training.artefact training.schedule "
     "training.hardware training.board "
-    "inference braintumor data.audit evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
+    "inference braintumor data.audit data.contact_sheet "
+    "evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train training.folds archive dicom.write evaluate.report terminal",
     "cli web.app dicom.pacs",
     "__main__",
