@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -30,10 +31,15 @@ Long options may be written with hyphens or underscores: `--data-dir` and `--dat
 
 def page() -> str:
     """Return the text of the page."""
-    overview = help_text([])
-    commands = re.findall(r"^│ +• (\w+)", overview, re.MULTILINE)
-    sections = [section(["braintumor", *words], help_text(words)) for words in ([], *([name] for name in commands))]
-    return "\n".join([INTRODUCTION, *sections])
+    return "\n".join([INTRODUCTION, *sections([])])
+
+
+def sections(words: list[str]) -> Iterator[str]:
+    """Yield the section of a command and those of the commands behind it."""
+    text = help_text(words)
+    yield section(["braintumor", *words], text)
+    for name in re.findall(r"^│ +• (\w+)", text, re.MULTILINE):
+        yield from sections([*words, name])
 
 
 def help_text(words: list[str]) -> str:

@@ -12,14 +12,16 @@ import braintumor
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
     "errors classes files",
-    "scan preprocess data.manifest data.split data.phantom evaluate.metrics",
-    "sandbox model dicom.read data.layout evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages",
-    "read zoo overlay data.miniatures training.networks training.augment training.recipe training.integers",
-    "data.duplicates data.reference data.groups training.export training.loader training.checkpoint training.weights training.artefact training.schedule "
-    "training.hardware training.board "
-    "inference braintumor data.audit evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
-    "training.quantize training.train archive dicom.write evaluate.report terminal",
-    "training.folds evaluate.pooled",
+    "scan preprocess data.manifest data.split data.phantom data.download data.unzip data.matlab evaluate.metrics",
+    "sandbox model dicom.read data.layout data.figshare "
+    "evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages evaluate.planes",
+    "read zoo overlay data.miniatures data.kaggle "
+    "training.networks training.augment training.recipe training.integers",
+    "data.duplicates data.reference data.groups data.contact_sheet training.export training.loader "
+    "training.checkpoint training.weights training.artefact training.schedule training.hardware training.board "
+    "inference braintumor data.quality evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
+    "training.quantize training.train data.audit archive dicom.write evaluate.report terminal",
+    "training.folds evaluate.pooled evaluate.audit_page",
     "cli web.app dicom.pacs",
     "__main__",
 )

@@ -31,6 +31,8 @@ EXTRA_OF = {
     "matplotlib": "evaluate",
     "jinja2": "evaluate",
     "markupsafe": "evaluate",
+    "h5py": "data",
+    "kagglehub": "data",
 }
 
 
@@ -311,12 +313,67 @@ class Explain:
         return written(predict_each(sources, model), write)
 
 
+@dataclass(frozen=True)
+class DataGet:
+    """Download a public data set: kaggle, the slices to train on, or figshare, slices with patients and outlines."""
+
+    source: Positional[Literal["kaggle", "figshare"]]
+    """kaggle: 7,023 images, CC0; figshare: 3,064 slices, CC BY 4.0."""
+    out: Path = Path("data")
+    """Folder in which brain-tumor-mri/ or figshare/ is made."""
+
+    def run(self) -> int:
+        """Download, and say what is there and under which licence."""
+        text = kaggle_text(self.out) if self.source == "kaggle" else figshare_text(self.out)
+        print(f"{text}\n{DISCLAIMER}")
+        return DONE
+
+
+@dataclass(frozen=True)
+class DataShow:
+    """Draw some slices of every class and split on one page, with counts and sizes."""
+
+    data_dir: Positional[Path]
+    """Data folder."""
+    out: Path = Path("contact-sheet.png")
+    """PNG file to write."""
+
+    def run(self) -> int:
+        """Write the page; what cannot be read goes to the error stream."""
+        from braintumor.data.contact_sheet import contact_sheet
+        from braintumor.files import replacing
+        from braintumor.terminal import Bar
+
+        with Bar("reading") as bar:
+            sheet = contact_sheet(self.data_dir, bar.show)
+        with replacing(self.out) as aside:
+            sheet.page.save(aside, "PNG")
+        print("\n".join([*sheet.captions, f"contact sheet: {self.out}", DISCLAIMER]))
+        for image, reason in sorted(sheet.unreadable.items()):
+            print(f"unreadable: {self.data_dir / image}: {reason}", file=sys.stderr)
+        return ending(len(sheet.unreadable))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Download the public data sets, or look at a data folder."""
+
+    command: Annotated[
+        Annotated[DataGet, tyro.conf.subcommand("get")] | Annotated[DataShow, tyro.conf.subcommand("show")],
+        tyro.conf.arg(name=""),
+    ]
+
+    def run(self) -> int:
+        """Run the command behind `data`."""
+        return self.command.run()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0 for done, 2 for bad input or usage, 3 for done with findings, 130 for interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     command = tyro.cli(
-        Train | Evaluate | Folds | Compare | Predict | Explain | Quantize,
+        Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Data,
         prog="braintumor",
         description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
         args=arguments,
@@ -410,6 +467,34 @@ def explained(prediction: "Prediction", model: "Model", shown_class: str, out: P
         np.save(file, class_map)
     state = "evidence" if has_evidence(class_map, scale) else "no evidence"
     return f"{prediction.image}: {TITLES[prediction.predicted]}; {state} for {TITLES[shown_class]} -> {out / name}.png"
+
+
+def kaggle_text(out: Path) -> str:
+    """Get the set from Kaggle; return what to say about it."""
+    from braintumor.data.kaggle import get_kaggle
+
+    print(f"getting the set from Kaggle into {out}; this takes a while the first time", file=sys.stderr)
+    manifest = get_kaggle(out).manifest
+    counts = ", ".join(f"{split} {sum(classes.values()):,}" for split, classes in manifest.counts().items())
+    return (
+        f"data folder: {manifest.root} ({len(manifest):,} images: {counts})\n"
+        "Brain Tumor MRI Dataset (Nickparvar), Kaggle, CC0\n"
+        f"next: braintumor data show {manifest.root}"
+    )
+
+
+def figshare_text(out: Path) -> str:
+    """Get the set from figshare; return what to say about it."""
+    from braintumor.data.figshare import get_figshare
+    from braintumor.terminal import Bar
+
+    with Bar("figshare") as bar:
+        reference = get_figshare(out, bar.show)
+    return (
+        f"reference folder: {reference}\n"
+        "cite: Cheng 2017, brain tumor dataset, doi 10.6084/m9.figshare.1512427, CC BY 4.0; changed: to PNG, grey "
+        "values stretched"
+    )
 
 
 class UniqueNames:

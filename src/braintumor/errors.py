@@ -33,6 +33,10 @@ class UnreadableDataError(DataError):
         self.problems = dict(problems)
 
 
+class DownloadError(BrainTumorError):
+    """A published file that cannot be fetched, or whose content is not the published one."""
+
+
 class ModelError(BrainTumorError):
     """A model folder that is missing, damaged or of another kind."""
 

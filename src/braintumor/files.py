@@ -31,6 +31,19 @@ def replacing(target: Path) -> Iterator[Path]:
             aside.unlink()
 
 
+def publish(aside: Path, target: Path) -> None:
+    """Rename a finished folder to its final name.
+
+    Raises:
+        StorageError: there is something under that name already, or the folder cannot be written to.
+    """
+    try:
+        aside.rename(target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"cannot make {target} ({reason}); remove what is there or choose another folder") from error
+
+
 def write_text(target: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with replacing(target) as aside:
