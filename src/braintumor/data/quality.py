@@ -1,7 +1,8 @@
 """How the image files of a data set look from outside: format, size, brightness, border, and what is odd about them."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -10,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
 from braintumor.errors import ImageError
 from braintumor.read import Stored, read_stored
 
 ODDITIES: Final = {
-    "text": "writing beside the head: names of sequences, sides, scales or web sites",
-    "coloured": "clearly coloured pixels, as in screenshots and colour maps",
+    "text": "writing or a ruler beside the head",
+    "coloured": "coloured pixels, as in screenshots",
     "frame": "light lines or margins along at least two edges",
-    "screen": "the size of a computer's or telephone's screen",
+    "screen": "the size of a screen",
     "elongated": "one side more than twice the other",
     "flat": "almost no contrast",
 }
@@ -89,7 +91,7 @@ def facts(grey: Grey, stored: Stored) -> Facts:
     """Return the facts of a slice (H, W) of 8-bit grey values."""
     height, width = grey.shape
     found = {
-        "text": bool(has_text(grey)),
+        "text": has_text(grey),
         "coloured": stored.coloured > COLOURED_SHARE,
         "frame": has_frame(grey),
         "screen": (max(grey.shape), min(grey.shape)) in SCREENS,
@@ -136,8 +138,8 @@ def has_text(grey: Grey) -> bool:
 
     The picture is reduced to about 112 fields by the brightest pixel, which keeps thin strokes and joins the letters of
     a word. Of the connected bright regions the largest is the head. Of the others, those that lie outside it count as
-    writing if a sharp edge is in them and their pixel rows (or, for turned writing, columns) change between dark and
-    bright 2.5 times on average. Fixed by eye on the public set, see docs/how-to/audit.md.
+    writing if a sharp edge is in them and their rows change between dark and bright 2.5 times on average; downward
+    writing is not found. Fixed by eye on the public set, see docs/how-to/audit.md.
     """
     step = max(1, round(max(grey.shape) / GRID))
     fields = brightest(grey, step)
@@ -147,8 +149,8 @@ def has_text(grey: Grey) -> bool:
     head = 1 + int(np.bincount(regions.ravel())[1:].argmax())
     hull = between(regions == head)
     for number, box in enumerate(ndimage.find_objects(regions), 1):
-        lengths = sorted(edge.stop - edge.start for edge in box)
-        if number == head or not (2 <= lengths[0] <= TALLEST and SHORTEST <= lengths[1] <= LONGEST):
+        height, width = (edge.stop - edge.start for edge in box)
+        if number == head or not (2 <= height <= TALLEST and SHORTEST <= width <= LONGEST):
             continue
         if not (hull[box] & (regions[box] == number)).any():
             rows, columns = (slice(edge.start * step, edge.stop * step) for edge in box)
@@ -176,11 +178,88 @@ def between(region: Flags) -> Flags:
 
 
 def is_writing(grey: Grey) -> bool:
-    """Return whether a cut-out has sharp edges and changes often between dark and bright along rows or columns."""
+    """Return whether a cut-out has sharp edges, and its rows change often between dark and bright."""
     levels = grey.astype(np.int16)
-    steps = [np.diff(levels, axis=axis) for axis in (0, 1)]
-    if max(int(np.abs(step).max(initial=0)) for step in steps) < EDGE:
+    if max(int(np.abs(np.diff(levels, axis=axis)).max(initial=0)) for axis in (0, 1)) < EDGE:
         return False
     bright = levels > levels.max() / 2
-    changes = [float((bright[1:] != bright[:-1]).sum(axis=0).mean()), float((bright.T[1:] != bright.T[:-1]).sum(axis=0).mean())]
-    return max(changes) >= STROKES
+    return float((bright[:, 1:] != bright[:, :-1]).sum(axis=1).mean()) >= STROKES
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the files of one class look from outside.
+
+    Attributes:
+        formats: number of files per format and mode, the most frequent first.
+        sizes: number of different sizes.
+        size: the most frequent one, width and height.
+        aspect: smallest and largest width over height.
+        mean: 5th, 50th and 95th percentile of the mean grey value, in [0, 1].
+        border: the same of the border's grey value.
+    """
+
+    formats: dict[str, int]
+    sizes: int
+    size: tuple[int, int]
+    aspect: tuple[float, float]
+    mean: tuple[float, float, float]
+    border: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """Files that are odd in one way: how many, per class, and at most 200 of them, evenly by name."""
+
+    images: int
+    per_class: dict[str, int]
+    listed: tuple[str, ...]
+
+
+def looks(facts: Sequence[Facts], labels: NDArray[np.int64]) -> dict[str, Look]:
+    """Return how the files look, per class that occurs.
+
+    Args:
+        facts: of N files.
+        labels: (N,) class of each, in the order of `CLASSES`.
+    """
+    return {
+        name: look([facts[which] for which in np.flatnonzero(labels == index).tolist()])
+        for index, name in enumerate(CLASSES)
+        if (labels == index).any()
+    }
+
+
+def look(facts: Sequence[Facts]) -> Look:
+    """Return how the files of one class look, at least one."""
+    sizes = Counter((each.width, each.height) for each in facts)
+    aspects = [width / height for width, height in sizes]
+    return Look(
+        formats=dict(Counter(f"{each.stored.format} {each.stored.mode}" for each in facts).most_common()),
+        sizes=len(sizes),
+        size=sizes.most_common(1)[0][0],
+        aspect=(min(aspects), max(aspects)),
+        mean=spread([each.mean for each in facts]),
+        border=spread([each.border for each in facts]),
+    )
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the 5th, 50th and 95th percentile."""
+    low, middle, high = np.percentile(values, (5, 50, 95)).round(4).tolist()
+    return low, middle, high
+
+
+def oddities(manifest: Manifest, facts: Sequence[Facts]) -> dict[str, Oddity]:
+    """Return the odd ones of N files, per kind of `ODDITIES`."""
+    result = {}
+    for kind in ODDITIES:
+        rows = [row for row, each in zip(manifest, facts, strict=True) if kind in each.odd]
+        counts = Counter(row.label for row in rows)
+        places = np.linspace(0, len(rows) - 1, min(LISTED, len(rows))).round().astype(int).tolist()
+        per_class = {label: counts[label] for label in CLASSES}
+        result[kind] = Oddity(len(rows), per_class, tuple(rows[place].image for place in places))
+    return result
+
+
+LISTED: Final = 200
