@@ -20,7 +20,7 @@ from braintumor.read import read
 
 Entry = TypeVar("Entry")
 
-PAIRS: Final = 12
+PAIRS: Final = 6
 PICTURES: Final = 24
 KIND_TITLES: Final = {
     "bytes": "Identical files",
@@ -38,6 +38,8 @@ RELATION_TITLES: Final = {
     "group": "another slice of the same group",
     "none": "nothing that was found",
 }
+
+MODES: Final = {"L": "grey", "RGB": "colour", "P": "palette", "RGBA": "colour and transparency", "1": "black and white"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def render(audit: Audit, data_dir: Path) -> str:
         },
         copies=COPIES,
         facts=FACTS,
+        modes=MODES,
         told_by=sorted(audit.shortcuts.alone, key=audit.shortcuts.alone.__getitem__)[::-1] if audit.shortcuts else [],
     )
 
