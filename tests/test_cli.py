@@ -386,6 +386,8 @@ sys.exit(main(sys.argv[2:]))
         ("matplotlib", "evaluate", ["evaluate", "model", "data"]),
         ("markupsafe", "evaluate", ["evaluate", "model", "data"]),
         ("jinja2", "evaluate", ["compare", "first", "second"]),
+        ("scipy", "evaluate", ["audit", "data"]),
+        ("sklearn", "evaluate", ["audit", "data"]),
         ("h5py", "data", ["data", "get", "figshare", "--out", "nowhere"]),
         ("kagglehub", "data", ["data", "get", "kaggle", "--out", "nowhere"]),
     ],
@@ -417,3 +419,9 @@ def test_a_strict_audit_fails_on_leaks_and_on_unreadable_files_only(
     (tmp_path / "data/Training/glioma/broken.png").write_bytes(b"no image")
     assert status_of("audit", tmp_path / "data", "--strict", "--out", tmp_path) == 3
     assert status_of("audit", tmp_path / "data", "--out", tmp_path) == 0
+
+
+def test_an_audit_never_writes_into_the_data_folder(phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("audit", phantoms, "--out", phantoms / "audit") == 2
+    assert "lies in the data folder" in capsys.readouterr().err
+    assert not (phantoms / "audit").exists()

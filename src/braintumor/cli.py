@@ -334,6 +334,8 @@ class Audit:
         from braintumor.evaluate.audit_page import summary, write
         from braintumor.terminal import Bar
 
+        if self.out.resolve().is_relative_to(self.data_dir.resolve()):
+            raise BrainTumorError(f"{self.out} lies in the data folder {self.data_dir}; choose another --out")
         with Bar("reading") as bar:
             found = audit(self.data_dir, self.reference, bar.show, bar.say)
         write(found, self.data_dir, self.out)

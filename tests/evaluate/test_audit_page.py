@@ -100,11 +100,12 @@ def test_the_lines_for_a_terminal(found: Audit) -> None:
     assert lines["images"] == "30 (21 training, 9 test)"
     assert lines["unreadable"] == "2 files"
     assert lines["identical files"] == "2 pairs of 4 images, 1 of them across splits"
-    assert lines["groups"] == "24, the largest of 2 images; 5 cross splits"
+    assert lines["same slice"] == "1 pair of 2 images, 1 of them across splits"
+    assert lines["groups"] == "24, the largest of 2 images; 5 across splits"
     assert lines["test images"] == "5 of 9 (55.6 %) share a group with training"
-    assert lines["label conflicts"] == "1 pairs of copies and 1 groups with two labels"
+    assert lines["label conflicts"] == "1 pair of copies with two labels, 1 group with two labels"
     assert lines["odd files"] == "none"
-    assert "right from file and border alone" in lines["shortcuts"]
+    assert "right from file, size, brightness and border alone" in lines["shortcuts"]
 
 
 def test_without_parts_nothing_is_said_about_splits(flawed: Path, tmp_path: Path) -> None:

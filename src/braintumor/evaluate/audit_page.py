@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from braintumor.data.audit import Audit
-from braintumor.data.copies import COPIES, KINDS, Pair
+from braintumor.data.copies import COPIES, Pair
 from braintumor.data.groups import write_groups
 from braintumor.data.quality import ODDITIES
 from braintumor.data.shortcuts import FACTS
@@ -67,7 +67,7 @@ def render(audit: Audit, data_dir: Path) -> str:
         "audit.html",
         audit=audit,
         folder=data_dir.resolve().name,
-        parts={"train": "training", "val": "validation", "test": "test", "": "all"},
+        parts=PARTS | {"": "all"},
         kinds={kind: (title, shown(evenly(audit.pairs[kind], PAIRS), data_dir)) for kind, title in KIND_TITLES.items()},
         conflicts=shown(audit.conflicts[:PAIRS], data_dir),
         relations=RELATION_TITLES,
@@ -119,44 +119,42 @@ def slice_of(file: Path, pair: Pair | None = None) -> str:
 
 def summary(audit: Audit) -> str:
     """Return what was found as lines for a terminal."""
-    parts = {"train": "training", "val": "validation", "test": "test"}
-    sizes = {split: sum(classes.values()) for split, classes in audit.counts.items()}
-    named = ", ".join(f"{count:,} {parts[split]}" for split, count in sizes.items() if split)
-    copies = audit.copies
-    lines = {
-        "images": f"{audit.images:,}" + (f" ({named})" if named else " (no parts: nothing can cross splits)"),
-        "unreadable": f"{audit.unreadable:,} files",
-    }
-    for kind in KINDS:
-        across = f", {copies[kind].across_splits:,} of them across splits" if audit.held_out else ""
-        lines[TERMS[kind]] = f"{copies[kind].pairs:,} pairs of {copies[kind].images:,} images{across}"
-    groups = audit.groups
-    across = f"; {groups.across_splits:,} cross splits" if audit.held_out else ""
-    lines["groups"] = f"{groups.number:,}, the largest of {groups.largest:,} images{across}"
-    if audit.patients:
-        shared = (
-            f"; {audit.patients.shared:,} of the {audit.patients.held_out:,} in {parts[audit.held_out]} are in training"
-        )
-        lines["patients"] = f"{audit.patients.number:,} known{shared if audit.held_out else ''}"
-    if audit.held_out:
-        share = pages.percent(audit.sharing / audit.n_held_out).replace("\u00a0", " ")
-        lines[f"{parts[audit.held_out]} images"] = (
-            f"{audit.sharing:,} of {audit.n_held_out:,} ({share}) share a group with training"
-        )
-    lines["label conflicts"] = (
-        f"{audit.n_conflicts:,} pairs of copies and {groups.with_two_labels:,} groups with two labels"
-    )
-    lines["odd files"] = (
-        ", ".join(f"{found.images:,} {kind}" for kind, found in audit.odd.items() if found.images) or "none"
-    )
-    if audit.shortcuts:
-        chance = pages.percent(audit.shortcuts.chance).replace("\u00a0", " ")
-        lines["shortcuts"] = (
-            f"{pages.plain(audit.shortcuts.accuracy)} right from file and border alone; by chance {chance}"
-        )
-    return "\n".join(f"{name:<17} {text}" for name, text in lines.items())
+    return "\n".join(f"{name:<17} {text}" for name, text in findings(audit).items()).replace("\u00a0", " ")
 
 
+def findings(audit: Audit) -> dict[str, str]:
+    """Return what was found, by short names."""
+    held, groups, patients, measured = PARTS[audit.held_out], audit.groups, audit.patients, audit.shortcuts
+    parts = {PARTS[split]: sum(classes.values()) for split, classes in audit.counts.items() if split}
+    named = ", ".join(f"{count:,} {part}" for part, count in parts.items()) or "no parts: nothing can cross splits"
+    lines = {"images": f"{audit.images:,} ({named})", "unreadable": counted(audit.unreadable, "file")}
+    for kind, found in audit.copies.items():
+        across = f", {found.across_splits:,} of them across splits" if held else ""
+        lines[TERMS[kind]] = f"{counted(found.pairs, 'pair')} of {counted(found.images, 'image')}{across}"
+    across = f"; {groups.across_splits:,} across splits" if held else ""
+    lines["groups"] = f"{groups.number:,}, the largest of {counted(groups.largest, 'image')}{across}"
+    if patients:
+        shared = f"; {patients.shared:,} of the {patients.held_out:,} in {held} are in training too" if held else ""
+        lines["patients"] = f"{patients.number:,} known{shared}"
+    if held:
+        share = pages.percent(audit.sharing / audit.n_held_out)
+        lines[f"{held} images"] = f"{audit.sharing:,} of {audit.n_held_out:,} ({share}) share a group with training"
+    conflicts, mixed = counted(audit.n_conflicts, "pair"), counted(groups.with_two_labels, "group")
+    lines["label conflicts"] = f"{conflicts} of copies with two labels, {mixed} with two labels"
+    odd = [f"{found.images:,} {kind}" for kind, found in audit.odd.items() if found.images]
+    lines["odd files"] = ", ".join(odd) or "none"
+    if measured:
+        right, chance = pages.plain(measured.accuracy), pages.percent(measured.chance)
+        lines["shortcuts"] = f"{right} right from file, size, brightness and border alone; by chance {chance}"
+    return lines
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, `1 pair`, `2 pairs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+PARTS: Final = {"train": "training", "val": "validation", "test": "test", "": ""}
 TERMS: Final = {
     "bytes": "identical files",
     "pixels": "identical pixels",
