@@ -17,7 +17,8 @@ LAYERS = (
     "read zoo overlay data.duplicates training.networks training.augment training.recipe training.integers",
     "training.export training.loader training.checkpoint training.weights training.artefact training.schedule "
     "training.hardware training.board "
-    "inference braintumor data.audit evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
+    "inference braintumor data.audit evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage "
+    "evaluate.planes",
     "training.quantize training.train training.folds archive dicom.write evaluate.report terminal",
     "cli web.app dicom.pacs",
     "__main__",

@@ -1,4 +1,13 @@
-"""In which plane a slice was taken: axial, coronal or sagittal, judged from its miniature."""
+"""In which plane a slice was taken: axial, coronal or sagittal, judged from its miniature.
+
+The weights are those of a logistic regression on 636 slices of the public and of the reference set whose plane was told
+by eye, and on varied copies of them. On 300 others, of other patients, 294 planes are right, 0.980 (95 % interval 0.961
+to 0.993): all 143 axial, 90 of 96 coronal and all 61 sagittal ones.
+
+Limits: of the test slices without a tumor only 2 are not axial. Coronal slices in front of the eyes, behind the neck or
+cropped to the brain are the ones mistaken, and there is no fourth answer for oblique slices or for what is no head.
+`benchmarks/planes.py` fits and measures again.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -9,6 +18,7 @@ from numpy.typing import NDArray
 
 PLANES: Final = ("axial", "coronal", "sagittal")
 SIDE: Final = 32
+FEATURES: Final = 4 * 16 * 8
 WEIGHTS: Final = Path(__file__).with_name("planes.npy")
 
 Floats = NDArray[np.float32]
@@ -26,8 +36,8 @@ def planes(miniatures: Floats) -> tuple[str, ...]:
         ValueError: the miniatures have another shape.
     """
     logits = features(miniatures) @ weights()[:-1] + weights()[-1]  # (N, 3)
-    blank = ~miniatures.any(axis=(1, 2))
-    return tuple("" if empty else PLANES[best] for empty, best in zip(blank, logits.argmax(axis=1), strict=True))
+    best = logits.argmax(axis=1)
+    return tuple(PLANES[index] if miniature.any() else "" for index, miniature in zip(best, miniatures, strict=True))
 
 
 def features(miniatures: Floats) -> Floats:
@@ -46,7 +56,7 @@ def features(miniatures: Floats) -> Floats:
     down, across = np.gradient(grey, axis=(1, 2))
     uneven = np.abs(halves(grey, -1))
     maps = np.stack([halves(grey, 1), uneven, halves(np.abs(down), 1), halves(np.abs(across), 1)], axis=1)
-    return maps.reshape(len(grey), -1).astype(np.float32, copy=False)
+    return maps.reshape(len(grey), FEATURES).astype(np.float32, copy=False)
 
 
 def halves(values: Floats, sign: int) -> Floats:
