@@ -260,6 +260,6 @@ def test_a_second_evaluation_decodes_no_file_for_its_miniature(
     data_dir: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(model, data_dir, tmp_path / "out")
-    monkeypatch.setattr(duplicates, "read", None)
+    monkeypatch.setattr(miniatures, "read", None)
     second = evaluate(model, data_dir, tmp_path / "out")
     assert (second.groups, second.leakage) == (first.groups, first.leakage)
