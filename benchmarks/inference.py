@@ -43,6 +43,7 @@ from braintumor.classes import CLASSES
 from braintumor.data.groups import group_numbers
 from braintumor.data.layout import IMAGE_SUFFIXES, list_images
 from braintumor.data.manifest import Manifest
+from braintumor.data.miniatures import miniatures
 from braintumor.errors import ModelError
 from braintumor.evaluate.compare import accuracy_difference
 from braintumor.evaluate.metrics import accuracy
