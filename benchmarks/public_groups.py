@@ -39,7 +39,7 @@ def main() -> None:
     folds = fold_numbers(groups, labels(manifest))
     rows = [replace(row, image=Path(row.image).name) for row in group_rows(manifest, groups, matches)]
     write_groups(rows, TABLES / "brain-tumor-mri-groups.csv")
-    codes = [f"{code:016x}" for code in picture_codes(found)]
+    codes = [f"{code:032x}" for code in picture_codes(found)]
     write_table("brain-tumor-mri-folds.csv", ("image", "fold", "picture"), rows, folds, codes)
     slices = figshare_folds(reference, theirs, matches, folds)
     ids = [(reference.identifier(index), row.patient) for index, row in enumerate(reference.manifest)]

@@ -15,8 +15,7 @@ LAYERS = (
     "scan preprocess data.manifest data.split data.phantom data.download data.unzip data.matlab evaluate.metrics",
     "sandbox model dicom.read data.layout data.figshare "
     "evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages evaluate.planes",
-    "read zoo overlay data.miniatures data.kaggle "
-    "training.networks training.augment training.recipe training.integers",
+    "read zoo overlay data.miniatures data.kaggle training.networks training.augment training.recipe training.integers",
     "data.duplicates data.reference data.groups data.contact_sheet training.export training.loader "
     "training.checkpoint training.weights training.artefact training.schedule training.hardware training.board "
     "inference braintumor data.quality data.copies data.shortcuts evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",

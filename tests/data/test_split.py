@@ -7,7 +7,7 @@ import pytest
 
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
-from braintumor.data.split import leaks, split
+from braintumor.data.split import fold_numbers, leaks, split
 from braintumor.errors import DataError
 
 
@@ -85,3 +85,35 @@ def test_a_group_with_two_labels_is_not_divided() -> None:
 def test_an_impossible_fraction_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="expected a fraction between 0 and 1"):
         split(MANY, fraction)
+
+
+def test_folds_keep_groups_whole_and_classes_in_proportion() -> None:
+    random = np.random.default_rng(0)
+    groups = random.integers(0, 120, 1000)
+    labels = groups % 4  # a class per group
+    found = fold_numbers(groups, labels)
+    assert all(len(set(found[groups == group].tolist())) == 1 for group in range(120))
+    for label in range(4):
+        counts = np.bincount(found[labels == label], minlength=5)
+        assert counts.sum() == (labels == label).sum()
+        assert np.ptp(counts) <= 10  # a group has about eight images
+
+
+def test_folds_worked_out_by_hand() -> None:
+    # sizes 4, 3, 2, 1 into two folds of 5: the largest first, each where most is missing
+    groups = np.array([0] * 4 + [1] * 3 + [2] * 2 + [3])
+    assert fold_numbers(groups, np.zeros(10, np.int64), folds=2).tolist() == [0] * 4 + [1] * 3 + [1] * 2 + [0]
+
+
+def test_given_folds_hold_for_the_whole_group() -> None:
+    groups, labels = np.array([0, 0, 1, 2]), np.zeros(4, np.int64)
+    found = fold_numbers(groups, labels, np.array([-1, 2, -1, -1]), folds=3)
+    assert found[:2].tolist() == [2, 2]
+    assert sorted(found[2:].tolist()) == [0, 1]
+    with pytest.raises(DataError, match="lies in two published folds"):
+        fold_numbers(groups, labels, np.array([1, 2, -1, -1]), folds=3)
+
+
+def test_fewer_groups_than_folds_are_refused() -> None:
+    with pytest.raises(DataError, match="2 groups cannot be divided into 5 folds"):
+        fold_numbers(np.array([0, 1]), np.array([0, 1]))

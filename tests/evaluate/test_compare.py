@@ -126,3 +126,15 @@ def test_a_damaged_card_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> N
     (pair[0] / "card.json").write_text("{")
     with pytest.raises(ModelError, match=r"card\.json"):
         compare(*pair, tmp_path / "out")
+
+
+def test_the_models_of_folds_are_compared_by_their_pooled_answers(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folds = []
+    for number, folder in enumerate(pair):
+        folds.append(tmp_path / f"folds-{number}")
+        shutil.copytree(folder / "evaluation", folds[-1] / "evaluation")
+        shutil.copytree(folder, folds[-1] / "0", ignore=shutil.ignore_patterns("evaluation"))
+    found, expected = compare(*folds, tmp_path / "out"), compare(*pair, tmp_path / "out")
+    assert found.mcnemar == expected.mcnemar
+    assert found.second.parameters == 1_310_000
+    assert found.first.size == expected.first.size

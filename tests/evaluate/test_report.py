@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -80,17 +81,61 @@ def test_test_images_seen_in_training_are_counted(data_dir: Path, model: Model, 
     assert leakage.accuracy_without is not None
     assert (leakage.accuracy_without.value, leakage.accuracy_without.n) == (pytest.approx(8 / 10), 10)
     page = (tmp_path / "out/report.html").read_text()
-    assert "This split shares images with training; the number says little about new patients" in page
+    assert "This split shares patients with training; the number says little about new patients" in page
     assert "80.0\u00a0%" in page
 
 
 def test_the_summary_warns_of_images_seen_in_training(data_dir: Path, model: Model, tmp_path: Path) -> None:
     lines = evaluate(model, data_dir, tmp_path / "out").summary().splitlines()
     assert re.fullmatch(r"accuracy   83\.3 % \(\d\d\.\d to 100\.0 %\)", lines[0])
-    assert lines[4] == "on 12 images of 11 groups of similar slices, 95 % intervals"
-    assert lines[5] == "warning: 2 of these images have a duplicate in training"
-    assert lines[6].startswith("accuracy on the other 10: 80.0 % (")
-    assert len(lines) == 7
+    assert lines[4] == "the data set's own test part; 12 images of 11 groups, 95 % intervals"
+    assert lines[5] == "warning: 2 of these images share a slice or a patient with training (2 have a duplicate there)"
+    assert lines[6].startswith("accuracy on the 10 without a duplicate: 80.0 % (")
+    assert lines[7].startswith("accuracy on the 10 that share nothing: 80.0 % (")
+    assert len(lines) == 8
+
+
+def test_the_clean_protocol_leaves_out_what_shares_a_group_with_training(
+    data_dir: Path, model: Model, tmp_path: Path
+) -> None:
+    report = evaluate(model, data_dir, tmp_path / "out", protocol="clean")
+    assert (report.protocol, report.n_images, report.excluded) == ("clean", 10, 2)
+    assert report.measured.overall["accuracy"].value == pytest.approx(8 / 10)
+    assert "2 test images were left out" in report.summary()
+    assert "2 test images were left out" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_clean_protocol_without_a_clean_image_is_refused(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    (model.folder / "manifest.csv").unlink()
+    with pytest.raises(
+        DataError, match="no test image is known to share nothing with training: the model folder has no"
+    ):
+        evaluate(model, data_dir, tmp_path / "out", protocol="clean")
+
+
+def test_slices_of_a_patient_known_from_training_count_as_shared(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    from braintumor.data.manifest import read_manifest
+    from braintumor.evaluate.leakage import relate
+
+    test = list_images(data_dir, parts=("test",)).manifest
+    training = read_manifest(model.folder / "manifest.csv", data_dir)
+    seen = training.part("train").rows[0].image
+    rows = [replace(row, patient="P") if row.image == seen else row for row in training]
+    write_manifest(Manifest(data_dir, tuple(rows)), model.folder / "manifest.csv")
+    before = relate(test, model).shared
+    named = Manifest(data_dir, tuple(replace(row, patient="P") if n == 5 else row for n, row in enumerate(test)))
+    after = relate(named, model)
+    assert not before[5]
+    assert after.shared[5]
+    assert after.exact is not None
+    assert not after.exact[5]
+
+
+def test_accuracy_is_given_per_source(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    report = evaluate(model, data_dir, tmp_path / "out")
+    assert list(report.per_source) == ["Testing"]
+    assert report.per_source["Testing"].value == pytest.approx(10 / 12)
+    assert sum(found.n for found in report.per_plane.values()) == 12
 
 
 def test_without_a_record_of_training_nothing_is_claimed(data_dir: Path, model: Model, tmp_path: Path) -> None:
@@ -260,6 +305,6 @@ def test_a_second_evaluation_decodes_no_file_for_its_miniature(
     data_dir: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(model, data_dir, tmp_path / "out")
-    monkeypatch.setattr(duplicates, "read", None)
+    monkeypatch.setattr(miniatures, "read", None)
     second = evaluate(model, data_dir, tmp_path / "out")
     assert (second.groups, second.leakage) == (first.groups, first.leakage)

@@ -186,7 +186,7 @@ def parts(pictures: Floats) -> tuple[Floats, ...]:
         for side in (left + right, left - right)
         for top, bottom in [(side[:, :half], side[:, : half - 1 : -1])]
     ]
-    return tuple(np.ascontiguousarray(part.reshape(len(pictures), -1) / 2) for part in folded)
+    return tuple(np.ascontiguousarray(part.reshape(len(pictures), half * half) / 2) for part in folded)
 
 
 def largest(mine: tuple[Floats, ...], theirs: list[Floats]) -> Floats:

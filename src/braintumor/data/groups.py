@@ -170,7 +170,7 @@ class Known:
 
 
 PUBLIC: Final = "brain-tumor-mri"
-SAME_PICTURE_BITS: Final = 10
+SAME_PICTURE_BITS: Final = 14
 
 
 @cache
@@ -208,13 +208,17 @@ def known_images(manifest: Manifest, found: Miniatures) -> list[Known | None]:
 
 
 def picture_codes(found: Miniatures) -> list[int]:
-    """Return a 64-bit code of each of N pictures: whether each of 8 x 8 fields is brighter than its right neighbour.
+    """Return a 128-bit code of each of N pictures: whether each of 8 x 8 fields is brighter than its neighbours.
+
+    64 bits compare with the field to the right and 64 with the one below.
 
     Source: the difference hash (dHash) of N. Krawetz, 2013.
     """
-    columns, rows = (averaging(fields) for fields in (9, 8))
-    fields = rows @ found.whole.astype(np.float64) @ columns.T
-    bits = (fields[:, :, :-1] > fields[:, :, 1:]).reshape(len(found), 64)
+    wide, narrow = averaging(9), averaging(8)
+    whole = found.whole.astype(np.float64)
+    across, down = narrow @ whole @ wide.T, wide @ whole @ narrow.T
+    right, below = across[:, :, :-1] > across[:, :, 1:], down[:, :-1] > down[:, 1:]
+    bits = np.stack([right, below], axis=1).reshape(len(found), 128)
     return [int("".join("1" if bit else "0" for bit in row), 2) for row in bits]
 
 

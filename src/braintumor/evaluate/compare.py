@@ -109,9 +109,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` left in a model folder: the card, report.json and predictions.csv."""
+    """What `evaluate` or `folds` left in a folder: report.json and predictions.csv; of folds the first model."""
 
     folder: Path
+    model: Path
     card: Card
     report: dict[str, Any]
     rows: list[dict[str, str]]
@@ -125,7 +126,7 @@ def compare(first: Path, second: Path, out: Path) -> Comparison:
     """Return the comparison of two model folders that were evaluated on the same images, after writing it.
 
     Args:
-        first: a model folder with an `evaluation` folder in it, as `evaluate` leaves it by default.
+        first: a model folder with an `evaluation` folder in it, as `evaluate` leaves it by default, or one of `folds`.
         second: another.
         out: where to write `compare.json` and `compare.html`.
 
@@ -163,8 +164,9 @@ def read_evaluation(folder: Path) -> Evaluation:
         ModelError: the card is not usable.
     """
     place = folder / "evaluation"
+    model = folder / "0" if (folder / "0" / "card.json").is_file() else folder
     try:
-        card = Card.from_json((folder / "card.json").read_text(encoding="utf-8"))
+        card = Card.from_json((model / "card.json").read_text(encoding="utf-8"))
         report = json.loads((place / "report.json").read_text(encoding="utf-8"))
         with (place / "predictions.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -175,7 +177,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         raise DataError(f"{place} cannot be used ({error}); run again: {command(folder)}") from error
     if not complete:
         raise DataError(f"report.json and predictions.csv in {place} do not fit together; run again: {command(folder)}")
-    return Evaluation(folder, card, report, rows)
+    return Evaluation(folder, model, card, report, rows)
 
 
 def command(*folders: Path) -> str:
@@ -200,7 +202,7 @@ def check_same_images(a: Evaluation, b: Evaluation) -> None:
 def side(evaluation: Evaluation) -> Side:
     """Return what the table says about one model."""
     card, report = evaluation.card, evaluation.report
-    network = evaluation.folder / ONNX_FILES["float32"]
+    network = evaluation.model / ONNX_FILES["float32"]
     return Side(
         folder=evaluation.folder.name,
         name=card.name,

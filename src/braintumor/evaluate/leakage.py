@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.data.duplicates import similar_pairs
-from braintumor.data.groups import group_numbers
+from braintumor.data.groups import group_numbers, known_images
 from braintumor.data.manifest import Manifest, at_hand, read_manifest
 from braintumor.data.miniatures import Miniatures, miniatures
 from braintumor.evaluate.metrics import Estimate, Integers, accuracy
+from braintumor.evaluate.planes import planes
 from braintumor.files import cache_folder
 from braintumor.model import Model
 
@@ -28,6 +29,8 @@ class Relation:
         near: (N,) not identical but the same slice, mirrored, turned, cropped or not; None if no training image was at
             hand.
         shared: (N,) any of these, or in one group with a training image: the same patient, as far as known.
+        origins: N names of where each image comes from: for the public set the source its slice was found in.
+        planes: N planes, told from the pixels; empty where there is no contrast.
     """
 
     known: bool
@@ -36,6 +39,21 @@ class Relation:
     exact: Flags | None
     near: Flags | None
     shared: Flags
+    origins: tuple[str, ...]
+    planes: tuple[str, ...]
+
+    def part(self, kept: Integers) -> "Relation":
+        """Return the relation of some of the images."""
+        return Relation(
+            self.known,
+            self.reason,
+            self.groups[kept],
+            None if self.exact is None else self.exact[kept],
+            None if self.near is None else self.near[kept],
+            self.shared[kept],
+            tuple(self.origins[index] for index in kept.tolist()),
+            tuple(self.planes[index] for index in kept.tolist()),
+        )
 
 
 @dataclass(frozen=True)
@@ -84,10 +102,11 @@ def relate(test: Manifest, model: Model) -> Relation:
         model: a loaded model folder.
     """
     ours, _ = miniatures(test, cache_folder())
+    described = origins(test, ours), planes(ours.head)
     record = model.folder / "manifest.csv"
     if not record.is_file():
         reason = "the model folder has no manifest.csv, so its training images are not known"
-        return Relation(False, reason, group_numbers(test, ours), None, None, np.zeros(len(test), np.bool_))
+        return Relation(False, reason, group_numbers(test, ours), None, None, np.zeros(len(test), np.bool_), *described)
     training = read_manifest(record, test.root).part("train", "val")
     hashes = {row.sha256 for row in training} - {""}
     exact = np.array([row.sha256 in hashes for row in test], np.bool_)
@@ -98,7 +117,25 @@ def relate(test: Manifest, model: Model) -> Relation:
     groups = group_numbers(Manifest(test.root, (*test.rows, *present.rows)), Miniatures.stacked([ours, theirs]))
     near = np.isin(np.arange(len(test)), similar_pairs(ours, theirs).first) & ~exact
     shared = np.isin(groups[: len(test)], groups[len(test) :]) | exact | near
-    return Relation(not missing, reason, groups[: len(test)], exact, near if len(present) else None, shared)
+    near_known = near if len(present) else None
+    return Relation(not missing, reason, groups[: len(test)], exact, near_known, shared, *described)
+
+
+def unseen(test: Manifest) -> Relation:
+    """Return the relation of the test images of folds to the training images of their fold: none, by the manifests."""
+    ours, _ = miniatures(test, cache_folder())
+    groups = np.unique([row.group or row.image for row in test], return_inverse=True)[1].astype(np.int64)
+    none = np.zeros(len(test), np.bool_)
+    return Relation(True, "", groups, none, none, none, origins(test, ours), planes(ours.head))
+
+
+def origins(test: Manifest, found: Miniatures) -> tuple[str, ...]:
+    """Return where each of N images comes from: as the shipped table knows it, else the row's own source."""
+    known = known_images(test, found)
+    return tuple(
+        row.source or "unknown" if each is None else ("Figshare" if each.row.reference_id else "other sources")
+        for row, each in zip(test, known, strict=True)
+    )
 
 
 def leakage_of(relation: Relation, right: Flags) -> Leakage:

@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from braintumor.data.manifest import Manifest, Row, read_manifest
 from braintumor.errors import DataError, UnreadableDataError
 from braintumor.evaluate.gallery import MISTAKES, Mistake, worst_mistakes
-from braintumor.evaluate.leakage import Relation
+from braintumor.evaluate.leakage import unseen
 from braintumor.evaluate.report import Progress, Report, ask, judge, write
 from braintumor.inference import Prediction
 from braintumor.model import load
@@ -43,7 +41,8 @@ def evaluate_folds(folders: Sequence[Path], data_dir: Path, out: Path, progress:
         answers, seconds = [*answers, *found], seconds + spent
         mistakes += worst_mistakes(found, data_dir, model)
     mistakes = sorted(mistakes, key=lambda mistake: mistake.probabilities[mistake.label])[:MISTAKES]
-    report = judge(models[0], "folds", answers, unseen([row for row, _ in answers]))
+    relation = unseen(Manifest(data_dir, tuple(row for row, _ in answers)))
+    report = judge(models[0], "folds", answers, relation)
     report = dataclasses.replace(report, images_per_second=total / seconds)
     write(report, answers, mistakes, models[0], out)
     return report
@@ -66,10 +65,3 @@ def check_disjoint(manifests: Sequence[Manifest]) -> None:
                     f"{row.image} or its group {row.group} is tested in several folds; train all folds with one command"
                 )
             images.add(row.image)
-
-
-def unseen(rows: Sequence[Row]) -> Relation:
-    """Return the relation of test images to the training images of their fold: none, by the folds' manifests."""
-    groups = np.unique([row.group or row.image for row in rows], return_inverse=True)[1].astype(np.int64)
-    none = np.zeros(len(rows), np.bool_)
-    return Relation(True, "", groups, none, none, none)

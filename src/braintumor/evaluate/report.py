@@ -21,7 +21,7 @@ from braintumor.errors import DataError, ImageError, UnreadableDataError
 from braintumor.evaluate import charts, pages
 from braintumor.evaluate.gallery import Mistake, legend, worst_mistakes
 from braintumor.evaluate.leakage import Leakage, Relation, leakage_of, relate
-from braintumor.evaluate.metrics import Integers, Measured, confusion, measure
+from braintumor.evaluate.metrics import Estimate, Integers, Measured, accuracy, confusion, measure
 from braintumor.files import write_text
 from braintumor.inference import COLUMNS, Prediction, predict_each
 from braintumor.model import Model
@@ -51,6 +51,8 @@ class Report:
         groups: of the images, in the order of predictions.csv; intervals are over groups.
         counts: evaluated images per class.
         confusion: row the label, column the predicted class.
+        per_plane: accuracy on the axial, coronal and sagittal slices, as told from the pixels.
+        per_source: accuracy by where the images come from.
         skipped: reason of every file that was left out.
         images_per_second: reading, preparing and predicting, on the machine of the evaluation.
         date: of the evaluation, ISO 8601, UTC.
@@ -64,6 +66,8 @@ class Report:
     counts: dict[str, int]
     measured: Measured
     confusion: tuple[tuple[int, ...], ...]
+    per_plane: dict[str, Estimate]
+    per_source: dict[str, Estimate]
     leakage: Leakage
     skipped: dict[str, str]
     images_per_second: float
@@ -185,10 +189,7 @@ def unrelated(answers: Answers, relation: Relation) -> tuple[list[tuple[Row, Pre
     if not len(kept) or relation.exact is None:
         why = relation.reason or f"all {len(answers)} share a slice or a patient with training"
         raise DataError(f"no test image is known to share nothing with training: {why}; use --protocol official")
-    near = None if relation.near is None else relation.near[kept]
-    groups, shared = relation.groups[kept], relation.shared[kept]
-    fewer = Relation(relation.known, relation.reason, groups, relation.exact[kept], near, shared)
-    return [answers[index] for index in kept.tolist()], fewer
+    return [answers[index] for index in kept.tolist()], relation.part(kept)
 
 
 def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
@@ -261,12 +262,20 @@ def judge(model: Model, protocol: str, answers: Answers, relation: Relation) -> 
         counts={name: counts[name] for name in CLASSES},
         measured=measure(labels, probabilities, relation.groups),
         confusion=tuple(map(tuple, confusion(labels, predicted).tolist())),
+        per_plane=by_name(relation.planes, predicted == labels, relation.groups),
+        per_source=by_name(relation.origins, predicted == labels, relation.groups),
         leakage=leakage_of(relation, predicted == labels),
         skipped={},
         images_per_second=0.0,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         package_version=__version__,
     )
+
+
+def by_name(names: Sequence[str], right: NDArray[np.bool_], groups: Integers) -> dict[str, Estimate]:
+    """Return the accuracy on the images of each name that is not empty, by name."""
+    column = np.array(names)
+    return {name: accuracy(right[column == name], groups[column == name]) for name in sorted(set(names)) if name}
 
 
 def arrays(answers: Answers) -> tuple[Integers, NDArray[np.float64]]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-DRAWS = 18
 CPU_CHUNK = 4  # images whose intermediate tensors stay in a core's cache: twice as fast as the whole batch
 
 
@@ -24,10 +23,6 @@ class Augment:
         brightness: the factor is drawn from 1 - brightness to 1 + brightness.
         contrast: likewise, around the image's mean.
         blur_sigma: of the 3x3 Gaussian, in output pixels.
-        gamma: the exponent of the grey values is drawn log-uniformly up to this factor both ways; 1 changes nothing.
-        noise: largest standard deviation of added Gaussian noise, as a share of the grey scale.
-        erase: chance that a square is painted in the image's mean grey. Source: arXiv:1708.04896.
-        erase_side: side of the square as a share of the image's.
     """
 
     crop_scale: tuple[float, float] = (0.7, 1.0)
@@ -39,10 +34,6 @@ class Augment:
     contrast: float = 0.2
     blur: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 1.0)
-    gamma: float = 1.0
-    noise: float = 0.0
-    erase: float = 0.0
-    erase_side: tuple[float, float] = (0.1, 0.3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +48,6 @@ class Variation:
         brightness: (N,) factor.
         contrast: (N,) factor.
         sigma: (N,) of the blur in pixels, 0 for none.
-        gamma: (N,) exponent of the grey values.
-        noise: (N,) standard deviation of the added noise.
-        seed: (N,) int64 of the noise.
-        erased: (N, 3) of the painted square: x, y of its centre in [-1, 1] over the output, and its side as a share of
-            the output's, 0 for none.
     """
 
     centre: Tensor
@@ -71,10 +57,6 @@ class Variation:
     brightness: Tensor
     contrast: Tensor
     sigma: Tensor
-    gamma: Tensor
-    noise: Tensor
-    seed: Tensor
-    erased: Tensor
 
     def part(self, images: slice) -> "Variation":
         """Return the variations of some of the images."""
@@ -87,9 +69,8 @@ class Variation:
 
 def draw(settings: Augment, seed: int, epoch: int, images: Sequence[int]) -> Variation:
     """Return the variations of the images: they depend on (seed, epoch, image) alone, not on the batch."""
-    uniform = np.stack([np.random.default_rng((seed, epoch, int(image))).random(DRAWS) for image in images])
-    scale, aspect, x, y, mirror, upside, turn, bright, contrast, blurred, sigma, *further = uniform.T
-    gamma, noise, noise_seed, erased, erased_x, erased_y, erased_side = further
+    uniform = np.stack([np.random.default_rng((seed, epoch, int(image))).random(11) for image in images])
+    scale, aspect, x, y, mirror, upside, turn, bright, contrast, blurred, sigma = uniform.T
 
     def between(low: float, high: float, share: np.ndarray) -> np.ndarray:
         return low + (high - low) * share
@@ -107,33 +88,25 @@ def draw(settings: Augment, seed: int, epoch: int, images: Sequence[int]) -> Var
         between(1 - settings.brightness, 1 + settings.brightness, bright),
         between(1 - settings.contrast, 1 + settings.contrast, contrast),
         np.where(blurred < settings.blur, between(*settings.blur_sigma, sigma), 0.0),
-        settings.gamma ** between(-1, 1, gamma),
-        settings.noise * noise,
     )
-    side = np.where(erased < settings.erase, between(*settings.erase_side, erased_side), 0.0)
-    square = np.stack([between(-1, 1, erased_x), between(-1, 1, erased_y), side], axis=1)
-    tensors = [torch.from_numpy(column.astype(np.float32)) for column in (*columns, square)]
-    tensors.insert(-1, torch.from_numpy((noise_seed * 2**53).astype(np.int64)))
-    return Variation(*tensors)
+    return Variation(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
 
 
 def unvaried(images: int) -> Variation:
     """Return the variations that leave so many images as they are, whole and upright."""
-    one, two, zero = torch.ones(images), torch.ones(images, 2), torch.zeros(images)
-    seed, nothing = torch.zeros(images, dtype=torch.int64), torch.zeros(images, 3)
-    return Variation(torch.zeros(images, 2), two, two, zero, one, one, zero, one, zero, seed, nothing)
+    one, two = torch.ones(images), torch.ones(images, 2)
+    return Variation(torch.zeros(images, 2), two, two, torch.zeros(images), one, one, torch.zeros(images))
 
 
 def apply(images: Tensor, variation: Variation, size: int) -> Tensor:
     """Return the varied images: (N, 1, S, S) uint8 or float grey levels 0-255 to (N, 1, size, size) float32 in [0, 1].
 
-    The order is crop, flip, rotation, gamma, brightness, contrast, blur, noise, painted square; the geometry is one
-    bilinear resampling. A GPU takes the whole batch at once and blurs all images, those without blur by a sigma of 0,
-    which changes nothing.
+    The order is crop, flip, rotation, brightness, contrast, blur; the geometry is one bilinear resampling. A GPU takes
+    the whole batch at once and blurs all images, those without blur by a sigma of 0, which changes nothing.
     """
     if images.device.type != "cpu":
         variation = variation.to(images.device)
-        return disturb(blur(unblurred(images, variation, size), variation.sigma), variation)
+        return blur(unblurred(images, variation, size), variation.sigma)
     varied = torch.empty((len(images), 1, size, size))
     for start in range(0, len(images), CPU_CHUNK):
         part = slice(start, start + CPU_CHUNK)
@@ -142,15 +115,12 @@ def apply(images: Tensor, variation: Variation, size: int) -> Tensor:
         sharp = unblurred(images[part], some, size)
         sharp[chosen] = blur(sharp[chosen], some.sigma[chosen])
         varied[part] = sharp
-    return disturb(varied, variation)
+    return varied
 
 
 def unblurred(images: Tensor, variation: Variation, size: int) -> Tensor:
     """Return what `apply` does before the blur, for images and variations on the same device."""
     resampled = resample(images.float() / 255, variation, size)
-    changed = (variation.gamma != 1).nonzero().flatten()
-    if len(changed):
-        resampled[changed] = resampled[changed].pow_(variation.gamma[changed].view(-1, 1, 1, 1))
     return jitter(resampled, variation.brightness, variation.contrast)
 
 
@@ -190,17 +160,3 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     rows = (padded[:, :, :-2] + padded[:, :, 2:]).mul_(side).add_(padded[:, :, 1:-1])
     columns = (rows[..., :-2] + rows[..., 2:]).mul_(side).add_(rows[..., 1:-1])
     return columns.mul_((1 + 2 * side) ** -2)
-
-
-def disturb(images: Tensor, variation: Variation) -> Tensor:
-    """Return the (N, 1, S, S) images with noise and a painted square where the variation has them; in [0, 1]."""
-    size = images.shape[-1]
-    for index in variation.noise.nonzero().flatten().tolist():
-        generator = torch.Generator().manual_seed(int(variation.seed[index]))
-        noise = torch.randn((size, size), generator=generator).to(images.device)
-        images[index, 0].add_(noise, alpha=float(variation.noise[index])).clamp_(0, 1)
-    for index in variation.erased[:, 2].nonzero().flatten().tolist():
-        x, y, side = (variation.erased[index] * size).tolist()
-        left, top = (max(0, round((centre + size - side) / 2)) for centre in (x, y))
-        images[index, 0, top : top + round(side), left : left + round(side)] = images[index].mean()
-    return images

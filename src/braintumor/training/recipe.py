@@ -21,8 +21,6 @@ class TrainConfig:
         warmup_epochs: over which the learning rate first rises from `final_learning_rate`; 0 starts at the top.
         weight_decay: of AdamW.
         label_smoothing: share of the target spread evenly over all classes. Source: arXiv:1512.00567.
-        mixing: two images and their labels of a batch are blended in a share drawn from Beta(mixing, mixing); 0 blends
-            none. Source: arXiv:1710.09412.
         averaging: decay per step of a moving average of the weights, which is then what is validated and kept;
             0 keeps the weights themselves. Source: arXiv:1803.05407.
         dropout: in the head.
@@ -48,7 +46,6 @@ class TrainConfig:
     warmup_epochs: float = 0.0
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
-    mixing: float = 0.0
     averaging: float = 0.0
     dropout: float = 0.6
     patience: int = 5

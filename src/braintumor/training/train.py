@@ -281,8 +281,7 @@ def one_epoch(run: Run, number: int) -> Epoch:
         for settings in run.optimizer.param_groups:
             settings["lr"].fill_(rate)
         batch, labels = varied(config, run.train, number, group.share(indices), run.device)
-        batch, targets = mixed(config, batch, labels, (number, step, group.rank))
-        value = backward(run, batch, labels, targets)
+        value = backward(run, batch, labels)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         if (step + 1) % AVERAGING_STRIDE == 0:
@@ -302,19 +301,7 @@ def one_epoch(run: Run, number: int) -> Epoch:
     return Epoch(number + 1, rate, total / done, val_loss, accuracy, macro_f1, speed, elapsed)
 
 
-def mixed(config: TrainConfig, batch: Tensor, labels: Tensor, place: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return the (B, 1, H, W) batch blended with its reverse, and (B, 4) targets in the same shares; or as they came.
-
-    Source: arXiv:1710.09412.
-    """
-    if not config.mixing:
-        return batch, labels
-    share = np.random.default_rng((config.seed, *place)).beta(config.mixing, config.mixing)
-    one_hot = functional.one_hot(labels, len(CLASSES)).float()
-    return batch.lerp(batch.flip(0), share), one_hot.lerp(one_hot.flip(0), share)
-
-
-def backward(run: Run, batch: Tensor, labels: Tensor, targets: Tensor) -> float:
+def backward(run: Run, batch: Tensor, labels: Tensor) -> float:
     """Put the gradients of one step in place, the same for any number of processes; return the whole batch's loss.
 
     The loss is the weighted mean over the batch of all processes: each divides its sum by the weights of all. The
@@ -322,7 +309,7 @@ def backward(run: Run, batch: Tensor, labels: Tensor, targets: Tensor) -> float:
     """
     weight, smoothing = run.class_weights, run.config.label_smoothing
     logits = run.logits(run.joined, batch)
-    summed = functional.cross_entropy(logits, targets, weight=weight, label_smoothing=smoothing, reduction="sum")
+    summed = functional.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing, reduction="sum")
     loss = summed / run.processes.total(weight[labels].sum())
     (loss * run.processes.size).backward()
     return float(run.processes.total(loss.detach()))
