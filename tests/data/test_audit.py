@@ -89,7 +89,10 @@ def test_the_json_has_no_paths_of_the_machine_and_no_rows(found: Audit, flawed: 
     text = json.dumps(found.to_json(), allow_nan=False)
     fields = json.loads(text)
     assert fields["disclaimer"] == DISCLAIMER
-    assert (fields["leak"], fields["images_sharing_a_group_with_training"], fields["label_conflicts"]) == (True, 5, 1)
+    numbers = fields["summary"]
+    assert (numbers["leak"], numbers["images"], numbers["unreadable"], numbers["label_conflicts"]) == (True, 30, 2, 1)
+    assert (numbers["held_out_images"], numbers["held_out_images_sharing_a_group"]) == (9, 5)
+    assert (numbers["pairs_bytes"], numbers["pairs_turned"], numbers["odd_text"], numbers["patients"]) == (2, 2, 0, 0)
     assert "rows" not in fields
     assert str(flawed) not in text
 

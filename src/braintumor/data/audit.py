@@ -1,7 +1,6 @@
 """Whether a data set can carry the numbers measured on it: copies, patients across splits, labels, files, shortcuts."""
 
 import dataclasses
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from braintumor.data.copies import (
     find_copies,
     listed,
 )
+from braintumor.data.crossing import Groups, Patients, grouping, patients_of
 from braintumor.data.groups import GroupRow, group_numbers, group_rows, recognised
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import SPLITS, Manifest
@@ -38,49 +38,6 @@ from braintumor.files import cache_folder
 Integers = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Groups:
-    """The groups: images linked by copies, similarity or patient.
-
-    Attributes:
-        number: of groups.
-        largest: images in the largest.
-        across_splits: groups with images in more than one split.
-        with_two_labels: groups whose images have more than one label.
-        mixed: of these at most 200, each with its images per class.
-    """
-
-    number: int
-    largest: int
-    across_splits: int
-    with_two_labels: int
-    mixed: tuple[tuple[str, dict[str, int]], ...]
-
-
-@dataclass(frozen=True)
-class Patients:
-    """The patients, as far as they are known.
-
-    Attributes:
-        known_by: `reference` where images were matched with a reference folder, `shipped` where they were recognised as
-            images of the public set.
-        images: whose source slice and so patient is known, per class.
-        number: of patients.
-        held_out: patients with an image in the held-out part.
-        shared: of these, with another image in training.
-        other_label: images whose source slice has another label; None where that of the source is not known.
-        other_labels: of these at most 200: image, its label, its source, the label of the source.
-    """
-
-    known_by: str
-    images: dict[str, int]
-    number: int
-    held_out: int
-    shared: int
-    other_label: int | None
-    other_labels: tuple[tuple[str, str, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -152,11 +109,32 @@ class Audit:
         return all(look.sizes == 1 for look in self.looks.values()) and len({x.size for x in self.looks.values()}) == 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of audit.json."""
+        """Return the content of audit.json: the main numbers as `summary`, then everything but the rows."""
         fields = dataclasses.asdict(dataclasses.replace(self, rows=()))
         del fields["rows"]
-        summary = {"leak": self.leaks, "images_sharing_a_group_with_training": self.sharing}
-        return {"disclaimer": fields.pop("disclaimer"), **summary, "label_conflicts": self.n_conflicts, **fields}
+        return {"disclaimer": fields.pop("disclaimer"), "summary": self.summary(), **fields}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the main numbers by name."""
+        known = self.patients
+        return {
+            "leak": self.leaks,
+            "images": self.images,
+            "unreadable": self.unreadable,
+            **{f"pairs_{kind}": found.pairs for kind, found in self.copies.items()},
+            "groups": self.groups.number,
+            "groups_across_splits": self.groups.across_splits,
+            "groups_with_two_labels": self.groups.with_two_labels,
+            "label_conflicts": self.n_conflicts,
+            "held_out_images": self.n_held_out,
+            "held_out_images_sharing_a_group": self.sharing,
+            "images_with_known_patient": sum(known.images.values()) if known else 0,
+            "patients": known.number if known else 0,
+            "held_out_patients_in_training": known.shared if known else 0,
+            **{f"odd_{kind}": found.images for kind, found in self.odd.items()},
+            "shortcut_accuracy": self.shortcuts.accuracy.value if self.shortcuts else None,
+            "shortcut_chance": self.shortcuts.chance if self.shortcuts else None,
+        }
 
 
 def audit(data_dir: Path, reference: Path | None, progress: Progress, say: Say) -> Audit:
@@ -249,71 +227,4 @@ def judged(
         shortcuts=shortcuts(facts, labels, groups),
         rows=tuple(rows),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def grouping(groups: Integers, splits: Integers, labels: Integers, rows: Sequence[GroupRow]) -> Groups:
-    """Return what the groups of N images are like.
-
-    Args:
-        groups: (N,) numbers from 0 on.
-        splits: (N,) number of each image's split.
-        labels: (N,) class of each image.
-        rows: N lines of groups.csv.
-    """
-    seen_in, seen_as = (several(groups, values) for values in (splits, labels))
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    for index in np.flatnonzero(np.isin(groups, seen_as)).tolist():
-        members[int(groups[index])].append(index)
-    mixed = [
-        (rows[where[0]].group, {label: n for i, label in enumerate(CLASSES) if (n := int((labels[where] == i).sum()))})
-        for _, where in sorted(members.items())[:LISTED]
-    ]
-    return Groups(
-        number=len(np.unique(groups)),
-        largest=int(np.bincount(groups).max()),
-        across_splits=len(seen_in),
-        with_two_labels=len(seen_as),
-        mixed=tuple(mixed),
-    )
-
-
-def several(groups: Integers, values: Integers) -> Integers:
-    """Return the groups whose images have more than one of the (N,) values."""
-    distinct = np.unique(np.stack([groups, values]), axis=1)[0]
-    names, times = np.unique(distinct, return_counts=True)
-    several: Integers = names[times > 1]
-    return several
-
-
-def patients_of(
-    manifest: Manifest, rows: Sequence[GroupRow], matches: Sequence[Match | None] | None, held_out: str
-) -> Patients | None:
-    """Return the patients of N images, None where none is known.
-
-    Args:
-        manifest: N images.
-        rows: N lines of groups.csv.
-        matches: N source slices where there is a reference folder.
-        held_out: name of the held-out split, empty if there is none.
-    """
-    known = [(image, row) for image, row in zip(manifest, rows, strict=True) if row.patient]
-    if not known:
-        return None
-    held = {row.patient for image, row in known if held_out and image.split == held_out}
-    training = {row.patient for image, row in known if image.split != held_out}
-    other = [
-        (row.image, row.label, found.reference_id, found.label)
-        for row, found in zip(manifest, matches or (), strict=bool(matches))
-        if found and found.label != row.label
-    ]
-    counts = Counter(image.label for image, _ in known)
-    return Patients(
-        known_by="shipped" if matches is None else "reference",
-        images={label: counts[label] for label in CLASSES},
-        number=len(held | training),
-        held_out=len(held),
-        shared=len(held & training),
-        other_label=None if matches is None else len(other),
-        other_labels=tuple(other[:LISTED]),
     )

@@ -84,20 +84,22 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], found: Miniatures) 
         pixels: N hashes of the decoded pixels.
         found: N miniatures.
     """
-    pairs = similar_pairs(found)
+    pairs, same = similar(found)
     size = len(manifest)
     names = [digest.hex() for digest in pixels]
     exact = np.array([*sharing_bytes(manifest), *same_name(names)], np.int64).reshape(-1, 2)
     key, known = exact @ np.array([size, 1]), pairs.first * size + pairs.second
-    pairs = joined([pairs, identical(exact[np.unique(key[~np.isin(key, known)], return_index=True)[1]])])
+    missing = exact[~np.isin(key, known)]
+    pairs = joined([pairs, identical(np.unique(missing, axis=0))])
+    same = np.append(same, np.ones(len(pairs) - len(same), np.bool_))
     hashes = np.unique([row.sha256 or row.image for row in manifest], return_inverse=True)[1]
     pictures = np.unique(names, return_inverse=True)[1]
     kind = np.select(
         [
             hashes[pairs.first] == hashes[pairs.second],
             pictures[pairs.first] == pictures[pairs.second],
-            shows_same_slice(pairs) & (pairs.orientation == 0),
-            shows_same_slice(pairs),
+            same & (pairs.orientation == 0),
+            same,
         ],
         list(range(len(COPIES))),
         KINDS.index("related"),
@@ -112,13 +114,13 @@ def identical(where: Integers) -> Pairs:
     return Pairs(where[:, 0], where[:, 1], ones, np.zeros(len(where), np.int64), window)
 
 
+def similar(found: Miniatures) -> tuple[Pairs, Flags]:
+    """Return all similar pairs, and whether each (P,) shows one slice, not two slices of a patient."""
+    pairs = similar_pairs(found)
+    return pairs, pairs.score > SAME_SLICE
+
+
 SAME_SLICE: Final = 0.94
-
-
-def shows_same_slice(pairs: Pairs) -> Flags:
-    """Return (P,) whether the pair shows one slice, not two slices of a patient."""
-    flags: Flags = pairs.score > SAME_SLICE
-    return flags
 
 
 def counts(copies: Copies, splits: Integers, labels: Integers) -> dict[str, Count]:
