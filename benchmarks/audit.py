@@ -1,6 +1,6 @@
 """How long the audit of the public set takes, how much memory, what it finds, and how right its duplicates are.
 
-The audit is the whole command with an empty cache: 7,019 slices against 3,064 reference slices. Precision and recall are
+The audit is the whole command with an empty cache: 7,019 slices against 3,064 reference ones. Precision and recall are
 those on the labelled pairs (`duplicate_labels.py`), the large set is that of `audit_large.py`; both are run before.
 
 Takes: 3 minutes.
