@@ -16,7 +16,7 @@ LAYERS = (
     "sandbox model dicom.read data.layout data.figshare "
     "evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages evaluate.planes",
     "read zoo overlay data.miniatures data.kaggle training.networks training.augment training.recipe training.integers",
-    "data.duplicates data.reference data.groups data.contact_sheet training.export training.loader "
+    "data.duplicates data.alignment data.reference data.groups data.contact_sheet training.export training.loader "
     "training.checkpoint training.weights training.artefact training.schedule training.hardware training.board "
     "inference braintumor data.quality evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train data.audit archive dicom.write evaluate.report terminal",
