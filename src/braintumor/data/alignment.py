@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.data.duplicates import ORIENTATIONS, Floats, Integers, Pairs
+from braintumor.data.duplicates import Integers, Pairs
 from braintumor.data.miniatures import FINE_SIDE as SIDE
 from braintumor.data.miniatures import Miniatures
+from braintumor.data.orientations import ORIENTATIONS, Floats
 
 CANDIDATE: Final = 0.8
 """Similarity above which two slices are compared in detail: copies that were sharpened, framed or cropped reach it.
