@@ -23,11 +23,13 @@ endif
 endif
 
 PUBLISHED := runs/cnn-reference/card.json runs/resnet-reference/card.json
+FOLDS := runs/folds/resnet-best/evaluation/report.json runs/folds/cnn-best/evaluation/report.json \
+	runs/figshare-folds/resnet-best/evaluation/report.json
 OFFLINE_WEIGHTS := $(BRAINTUMOR_DATA)/weights/resnet18-imagenet-stem-to-layer3.safetensors
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check test test-all demo models lock bench bench-all docs clean
-.PRECIOUS: runs/%/card.json
+.PRECIOUS: runs/%/card.json runs/%/evaluation/report.json
 
 help: ## list the words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,17 +65,26 @@ demo: $(READY) ## train, evaluate and explain on synthetic slices, into demo/
 	@echo "report:       demo/model/evaluation/report.html"
 	@echo "explanations: demo/explanations/"
 
-models: $(PUBLISHED) ## train the published models again; goes on where it was interrupted
+models: $(PUBLISHED) $(FOLDS) ## train the published models and folds again, for hours; goes on where it was interrupted
 
 runs/cnn-reference/card.json: EPOCHS := 50
 runs/resnet-reference/card.json: EPOCHS := 30
-runs/resnet-reference/card.json: WEIGHTS := $(if $(wildcard $(OFFLINE_WEIGHTS)),\
+runs/resnet-reference/card.json $(filter %resnet-best/evaluation/report.json,$(FOLDS)): WEIGHTS := $(if $(wildcard $(OFFLINE_WEIGHTS)),\
 	--weights "$$BRAINTUMOR_DATA/weights/$(notdir $(OFFLINE_WEIGHTS))" --allow_partial_weights,--weights imagenet)
 
 runs/%-reference/card.json: | $(READY)
 	@test -n "$$BRAINTUMOR_DATA" || { echo "set BRAINTUMOR_DATA to the folder that holds brain-tumor-mri/"; exit 2; }
 	$(PYTHON) train.py --model $* --recipe reference --epochs $(EPOCHS) --data_dir "$$BRAINTUMOR_DATA/brain-tumor-mri" \
 		--out $(@D) $(WEIGHTS) $(if $(wildcard $(@D)/checkpoint/state.json),--resume)
+
+runs/figshare-folds/%: SET := figshare
+runs/figshare-folds/%: EPOCHS := --epochs 8
+runs/folds/%: SET := brain-tumor-mri
+
+runs/%/evaluation/report.json: | $(READY)
+	@test -n "$$BRAINTUMOR_DATA" || { echo "set BRAINTUMOR_DATA to the folder that holds $(SET)/"; exit 2; }
+	$(PYTHON) -m braintumor folds "$$BRAINTUMOR_DATA/$(SET)" --model $(firstword $(subst -, ,$(notdir $*))) --recipe best \
+		--out runs/$* --jobs 2 $(EPOCHS) $(WEIGHTS)
 
 SHORT = $(shell grep -lE '^Takes: [0-9]+ minutes?[.]' benchmarks/*.py)
 LONG = $(shell grep -lE '^Takes: long' benchmarks/*.py) \
@@ -98,7 +109,7 @@ LOCK = .venv-lock/bin/uv pip compile --quiet pyproject.toml --universal --python
 lock: ## resolve the libraries again; versions younger than a week are not taken
 	test -x .venv-lock/bin/uv || { $(BOOTSTRAP) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==$(UV_VERSION); }
 	$(LOCK) --extra dev --upgrade --output-file requirements/dev.txt
-	for extra in evaluate train docs; do \
+	for extra in evaluate train data docs; do \
 		$(LOCK) --extra $$extra --constraint requirements/dev.txt --output-file requirements/$$extra.txt || exit 1; done
 	$(LOCK) --constraint requirements/dev.txt --output-file requirements/use.txt
 

@@ -23,7 +23,7 @@ import numpy as np
 from record import ROOT, data_folder, number, record, spread
 
 from braintumor.classes import CLASSES
-from braintumor.data import duplicates, layout
+from braintumor.data import duplicates, groups, layout, miniatures
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, read_manifest, write_manifest
 from braintumor.evaluate import charts, leakage, metrics, report
@@ -35,10 +35,10 @@ CHARTS = ("receiver_operating", "precision_recall", "reliability_diagram")
 
 Parts = dict[str, list[tuple[Any, str]]]
 MANIFEST: Parts = {"hashing": [(layout, "add_hashes")]}
-DUPLICATES: Parts = {"decoding": [(duplicates, "made")], "comparing": [(duplicates, "similar_pairs")]}
+DUPLICATES: Parts = {"decoding": [(miniatures, "made")], "comparing": [(duplicates, "pairs_of")]}
 REPORT: Parts = {
-    "decoding": [(duplicates, "made")],
-    "comparing": [(duplicates, "similar_pairs"), (leakage, "similar_pairs")],
+    "decoding": [(miniatures, "made")],
+    "comparing": [(groups, "similar_pairs"), (leakage, "similar_pairs")],
     "hashing": [(layout, "add_hashes"), (leakage, "at_hand")],
     "resampling": [(metrics, "interval")],
     "charts": [(charts, name) for name in CHARTS],
@@ -69,9 +69,8 @@ def listing(data: Path, folder: Path) -> None:
 
 
 def search(manifest: Manifest, cache: Path) -> None:
-    """Put all images into groups of the same slice."""
-    miniatures, _ = duplicates.thumbnails(manifest, cache)
-    duplicates.group(miniatures, [row.sha256 for row in manifest])
+    """Find all pairs of similar slices."""
+    duplicates.similar_pairs(miniatures.miniatures(manifest, cache)[0])
 
 
 def reporting(manifest: Manifest, folder: Path) -> Callable[[], None]:
@@ -104,11 +103,11 @@ def profile(name: str, work: Callable[[], None], parts: Parts, cache: Path) -> d
     """Return the seconds of the work with an empty cache, those of its parts, and those with what it left there."""
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     for _ in range(REPEATS):
-        for file in (cache / "thumbnails").glob("*"):
+        for file in (cache / "miniatures").glob("*"):
             file.unlink()
         for key, spent in stopped(work, parts).items():
             seconds[key].append(spent)
-        if list((cache / "thumbnails").glob("*")):
+        if list((cache / "miniatures").glob("*")):
             seconds["again_seconds"].append(stopped(work, {})["seconds"])
     return {f"{name}.{key}": spread(values, "seconds") for key, values in seconds.items()}
 

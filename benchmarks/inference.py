@@ -40,13 +40,13 @@ from safetensors.torch import load_file
 from training_efficiency import pss_mib
 
 from braintumor.classes import CLASSES
-from braintumor.data.duplicates import thumbnails
+from braintumor.data.groups import group_numbers
 from braintumor.data.layout import IMAGE_SUFFIXES, list_images
 from braintumor.data.manifest import Manifest
+from braintumor.data.miniatures import miniatures
 from braintumor.errors import ModelError
 from braintumor.evaluate.compare import accuracy_difference
 from braintumor.evaluate.metrics import accuracy
-from braintumor.evaluate.report import group_numbers
 from braintumor.files import cache_folder
 from braintumor.inference import BATCH, predict
 from braintumor.model import Model, load, open_session, usable_cores
@@ -146,8 +146,7 @@ def agreement(models: dict[str, Model], test: Manifest) -> Numbers:
     """Return the accuracies on the test images, what int8 loses, and how far its class maps correlate."""
     labels = [row.label for row in test]
     answers = {precision: predict([test.path(row) for row in test], model) for precision, model in models.items()}
-    miniatures, _ = thumbnails(test, cache_folder())
-    groups = group_numbers(test, miniatures)
+    groups = group_numbers(test, miniatures(test, cache_folder())[0])
     right = {
         precision: np.array([answer.predicted for answer in given]) == labels for precision, given in answers.items()
     }

@@ -15,7 +15,7 @@ from typing import Any
 from official_reference import numbers_of
 from record import RESULTS, ROOT, WEIGHTS, data_folder, record
 
-EPOCHS = {"resnet": 16, "cnn": 48}
+EPOCHS = {"resnet": 24, "cnn": 80}
 
 
 def main() -> None:

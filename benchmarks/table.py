@@ -52,6 +52,16 @@ ASKED: dict[str, dict[str, str]] = {
         "folder.peak_mib": "≤ 600",
     },
     "cold-start": {"seconds": "≤ 1.0", "ratio": "≥ 4"},
+    "audit": {
+        "precision": "≥ 0.99",
+        "recall": "≥ 0.97",
+        "seconds": "≤ 60",
+        "peak_mib": "≤ 1536",
+        "large.minutes": "≤ 15",
+    },
+    "official-best": {"resnet.accuracy": "≥ 0.993", "cnn.accuracy": "≥ 0.985"},
+    "folds": {"resnet.accuracy": "≥ 0.96", "cnn.accuracy": "≥ 0.945"},
+    "figshare-folds": {"resnet.accuracy": "≥ 0.95"},
     "data-profile": {"manifest.seconds": "≤ 30", "duplicates.seconds": "≤ 30", "report.seconds": "≤ 30"},
 }
 

@@ -1,12 +1,14 @@
 """What all tests share: a cache of their own, phantom slices, a small real model, and the real data where it is."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from braintumor.data.phantom import write_phantoms
 from braintumor.model import Card, Model, load
@@ -40,6 +42,33 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a data folder with one test and three training slices of 96 x 96 pixels per class."""
     folder = tmp_path_factory.mktemp("phantoms")
     write_phantoms(folder, 4, size=96)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def flawed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder of 24 phantoms, six per class, one of them for testing, with known flaws.
+
+    Testing/glioma: the bytes of Training/glioma/glioma-0001.png; Testing/meningioma: the pixels of meningioma-0001 in a
+    BMP file; Testing/pituitary: pituitary-0001 darker, as JPEG; Testing/notumor: notumor-0001 mirrored and notumor-0002
+    turned by 90 degrees counter-clockwise; Training/meningioma/conflict.png: the bytes of glioma-0003;
+    Training/pituitary/broken.png: cut off; Training/glioma/notes.txt: no image.
+    """
+    folder = tmp_path_factory.mktemp("flawed")
+    write_phantoms(folder, 6, size=96)
+    train, test = folder / "Training", folder / "Testing"
+    shutil.copy(train / "glioma/glioma-0001.png", test / "glioma/bytes.png")
+    Image.open(train / "meningioma/meningioma-0001.png").save(test / "meningioma/pixels.bmp")
+    darker = Image.open(train / "pituitary/pituitary-0001.png").point([round(0.8 * grey) for grey in range(256)])
+    darker.save(test / "pituitary/darker.jpg", quality=90)
+    ImageOps.mirror(Image.open(train / "notumor/notumor-0001.png")).save(test / "notumor/mirrored.png")
+    Image.open(train / "notumor/notumor-0002.png").transpose(Image.Transpose.ROTATE_90).save(
+        test / "notumor/turned.png"
+    )
+    shutil.copy(train / "glioma/glioma-0003.png", train / "meningioma/conflict.png")
+    whole = (train / "pituitary/pituitary-0002.png").read_bytes()
+    (train / "pituitary/broken.png").write_bytes(whole[: len(whole) // 2])
+    (train / "glioma/notes.txt").write_text("not an image")
     return folder
 
 

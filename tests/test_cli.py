@@ -386,6 +386,8 @@ sys.exit(main(sys.argv[2:]))
         ("matplotlib", "evaluate", ["evaluate", "model", "data"]),
         ("markupsafe", "evaluate", ["evaluate", "model", "data"]),
         ("jinja2", "evaluate", ["compare", "first", "second"]),
+        ("scipy", "evaluate", ["audit", "data"]),
+        ("sklearn", "evaluate", ["audit", "data"]),
         ("h5py", "data", ["data", "get", "figshare", "--out", "nowhere"]),
         ("kagglehub", "data", ["data", "get", "kaggle", "--out", "nowhere"]),
     ],
@@ -395,3 +397,31 @@ def test_a_missing_library_names_its_extra(library: str, extra: str, arguments: 
     assert result.returncode == 2
     message = f"braintumor: this needs the library {library}; install it with: pip install 'braintumor[{extra}]'"
     assert result.stderr.decode().splitlines()[-1] == message
+
+
+def test_audit_prints_a_summary_and_writes_the_page(
+    flawed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("audit", flawed, "--out", tmp_path / "found") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "reading 31 images"
+    assert "test images       5 of 9 (55.6 %) share a group with training" in lines
+    assert lines[-2:] == [f"report: {tmp_path / 'found' / 'audit.html'}", DISCLAIMER]
+    assert {path.name for path in (tmp_path / "found").iterdir()} == {"audit.html", "audit.json", "groups.csv"}
+
+
+def test_a_strict_audit_fails_on_leaks_and_on_unreadable_files_only(
+    flawed: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    assert status_of("audit", flawed, "--strict", "--out", tmp_path) == 3
+    assert status_of("audit", phantoms, "--strict", "--out", tmp_path) == 0
+    shutil.copytree(phantoms, tmp_path / "data")
+    (tmp_path / "data/Training/glioma/broken.png").write_bytes(b"no image")
+    assert status_of("audit", tmp_path / "data", "--strict", "--out", tmp_path) == 3
+    assert status_of("audit", tmp_path / "data", "--out", tmp_path) == 0
+
+
+def test_an_audit_never_writes_into_the_data_folder(phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("audit", phantoms, "--out", phantoms / "audit") == 2
+    assert "lies in the data folder" in capsys.readouterr().err
+    assert not (phantoms / "audit").exists()

@@ -20,7 +20,8 @@ LAYERS = (
     "training.networks training.augment training.recipe training.integers",
     "data.duplicates data.alignment data.reference data.groups data.contact_sheet training.export training.loader "
     "training.checkpoint training.weights training.artefact training.schedule training.hardware training.board "
-    "inference braintumor data.quality evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
+    "data.quality data.copies data.crossing data.shortcuts "
+    "inference braintumor evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train data.audit archive dicom.write evaluate.report terminal",
     "training.folds evaluate.pooled evaluate.audit_page",
     "cli web.app dicom.pacs",

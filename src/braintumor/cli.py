@@ -32,6 +32,8 @@ EXTRA_OF = {
     "jinja2": "evaluate",
     "markupsafe": "evaluate",
     "faiss": "evaluate",
+    "sklearn": "evaluate",
+    "scipy": "evaluate",
     "h5py": "data",
     "kagglehub": "data",
 }
@@ -315,6 +317,34 @@ class Explain:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """Find copies, patients across splits, label conflicts, odd files and shortcuts in a data folder."""
+
+    data_dir: Positional[Path]
+    """Data folder."""
+    reference: Path | None = None
+    """Folder of slices with known patients (images/, annotations.csv); braintumor data get figshare makes one."""
+    out: Path = Path("audit")
+    """Folder for audit.html, audit.json and groups.csv."""
+    strict: bool = False
+    """Exit with status 3 if anything crosses splits or cannot be read."""
+
+    def run(self) -> int:
+        """Audit and print what was found."""
+        from braintumor.data.audit import audit
+        from braintumor.evaluate.audit_page import summary, write
+        from braintumor.terminal import Bar
+
+        if self.out.resolve().is_relative_to(self.data_dir.resolve()):
+            raise BrainTumorError(f"{self.out} lies in the data folder {self.data_dir}; choose another --out")
+        with Bar("reading") as bar:
+            found = audit(self.data_dir, self.reference, bar.show, bar.say)
+        write(found, self.data_dir, self.out)
+        print(f"{summary(found)}\nreport: {self.out / 'audit.html'}\n{DISCLAIMER}")
+        return FINDINGS if self.strict and (found.leaks or found.unreadable) else DONE
+
+
+@dataclass(frozen=True)
 class DataGet:
     """Download a public data set: kaggle, the slices to train on, or figshare, slices with patients and outlines."""
 
@@ -374,7 +404,7 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     command = tyro.cli(
-        Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Data,
+        Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Audit | Data,
         prog="braintumor",
         description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
         args=arguments,

@@ -6,13 +6,15 @@ import stat
 import struct
 import warnings
 import zlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from braintumor.errors import ImageError
 from braintumor.scan import Scan
@@ -59,12 +61,49 @@ def read(source: str | Path | bytes, name: str | None = None) -> Scan:
             than 16-bit pixels, less than 16 or more than 8,000 pixels on a side.
     """
     name = name or ("bytes" if isinstance(source, bytes) else str(source))
-    silence_decoders()
-    with open_source(source, name) as stream:
-        try:
-            return Scan(decode(stream, name), source=name)
-        except DECODER_ERRORS as error:
-            raise ImageError(name, failure_reason(error)) from error
+    with decoding(source, name) as image:
+        return Scan(grey_values(image, name), source=name)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a file stores its slice.
+
+    Attributes:
+        format: PNG, JPEG, TIFF or BMP.
+        mode: Pillow's name of the kind of pixels: L is 8-bit grey, RGB colour, P a palette.
+        coloured: share of the pixels that are clearly coloured, not grey.
+    """
+
+    format: str
+    mode: str
+    coloured: float
+
+
+def read_stored(source: str | Path | bytes, name: str | None = None) -> tuple[Scan, Stored]:
+    """Return the slice as `read` does, and how its file stores it.
+
+    Raises:
+        ImageError: as `read`.
+    """
+    name = name or ("bytes" if isinstance(source, bytes) else str(source))
+    with decoding(source, name) as image:
+        stored = Stored(image.format or "", image.mode, coloured_share(image))
+        return Scan(grey_values(image, name), source=name), stored
+
+
+def coloured_share(image: Image.Image) -> float:
+    """Return the share of the pixels whose largest and smallest channel differ by more than 20 of 255."""
+    if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
+        return 0.0
+    red, green, blue = (channel for channel in image.convert("RGB").split())
+    lightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
+    counts = ImageChops.subtract(lightest, darkest).histogram()
+    return sum(counts[CHROMA + 1 :]) / sum(counts)
+
+
+CHROMA: Final = 20
 
 
 def silence_decoders() -> None:
@@ -102,11 +141,28 @@ def open_source(source: str | Path | bytes, name: str) -> AbstractContextManager
         raise ImageError(name, "not a possible file name") from error
 
 
-def decode(stream: IO[bytes], name: str) -> NDArray[np.float32]:
-    """Return the (H, W) float32 pixels in [0, 1] of the image in a stream.
+@contextmanager
+def decoding(source: str | Path | bytes, name: str) -> Iterator[Image.Image]:
+    """Yield the upright image in a file; what Pillow raises on it, here or in the caller's block, is an `ImageError`.
 
     Raises:
-        ImageError: it decodes but is no single grey or colour slice of a usable size.
+        ImageError: it cannot be opened or decoded, or is no single slice of a usable size.
+    """
+    silence_decoders()
+    with open_source(source, name) as stream:
+        try:
+            with upright(stream, name) as image:
+                yield image
+        except DECODER_ERRORS as error:
+            raise ImageError(name, failure_reason(error)) from error
+
+
+@contextmanager
+def upright(stream: IO[bytes], name: str) -> Iterator[Image.Image]:
+    """Yield the decoded image in a stream, turned as its EXIF data says.
+
+    Raises:
+        ImageError: it decodes but is no single slice of a usable size.
     """
     with Image.open(stream, formats=FORMATS) as image:
         width, height = image.size
@@ -119,7 +175,7 @@ def decode(stream: IO[bytes], name: str) -> NDArray[np.float32]:
             raise ImageError(name, f"holds {frames} images; save the slice to classify as one image")
         image.load()
         turn_upright(image)
-        return grey_values(image, name)
+        yield image
 
 
 def turn_upright(image: Image.Image) -> None:

@@ -115,7 +115,7 @@ def test_the_second_time_nothing_is_decoded(data: Path, cache: Path, monkeypatch
     first, _ = prepared(data, cache)
     images = decoded(first.part("train"), 40, cache, silent)
     monkeypatch.setattr(loader, "read", None)
-    monkeypatch.setattr(loader, "thumbnails", None)
+    monkeypatch.setattr(loader, "miniatures", None)
     second, _ = prepared(data, cache)
     assert second == first
     assert np.array_equal(decoded(second.part("train"), 40, cache, silent).grey, images.grey)

@@ -1,0 +1,265 @@
+"""How the image files of a data set look from outside: format, size, brightness, border, and what is odd about them."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from braintumor.classes import CLASSES
+from braintumor.data.manifest import Manifest, Row
+from braintumor.errors import ImageError
+from braintumor.read import Stored, read_stored
+
+ODDITIES: Final = {
+    "text": "writing or a ruler beside the head",
+    "coloured": "coloured pixels, as in screenshots",
+    "frame": "light lines or margins along at least two edges",
+    "screen": "the size of a screen",
+    "elongated": "one side more than twice the other",
+    "flat": "almost no contrast",
+}
+COLOURED_SHARE: Final = 0.005
+LIGHT: Final = 60
+FRAME_LINES: Final = 3
+FLAT_RANGE: Final = 0.05
+SCREENS: Final = frozenset(
+    {(640, 480), (800, 600), (1024, 768), (1280, 720), (1280, 800), (1280, 1024), (1366, 768), (1440, 900)}
+    | {(1536, 864), (1600, 900), (1680, 1050), (1920, 1080), (1920, 1200), (2560, 1440), (2880, 1800), (3840, 2160)}
+    | {(1334, 750), (1792, 828), (2400, 1080), (2436, 1125), (2532, 1170), (2556, 1179), (2778, 1284)}
+)
+DECODERS: Final = 4
+CHUNK: Final = 256
+Grey = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What one file is like.
+
+    Attributes:
+        stored: format, mode and share of coloured pixels.
+        width: in pixels, upright.
+        height: in pixels, upright.
+        mean: grey value in [0, 1].
+        border: median grey value in [0, 1] of the outermost three lines on every side.
+        pixels: hash of size and 8-bit grey values; equal where two files show the very same picture.
+        odd: which of `ODDITIES` hold.
+    """
+
+    stored: Stored
+    width: int
+    height: int
+    mean: float
+    border: float
+    pixels: bytes
+    odd: tuple[str, ...]
+
+
+def quality(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterator[tuple[Row, Facts | str]]:
+    """Yield every row with the facts of its file, or why it cannot be read; each file is decoded once.
+
+    Args:
+        manifest: N images.
+        progress: called with the files done and N.
+    """
+    done = 0
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for start in range(0, len(manifest), CHUNK):
+            rows = manifest.rows[start : start + CHUNK]
+            yield from zip(rows, pool.map(lambda row: attempt(manifest, row), rows), strict=True)
+            done += len(rows)
+            progress(done, len(manifest))
+
+
+def attempt(manifest: Manifest, row: Row) -> Facts | str:
+    """Return the facts of a row's file, or why it cannot be read."""
+    try:
+        scan, stored = read_stored(manifest.path(row))
+    except ImageError as error:
+        return error.reason
+    return facts(np.rint(scan.pixels * 255).astype(np.uint8), stored)
+
+
+def facts(grey: Grey, stored: Stored) -> Facts:
+    """Return the facts of a slice (H, W) of 8-bit grey values."""
+    height, width = grey.shape
+    found = {
+        "text": has_text(grey),
+        "coloured": stored.coloured > COLOURED_SHARE,
+        "frame": has_frame(grey),
+        "screen": (max(grey.shape), min(grey.shape)) in SCREENS,
+        "elongated": max(grey.shape) > 2 * min(grey.shape),
+        "flat": int(grey.max()) - int(grey.min()) < FLAT_RANGE * 255,
+    }
+    size = np.array(grey.shape, np.int64).tobytes()
+    return Facts(
+        stored=stored,
+        width=width,
+        height=height,
+        mean=float(grey.mean()) / 255,
+        border=float(np.median(np.concatenate([side.ravel() for side in sides(grey)]))) / 255,
+        pixels=hashlib.blake2b(size + np.ascontiguousarray(grey).tobytes(), digest_size=16).digest(),
+        odd=tuple(name for name, holds in found.items() if holds),
+    )
+
+
+def sides(grey: Grey) -> tuple[Grey, ...]:
+    """Return the outermost three lines on every side, (3, H or W) each."""
+    turned = grey.T
+    return grey[:FRAME_LINES], grey[-FRAME_LINES:], turned[:FRAME_LINES], turned[-FRAME_LINES:]
+
+
+def has_frame(grey: Grey) -> bool:
+    """Return whether a light, even line runs along at least two edges."""
+    found = 0
+    for side in sides(grey):
+        dark, light = np.percentile(side.max(axis=0), (10, 90))
+        found += bool(dark > LIGHT and light - dark < LIGHT)
+    return found >= 2
+
+
+GRID: Final = 112  # fields along the longer side
+VISIBLE: Final = 40
+EDGE: Final = 90
+TALLEST, LONGEST, SHORTEST = 12, 80, 3  # of a line of writing, in fields
+STROKES: Final = 2.5
+EIGHT: Final = np.ones((3, 3), np.int64)
+
+
+def has_text(grey: Grey) -> bool:
+    """Return whether something beside the head looks like writing: small, sharp, changing often along the line.
+
+    The picture is reduced to about 112 fields by the brightest pixel, which keeps thin strokes and joins the letters of
+    a word. Of the connected bright regions the largest is the head. Of the others, those that lie outside it count as
+    writing if a sharp edge is in them and their rows change between dark and bright 2.5 times on average; downward
+    writing is not found. Fixed by eye on the public set, see docs/how-to/audit.md.
+    """
+    step = max(1, round(max(grey.shape) / GRID))
+    fields = brightest(grey, step)
+    regions, count = ndimage.label(fields > VISIBLE, structure=EIGHT)
+    if count < 2:
+        return False
+    head = 1 + int(np.bincount(regions.ravel())[1:].argmax())
+    hull = between(regions == head)
+    for number, box in enumerate(ndimage.find_objects(regions), 1):
+        height, width = (edge.stop - edge.start for edge in box)
+        if number == head or not (2 <= height <= TALLEST and SHORTEST <= width <= LONGEST):
+            continue
+        if not (hull[box] & (regions[box] == number)).any():
+            rows, columns = (slice(edge.start * step, edge.stop * step) for edge in box)
+            if is_writing(grey[rows, columns]):
+                return True
+    return False
+
+
+def brightest(grey: Grey, step: int) -> Grey:
+    """Return the brightest pixel of each field of step x step pixels; an incomplete last field is left out."""
+    height, width = (side // step for side in grey.shape)
+    blocks = grey[: height * step, : width * step].reshape(height, step, width, step)
+    fields: Grey = blocks.max(axis=(1, 3))
+    return fields
+
+
+def between(region: Flags) -> Flags:
+    """Return the fields that lie between two fields of a region in their row or column, the region included."""
+    both: list[Flags] = []
+    for axis in (0, 1):
+        before = np.logical_or.accumulate(region, axis=axis)
+        after = np.flip(np.logical_or.accumulate(np.flip(region, axis), axis=axis), axis)
+        both.append(before & after)
+    return both[0] | both[1]
+
+
+def is_writing(grey: Grey) -> bool:
+    """Return whether a cut-out has sharp edges, and its rows change often between dark and bright."""
+    levels = grey.astype(np.int16)
+    if max(int(np.abs(np.diff(levels, axis=axis)).max(initial=0)) for axis in (0, 1)) < EDGE:
+        return False
+    bright = levels > levels.max() / 2
+    return float((bright[:, 1:] != bright[:, :-1]).sum(axis=1).mean()) >= STROKES
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the files of one class look from outside.
+
+    Attributes:
+        formats: number of files per format and mode, the most frequent first.
+        sizes: number of different sizes.
+        size: the most frequent one, width and height.
+        aspect: smallest and largest width over height.
+        mean: 5th, 50th and 95th percentile of the mean grey value, in [0, 1].
+        border: the same of the border's grey value.
+    """
+
+    formats: dict[str, int]
+    sizes: int
+    size: tuple[int, int]
+    aspect: tuple[float, float]
+    mean: tuple[float, float, float]
+    border: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """Files that are odd in one way: how many, per class, and at most 200 of them, evenly by name."""
+
+    images: int
+    per_class: dict[str, int]
+    listed: tuple[str, ...]
+
+
+def looks(facts: Sequence[Facts], labels: NDArray[np.int64]) -> dict[str, Look]:
+    """Return how the files look, per class that occurs.
+
+    Args:
+        facts: of N files.
+        labels: (N,) class of each, in the order of `CLASSES`.
+    """
+    return {
+        name: look([facts[which] for which in np.flatnonzero(labels == index).tolist()])
+        for index, name in enumerate(CLASSES)
+        if (labels == index).any()
+    }
+
+
+def look(facts: Sequence[Facts]) -> Look:
+    """Return how the files of one class look, at least one."""
+    sizes = Counter((each.width, each.height) for each in facts)
+    aspects = [width / height for width, height in sizes]
+    return Look(
+        formats=dict(Counter(f"{each.stored.format} {each.stored.mode}" for each in facts).most_common()),
+        sizes=len(sizes),
+        size=sizes.most_common(1)[0][0],
+        aspect=(min(aspects), max(aspects)),
+        mean=spread([each.mean for each in facts]),
+        border=spread([each.border for each in facts]),
+    )
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the 5th, 50th and 95th percentile."""
+    low, middle, high = np.percentile(values, (5, 50, 95)).round(4).tolist()
+    return low, middle, high
+
+
+def oddities(manifest: Manifest, facts: Sequence[Facts]) -> dict[str, Oddity]:
+    """Return the odd ones of N files, per kind of `ODDITIES`."""
+    result = {}
+    for kind in ODDITIES:
+        rows = [row for row, each in zip(manifest, facts, strict=True) if kind in each.odd]
+        counts = Counter(row.label for row in rows)
+        places = np.linspace(0, len(rows) - 1, min(LISTED, len(rows))).round().astype(int).tolist()
+        per_class = {label: counts[label] for label in CLASSES}
+        result[kind] = Oddity(len(rows), per_class, tuple(rows[place].image for place in places))
+    return result
+
+
+LISTED: Final = 200
