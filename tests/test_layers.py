@@ -12,11 +12,13 @@ import braintumor
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
     "errors classes files",
-    "scan preprocess data.manifest data.split data.phantom data.download data.unzip data.matlab evaluate.metrics",
+    "scan preprocess data.manifest data.split data.phantom data.orientations "
+    "data.download data.unzip data.matlab evaluate.metrics",
     "sandbox model dicom.read data.layout data.figshare "
     "evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages evaluate.planes",
-    "read zoo overlay data.miniatures data.kaggle training.networks training.augment training.recipe training.integers",
-    "data.duplicates data.reference data.groups data.contact_sheet training.export training.loader "
+    "read zoo overlay data.miniatures data.structure data.neighbours data.kaggle "
+    "training.networks training.augment training.recipe training.integers",
+    "data.duplicates data.alignment data.reference data.groups data.contact_sheet training.export training.loader "
     "training.checkpoint training.weights training.artefact training.schedule training.hardware training.board "
     "data.quality data.copies data.crossing data.shortcuts "
     "inference braintumor evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",

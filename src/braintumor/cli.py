@@ -31,6 +31,7 @@ EXTRA_OF = {
     "matplotlib": "evaluate",
     "jinja2": "evaluate",
     "markupsafe": "evaluate",
+    "faiss": "evaluate",
     "sklearn": "evaluate",
     "scipy": "evaluate",
     "h5py": "data",

@@ -1,212 +1,149 @@
-"""Which images count as the same slice."""
+"""Which slices are similar, and what belongs together through them."""
 
-import os
-from dataclasses import replace
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from braintumor.classes import CLASSES
 from braintumor.data import duplicates
-from braintumor.data.duplicates import CACHE_VERSION, components, group, similar_pairs, thumbnail, thumbnails
+from braintumor.data.alignment import same_slice
+from braintumor.data.duplicates import CROPS, Pairs, components, inverse, largest, parts, similar_pairs
 from braintumor.data.layout import list_images
-from braintumor.data.manifest import Manifest, Row
-from braintumor.data.phantom import phantom
-from braintumor.data.split import leaks, split
-from braintumor.files import file_sha256
-from braintumor.read import read
+from braintumor.data.manifest import Manifest
+from braintumor.data.miniatures import NOTHING, Miniatures, miniature, miniatures
+from braintumor.data.orientations import ORIENTATIONS, oriented
+from braintumor.data.phantom import smooth_noise
+from braintumor.data.structure import structure
 from braintumor.scan import Scan
 
-HEADS = [phantom("glioma", seed, size=96) for seed in range(3)]
+
+def texture(seed: int) -> np.ndarray:
+    """Return random blobs, (96, 96) in [0, 1]; two of them resemble each other by chance only."""
+    random = np.random.default_rng(seed)
+    blobs = smooth_noise(random, 96, 6) + smooth_noise(random, 96, 15)
+    result: np.ndarray = (0.5 + 0.2 * blobs).clip(0, 1).astype(np.float32)
+    return result
 
 
-def miniatures(*images: np.ndarray) -> np.ndarray:
-    """Return the stacked thumbnails of grey images."""
-    return np.stack([thumbnail(Scan(np.ascontiguousarray(image, np.float32))) for image in images])
+def small(*pictures: np.ndarray) -> Miniatures:
+    """Return the miniatures of pictures."""
+    return Miniatures.stacked([miniature(Scan(np.ascontiguousarray(each, np.float32))) for each in pictures])
 
 
-def test_thumbnails_have_mean_0_and_norm_1() -> None:
-    small = thumbnail(Scan(HEADS[0]))
-    assert (small.shape, small.dtype) == ((32, 32), np.float32)
-    assert small.mean() == pytest.approx(0, abs=1e-6)
-    assert np.linalg.norm(small) == pytest.approx(1, abs=1e-6)
+def couples(pairs: Pairs) -> list[tuple[int, int]]:
+    """Return the positions of pairs."""
+    return list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
 
 
-def test_thumbnails_do_not_depend_on_the_black_around_the_head() -> None:
-    padded = np.pad(HEADS[0], ((40, 7), (3, 60)))
-    plain, moved = miniatures(HEADS[0], padded)
-    assert (plain * moved).sum() > 0.999
+def test_copies_are_similar_and_other_slices_are_not() -> None:
+    plain = [texture(seed) for seed in range(4)]
+    copies = [plain[0][:, ::-1], plain[1] ** 0.7 * 0.8, np.rot90(plain[2], 3), plain[3][4:-1, 1:-3]]
+    assert couples(similar_pairs(small(*plain, *copies))) == [(0, 4), (1, 5), (2, 6), (3, 7)]
+    assert couples(similar_pairs(small(*copies, *plain))) == [(0, 4), (1, 5), (2, 6), (3, 7)]
+    assert couples(similar_pairs(small(*plain), small(*reversed(copies)))) == [(0, 3), (1, 2), (2, 1), (3, 0)]
 
 
-def test_a_block_image_averages_to_known_values() -> None:
-    image = np.repeat(np.repeat(np.array([[0.2, 0.4], [0.6, 0.8]], np.float32), 64, axis=0), 64, axis=1)
-    small = thumbnail(Scan(image))
-    assert small[0, 0] / small[-1, -1] == pytest.approx(-1)  # 0.2 and 0.8 lie 0.3 around the mean
-    assert small[0, -1] / small[-1, -1] == pytest.approx(-1 / 3)
+@pytest.mark.parametrize("number", range(len(ORIENTATIONS)))
+def test_the_orientation_brings_the_first_into_the_place_of_the_second(number: int) -> None:
+    picture = texture(7)
+    turned = oriented(picture[None], number)[0]
+    pairs = similar_pairs(small(picture), small(turned))
+    assert pairs.orientation.tolist() == [number]
+    assert pairs.score == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("grey", [0.0, 0.05, 0.7])
-def test_blank_slices_resemble_nothing(grey: float) -> None:
-    blank = miniatures(*[np.full((64, 64), grey)] * 2)
-    assert not blank.any()
-    assert group(blank, ["", ""]).tolist() == [0, 1]
+def test_the_head_alone_is_compared_too() -> None:
+    picture = texture(3)
+    framed = np.pad(picture, ((60, 10), (5, 40)))
+    pairs = similar_pairs(small(picture), small(framed))
+    assert couples(pairs) == [(0, 0)]
+    top, left = 60 / framed.shape[0], 5 / framed.shape[1]
+    expected = [top, top + 96 / framed.shape[0], left, left + 96 / framed.shape[1]]
+    assert pairs.window[0].tolist() == pytest.approx(np.array([[0, 1, 0, 1], expected], np.float32))
 
 
-def test_copies_resized_brightened_and_mirrored_ones_are_one_group() -> None:
-    larger = np.asarray(Image.fromarray(HEADS[0]).resize((200, 200), Image.Resampling.BICUBIC)).clip(0, 1)
-    images = miniatures(HEADS[0], HEADS[1], HEADS[0] * 0.8, HEADS[0][:, ::-1], larger, HEADS[2])
-    assert group(images, [""] * 6).tolist() == [0, 1, 0, 0, 0, 2]
+def test_the_window_of_a_crop_is_told_for_the_side_that_was_cropped() -> None:
+    picture = np.pad(texture(5)[8:-8, 8:-8], 8, constant_values=0.5)  # bright to its edges: the head is the whole
+    part = picture[: round(0.95 * 96), : round(0.95 * 96)]
+    forward, backward = similar_pairs(small(picture), small(part)), similar_pairs(small(part), small(picture))
+    assert forward.window[0].tolist() == pytest.approx(np.array([CROPS[0], (0, 1, 0, 1)], np.float32))
+    assert backward.window[0].tolist() == pytest.approx(np.array([(0, 1, 0, 1), CROPS[0]], np.float32))
+    within = similar_pairs(small(part, picture))
+    assert couples(within) == [(0, 1)]
+    assert within.window.tolist() == backward.window.tolist()
 
 
-def test_equal_bytes_are_one_group_whatever_the_picture() -> None:
-    assert group(miniatures(*HEADS), ["a", "b", "a"]).tolist() == [0, 1, 0]
+def test_slices_without_contrast_resemble_nothing() -> None:
+    grey = small(*[np.full((64, 64), 0.7)] * 2)
+    assert len(similar_pairs(grey, threshold=0.0)) == 0
+    assert len(similar_pairs(Miniatures.stacked([NOTHING] * 3))) == 0
+    assert len(similar_pairs(grey[:0])) == 0
 
 
-def test_similar_pairs_are_those_of_a_plain_loop() -> None:
-    random = np.random.default_rng(0)
-    a, b = (random.normal(size=(count, 32, 32)).astype(np.float32) for count in (1100, 5))
-    a[1050], a[7] = b[2], b[4][:, ::-1]
-    a, b = (stack / np.linalg.norm(stack, axis=(1, 2), keepdims=True) for stack in (a, b))
-    i, j = similar_pairs(a, b)
-    assert list(zip(i.tolist(), j.tolist(), strict=True)) == [(7, 4), (1050, 2)]
+def test_a_pair_counts_by_its_best_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "BLOCK", 7)
+    found = small(*[texture(seed) for seed in range(14)])
+    ways = [(structure(found.whole), structure(found.whole)), (structure(found.head), structure(found.head))]
+    ways += [(structure(found.whole, crop), structure(found.whole)) for crop in CROPS]
+    expected = {}
+    for mine, theirs in ways:
+        for first in range(14):
+            for second in range(14):
+                if first == second:
+                    continue
+                score = max((oriented(mine[[first]], number)[0] * theirs[second]).sum() for number in range(8))
+                key = min(first, second), max(first, second)
+                expected[key] = max(expected.get(key, -1), float(score))
+    pairs = similar_pairs(found, threshold=0.16)
+    assert couples(pairs) == sorted(key for key, score in expected.items() if score > 0.16)
+    assert 10 < len(pairs) < 80
+    assert pairs.score.tolist() == pytest.approx([expected[key] for key in couples(pairs)], abs=1e-5)
 
 
-def test_pairs_within_one_stack_are_those_of_a_plain_loop() -> None:
-    random = np.random.default_rng(1)
-    stack = random.normal(size=(1100, 32, 32)).astype(np.float32)
-    stack[1080], stack[9], stack[1030] = stack[3], stack[1040][:, ::-1], stack[1029]
-    stack /= np.linalg.norm(stack, axis=(1, 2), keepdims=True)
-    i, j = similar_pairs(stack)
-    assert list(zip(i.tolist(), j.tolist(), strict=True)) == [(3, 1080), (9, 1040), (1029, 1030)]
+def test_the_largest_correlation_over_mirrorings_comes_from_four_products() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 24, 24)).astype(np.float32)
+    mirrored = [b, b[:, :, ::-1], b[:, ::-1], b[:, ::-1, ::-1]]
+    expected = np.max([np.einsum("nij,mij->nm", a, each) for each in mirrored], axis=0)
+    assert largest(parts(a), list(parts(b))) == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.02, 0.05])
-def test_a_pair_counts_by_the_larger_of_both_correlations(threshold: float) -> None:
-    a, b = np.random.default_rng(2).normal(size=(2, 40, 32, 32)).astype(np.float32)
-    a, b = (stack / np.linalg.norm(stack, axis=(1, 2), keepdims=True) for stack in (a, b))
-    expected = [
-        (i, j)
-        for i in range(40)
-        for j in range(40)
-        if max((a[i] * b[j]).sum(), (a[i] * b[j][:, ::-1]).sum()) > threshold
-    ]
-    found = similar_pairs(a, b, threshold)
-    assert 0 < len(expected) < 1600
-    assert list(zip(*(part.tolist() for part in found), strict=True)) == expected
+def test_members_exchanged_are_brought_back_by_the_inverse_orientation() -> None:
+    quarter = ORIENTATIONS.index((0, 1))
+    picture = texture(1)
+    pairs = similar_pairs(small(np.rot90(picture), texture(2), picture))
+    assert couples(pairs) == [(0, 2)]
+    assert pairs.orientation.tolist() == [inverse(quarter)]
 
 
 def test_components_of_a_chain_a_pair_and_a_loner() -> None:
     links = np.array([[5, 3], [3, 0], [0, 6], [1, 4]])
-    assert components(7, np.concatenate([links, links[:, ::-1]])).tolist() == [0, 1, 2, 0, 1, 0, 0]
+    assert components(7, links).tolist() == [0, 1, 2, 0, 1, 0, 0]
     assert components(0, np.empty((0, 2), np.int64)).tolist() == []
 
 
 def test_long_chains_are_one_component() -> None:
     order = np.random.default_rng(0).permutation(500)
-    links = np.stack([order[:-1], order[1:]], axis=1)
-    assert components(500, np.concatenate([links, links[:, ::-1]])).max() == 0
-
-
-@pytest.fixture
-def heads(tmp_path: Path) -> Manifest:
-    """Return two files of different heads, listed with their SHA-256."""
-    for name, head in zip(("a.png", "b.png"), HEADS, strict=False):
-        Image.fromarray((head * 255).astype(np.uint8)).save(tmp_path / name)
-    return listed(tmp_path, "a.png", "b.png")
-
-
-def listed(root: Path, *names: str) -> Manifest:
-    """Return the manifest of these files as they are now."""
-    return Manifest(root, tuple(Row(name, "glioma", sha256=file_sha256(root / name)) for name in names))
-
-
-def test_unreadable_images_are_all_named_and_get_zeros(heads: Manifest) -> None:
-    (heads.root / "bad.png").write_bytes(b"no image")
-    rows = [*listed(heads.root, "bad.png", "a.png").rows, Row("gone.png", "glioma", sha256="0")]
-    stack, problems = thumbnails(Manifest(heads.root, tuple(rows)), heads.root / "cache")
-    assert problems == {
-        "bad.png": "not a readable PNG, JPEG, TIFF or BMP image",
-        "gone.png": "no such file or directory",
-    }
-    assert stack.any(axis=(1, 2)).tolist() == [False, True, False]
-    assert not (heads.root / "cache").exists()
-
-
-def test_no_file_is_decoded_for_its_miniature_twice(heads: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _ = thumbnails(heads, heads.root / "cache")
-    np.testing.assert_array_equal(first, [thumbnail(read(heads.path(row))) for row in heads])
-    monkeypatch.setattr(duplicates, "read", None)
-    again, problems = thumbnails(heads, heads.root / "cache")
-    np.testing.assert_array_equal(again, first)
-    assert problems == {}
-
-
-def test_a_changed_file_has_a_new_miniature(heads: Manifest) -> None:
-    before, _ = thumbnails(heads, heads.root / "cache")
-    heads.path(heads.rows[0]).write_bytes(heads.path(heads.rows[1]).read_bytes())
-    after, _ = thumbnails(listed(heads.root, "a.png", "b.png"), heads.root / "cache")
-    np.testing.assert_array_equal(after, before[[1, 1]])
-
-
-def test_the_miniature_of_a_file_that_changed_after_listing_is_not_kept(heads: Manifest) -> None:
-    file = heads.path(heads.rows[0])
-    listed_content = file.read_bytes()
-    file.write_bytes(heads.path(heads.rows[1]).read_bytes())
-    thumbnails(heads, heads.root / "cache")
-    file.write_bytes(listed_content)
-    stack, _ = thumbnails(heads, heads.root / "cache")
-    np.testing.assert_array_equal(stack[0], thumbnail(read(file)))
-
-
-def test_images_without_a_hash_are_not_mistaken_for_others(heads: Manifest) -> None:
-    rows = [replace(row, sha256="") for row in heads]
-    first, second = (thumbnails(Manifest(heads.root, (row,)), heads.root / "cache")[0] for row in rows)
-    assert not np.array_equal(first, second)
-
-
-@pytest.mark.parametrize("damage", [slice(-1, None), slice(0, 1), slice(0, None)])
-def test_damaged_miniatures_are_made_again(heads: Manifest, damage: slice) -> None:
-    first, _ = thumbnails(heads, heads.root / "cache")
-    (file,) = (heads.root / "cache" / "thumbnails").iterdir()
-    content = bytearray(file.read_bytes())
-    content[damage] = b"?"
-    file.write_bytes(content)
-    np.testing.assert_array_equal(thumbnails(heads, heads.root / "cache")[0], first)
-    assert file.read_bytes() != content
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(heads: Manifest) -> None:
-    (heads.root / "cache").write_text("a file, not a folder")
-    stack, problems = thumbnails(heads, heads.root / "cache")
-    assert (len(stack), problems) == (2, {})
-
-
-def test_the_miniature_measures_what_it_did_when_the_cache_version_was_given() -> None:
-    image = np.outer(np.linspace(0.1, 1, 60), np.linspace(0.2, 1, 50)).astype(np.float32)
-    corners = thumbnail(Scan(image))[[0, 0, -1, -1], [0, -1, 0, -1]]
-    assert CACHE_VERSION == 1
-    assert corners.tolist() == pytest.approx([-0.0451, -0.0328, -0.0182, 0.0956], abs=1e-4), (
-        "another measure: raise CACHE_VERSION"
-    )
+    assert components(500, np.stack([order[:-1], order[1:]], axis=1)).max() == 0
 
 
 @pytest.mark.data
-def test_the_public_set_falls_into_groups_that_can_be_split(tmp_path: Path) -> None:
-    if "BRAINTUMOR_DATA" not in os.environ:
-        pytest.skip("BRAINTUMOR_DATA does not name the folder with the real data")
-    manifest = list_images(Path(os.environ["BRAINTUMOR_DATA"]) / "brain-tumor-mri").manifest
-    assert len(manifest) == 7019
-    stack, _ = thumbnails(manifest, tmp_path)
-    numbers = group(stack, [row.sha256 for row in manifest])
-    assert 3700 < numbers.max() + 1 < 4100
-    rows = tuple(replace(row, group=str(number)) for row, number in zip(manifest, numbers, strict=True))
-    known = {row.group for row in rows if row.split == "train"}
-    assert sum(row.group in known for row in rows if row.split == "test") > 216  # the byte-identical ones alone
-    done = split(Manifest(manifest.root, rows).part("train"))
-    assert leaks(done) == []
-    counts = done.counts()
-    for label in CLASSES:
-        share = counts["val"][label] / (counts["val"][label] + counts["train"][label])
-        assert share == pytest.approx(0.15, abs=0.01)
+def test_made_copies_of_real_slices_are_found_and_others_are_not(data_folder: Path, tmp_path: Path) -> None:
+    listing = list_images(data_folder / "brain-tumor-mri").manifest
+    sample = Manifest(listing.root, listing.rows[::140])
+    found, _ = miniatures(sample, tmp_path)
+    copies = small(*(changed(Image.open(sample.path(row))) for row in sample))
+    pairs = similar_pairs(found, copies, 0.8)
+    same = pairs[same_slice(pairs, found, copies)]
+    assert (same.first == same.second).sum() >= 0.97 * len(sample)
+    assert (same.first != same.second).sum() <= 2  # duplicates in the set itself
+
+
+def changed(image: Image.Image) -> np.ndarray:
+    """Return a slice mirrored, cropped by 4 %, scaled, brightened and compressed."""
+    content = io.BytesIO()
+    image.convert("L").transpose(Image.Transpose.FLIP_LEFT_RIGHT).crop((3, 6, 218, 221)).resize((160, 160)).save(
+        content, "JPEG", quality=60
+    )
+    return (np.asarray(Image.open(content), np.float32) / 255) ** 0.8

@@ -23,7 +23,7 @@ from braintumor.data.groups import (
 )
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, Row
-from braintumor.data.miniatures import Miniatures, miniatures
+from braintumor.data.miniatures import NOTHING, Miniatures, miniatures
 from braintumor.data.phantom import phantom
 from braintumor.data.reference import Match
 from braintumor.errors import DataError
@@ -31,8 +31,7 @@ from braintumor.errors import DataError
 
 def blank(count: int) -> Miniatures:
     """Return miniatures without content, which resemble nothing."""
-    nothing = np.zeros((count, 48, 48), np.uint8)
-    return Miniatures(nothing, nothing, np.tile(np.array([0, 1, 0, 1], np.float32), (count, 1)))
+    return Miniatures.stacked([NOTHING] * count)
 
 
 def test_images_are_linked_by_bytes_patient_and_similarity(tmp_path: Path) -> None:

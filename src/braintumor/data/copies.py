@@ -7,10 +7,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.data.duplicates import ORIENTATIONS, Pairs, joined, similar_pairs
+from braintumor.data.duplicates import Pairs, joined, similar_pairs
 from braintumor.data.groups import same_name
 from braintumor.data.manifest import Manifest
 from braintumor.data.miniatures import NO_BOX, Miniatures, sharing_bytes
+from braintumor.data.orientations import ORIENTATIONS
 
 KINDS: Final = ("bytes", "pixels", "near", "turned", "related")
 """From the closest: same bytes, same decoded pixels, same slice, same slice mirrored or turned, related."""

@@ -21,6 +21,7 @@ from braintumor.read import read
 from braintumor.scan import Scan
 
 SIDE: Final = 48
+FINE_SIDE: Final = 64
 HEAD_GREY: Final = 20 / 255
 HEAD_SHARE: Final = 0.02
 DECODERS: Final = 4
@@ -33,11 +34,13 @@ class Miniatures:
     Attributes:
         whole: (N, 48, 48) uint8 grey levels of the whole picture, squeezed to a square; zeros if it is unreadable.
         head: (N, 48, 48) uint8 grey levels of the head's box; zeros where no head was found.
-        box: (N, 4) float32 top, bottom, left, right of that box as shares of the picture.
+        fine: (N, 64, 64) uint8 grey levels of the whole picture with all the detail that this size can hold.
+        box: (N, 4) float32 top, bottom, left, right of the head's box as shares of the picture.
     """
 
     whole: NDArray[np.uint8]
     head: NDArray[np.uint8]
+    fine: NDArray[np.uint8]
     box: NDArray[np.float32]
 
     def __len__(self) -> int:
@@ -46,19 +49,18 @@ class Miniatures:
 
     def __getitem__(self, which: NDArray[np.generic] | list[int] | slice) -> "Miniatures":
         """Return some of the slices."""
-        return Miniatures(self.whole[which], self.head[which], self.box[which])
+        return Miniatures(self.whole[which], self.head[which], self.fine[which], self.box[which])
 
     @staticmethod
     def stacked(parts: "list[Miniatures]") -> "Miniatures":
         """Return the slices of several as one."""
-        whole, head, box = ([getattr(part, name) for part in parts] for name in ("whole", "head", "box"))
-        empty = np.empty((0, SIDE, SIDE), np.uint8)
-        return Miniatures(
-            np.concatenate([empty, *whole]), np.concatenate([empty, *head]), np.concatenate([NO_BOX[:0], *box])
-        )
+        names = ("whole", "head", "fine", "box")
+        return Miniatures(*(np.concatenate([getattr(part, name) for part in (NOTHING[:0], *parts)]) for name in names))
 
 
 NO_BOX: Final = np.array([[0, 1, 0, 1]], np.float32)
+BLACK: Final = np.zeros((1, SIDE, SIDE), np.uint8)
+NOTHING: Final = Miniatures(BLACK, BLACK, np.zeros((1, FINE_SIDE, FINE_SIDE), np.uint8), NO_BOX)
 
 
 def miniature(scan: Scan) -> Miniatures:
@@ -71,11 +73,12 @@ def miniature(scan: Scan) -> Miniatures:
     rows = np.flatnonzero(bright.mean(axis=1) > HEAD_SHARE)
     columns = np.flatnonzero(bright.mean(axis=0) > HEAD_SHARE)
     whole = small(levels, (0, 0, *levels.size))
+    fine = np.asarray(levels.resize((FINE_SIDE, FINE_SIDE), Image.Resampling.LANCZOS))[None]
     if not rows.size or not columns.size:
-        return Miniatures(whole, np.zeros_like(whole), NO_BOX)
+        return Miniatures(whole, BLACK, fine, NO_BOX)
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     box = np.array([[top, bottom, left, right]], np.float32) / np.repeat(scan.pixels.shape, 2)
-    return Miniatures(whole, small(levels, (left, top, right, bottom)), box.astype(np.float32))
+    return Miniatures(whole, small(levels, (left, top, right, bottom)), fine, box.astype(np.float32))
 
 
 def small(levels: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
@@ -107,7 +110,7 @@ def miniatures(manifest: Manifest, cache: Path) -> tuple[Miniatures, dict[str, s
     return found, problems
 
 
-CACHE_VERSION: Final = 2  # raise it when `read` or `miniature` gives other values
+CACHE_VERSION: Final = 3  # raise it when `read` or `miniature` gives other values
 
 
 def recall(file: Path, count: int) -> Miniatures | None:
@@ -117,11 +120,15 @@ def recall(file: Path, count: int) -> Miniatures | None:
     except OSError:
         return None
     seal, values = content[:SEAL_BYTES], content[SEAL_BYTES:]
-    picture = count * SIDE * SIDE
-    if len(values) != 2 * picture + 16 * count or hashlib.sha256(values).digest() != seal:
+    sides = (SIDE, SIDE, FINE_SIDE)
+    ends = np.cumsum([count * side * side for side in sides]).tolist()
+    if len(values) != ends[-1] + 16 * count or hashlib.sha256(values).digest() != seal:
         return None
-    levels = np.frombuffer(values[: 2 * picture], np.uint8).reshape(2, count, SIDE, SIDE)
-    return Miniatures(levels[0], levels[1], np.frombuffer(values[2 * picture :], np.float32).reshape(count, 4))
+    whole, head, fine = (
+        np.frombuffer(values[end - count * side * side : end], np.uint8).reshape(count, side, side)
+        for side, end in zip(sides, ends, strict=True)
+    )
+    return Miniatures(whole, head, fine, np.frombuffer(values[ends[-1] :], np.float32).reshape(count, 4))
 
 
 SEAL_BYTES: Final = 32
@@ -129,7 +136,7 @@ SEAL_BYTES: Final = 32
 
 def keep(file: Path, found: Miniatures) -> None:
     """Write miniatures after the SHA-256 of their bytes, whole or not at all."""
-    values = found.whole.tobytes() + found.head.tobytes() + found.box.tobytes()
+    values = b"".join(part.tobytes() for part in (found.whole, found.head, found.fine, found.box))
     with replacing(file) as aside:
         aside.write_bytes(hashlib.sha256(values).digest() + values)
 
@@ -147,8 +154,7 @@ def attempt(manifest: Manifest, row: Row) -> tuple[Miniatures, str]:
     try:
         return miniature(read(manifest.path(row))), ""
     except ImageError as error:
-        nothing = np.zeros((1, SIDE, SIDE), np.uint8)
-        return Miniatures(nothing, nothing, NO_BOX), error.reason
+        return NOTHING, error.reason
 
 
 def sharing_bytes(manifest: Manifest) -> Iterator[tuple[int, int]]:

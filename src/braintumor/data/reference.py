@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from braintumor.data.duplicates import ORIENTATIONS, Pairs, similar_pairs
+from braintumor.data.duplicates import Pairs, similar_pairs
 from braintumor.data.layout import add_hashes
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.miniatures import Miniatures
+from braintumor.data.orientations import ORIENTATIONS
 from braintumor.errors import DataError
 
 COLUMNS: Final = ("figshare_id", "class", "patient", "tumor_outline_xy")

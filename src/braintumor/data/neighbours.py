@@ -1,0 +1,103 @@
+"""Which pictures of a large set may resemble others, found without comparing all: an index of their main components."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braintumor.data.orientations import ORIENTATIONS, Floats, oriented
+
+Integers = NDArray[np.int64]
+COMPONENTS: Final = 64
+NEAREST: Final = 30
+PROBES: Final = 8
+CELLS_PER_ROOT: Final = 4
+PICTURES_PER_CELL: Final = 40
+SLACK: Final = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Pictures by their main components, in cells of similar ones.
+
+    Attributes:
+        bases: (P, 8 x 64) the components' directions, for pictures of P pixels in each of the eight orientations.
+        cells: faiss' inverted file, searched by the cosine.
+    """
+
+    bases: Floats
+    cells: Any
+
+    def candidates(self, pictures: Floats, threshold: float) -> tuple[Integers, Integers]:
+        """Return the positions of pictures and of indexed ones whose similarity may exceed a threshold.
+
+        Of each picture in each orientation the 30 nearest are looked at. A pair may come several times.
+
+        Args:
+            pictures: (N, S, S).
+            threshold: of the cosine of whole pictures, which that of their main components seldom falls short of.
+        """
+        queries = (pictures.reshape(len(pictures), -1) @ self.bases).reshape(-1, COMPONENTS)
+        cosine, second = self.cells.search(unit(queries), NEAREST)
+        first = np.repeat(np.arange(len(pictures)), len(ORIENTATIONS) * NEAREST).reshape(second.shape)
+        near = (cosine > threshold - SLACK) & (second >= 0)
+        both = np.unique(np.stack([first[near], second[near]], axis=1), axis=0)
+        return both[:, 0], both[:, 1]
+
+
+def build(sample: Floats, blocks: Iterable[Floats]) -> Index:
+    """Return the index of pictures.
+
+    Args:
+        sample: (N, S, S) random ones, at least 64.
+        blocks: (B, S, S) each, all of them in order.
+    """
+    directions = main_directions(sample)
+    size = sample.shape[1]
+    square = directions.T.reshape(COMPONENTS, size, size)
+    forward = directions.reshape(size * size, COMPONENTS)
+    vectors = np.concatenate([unit(block.reshape(len(block), -1) @ forward) for block in blocks])
+    return Index(bases_of(square), filled(vectors))
+
+
+def main_directions(sample: Floats) -> Floats:
+    """Return (P, 64) orthonormal main directions of pictures that may lie in any of the eight orientations."""
+    turned = np.concatenate([oriented(sample, number) for number in range(len(ORIENTATIONS))])
+    flat = turned.reshape(len(turned), -1)
+    directions: Floats = np.linalg.eigh(flat.T @ flat)[1][:, : -COMPONENTS - 1 : -1]
+    return np.ascontiguousarray(directions, np.float32)
+
+
+def bases_of(square: Floats) -> Floats:
+    """Return (P, 8 x 64): a picture times them gives the components (64, S, S) of the picture in each orientation."""
+    pixels = np.arange(square[0].size).reshape(1, *square.shape[1:])
+    flat = square.reshape(len(square), -1)
+    parts = []
+    for number in range(len(ORIENTATIONS)):
+        source = oriented(pixels, number).ravel()  # where each pixel of the oriented picture comes from
+        part = np.empty_like(flat)
+        part[:, source] = flat
+        parts.append(part)
+    return np.ascontiguousarray(np.concatenate(parts).T)
+
+
+def unit(vectors: Floats) -> Floats:
+    """Return (N, D) vectors with norm 1; zeros stay zeros."""
+    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+    result: Floats = np.where(norm > 0, vectors / np.where(norm > 0, norm, 1), 0).astype(np.float32)
+    return result
+
+
+def filled(vectors: Floats) -> Any:
+    """Return the inverted file of (N, 64) vectors."""
+    import faiss
+
+    count = max(1, min(int(CELLS_PER_ROOT * len(vectors) ** 0.5), len(vectors) // PICTURES_PER_CELL))
+    cells = faiss.IndexIVFFlat(faiss.IndexFlatIP(COMPONENTS), COMPONENTS, count, faiss.METRIC_INNER_PRODUCT)
+    chosen = np.random.default_rng(0).permutation(len(vectors))[: count * PICTURES_PER_CELL]
+    cells.train(vectors[chosen])
+    cells.add(vectors)
+    cells.nprobe = PROBES
+    return cells
