@@ -23,7 +23,7 @@ import numpy as np
 from record import ROOT, data_folder, number, record, spread
 
 from braintumor.classes import CLASSES
-from braintumor.data import duplicates, groups, layout, miniatures
+from braintumor.data import alignment, groups, layout, miniatures
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, read_manifest, write_manifest
 from braintumor.evaluate import charts, leakage, metrics, report
@@ -35,10 +35,10 @@ CHARTS = ("receiver_operating", "precision_recall", "reliability_diagram")
 
 Parts = dict[str, list[tuple[Any, str]]]
 MANIFEST: Parts = {"hashing": [(layout, "add_hashes")]}
-DUPLICATES: Parts = {"decoding": [(miniatures, "made")], "comparing": [(duplicates, "pairs_of")]}
+DUPLICATES: Parts = {"decoding": [(miniatures, "made")], "comparing": [(alignment, "similar_pairs")]}
 REPORT: Parts = {
     "decoding": [(miniatures, "made")],
-    "comparing": [(groups, "similar_pairs"), (leakage, "similar_pairs")],
+    "comparing": [(groups, "related"), (leakage, "related")],
     "hashing": [(layout, "add_hashes"), (leakage, "at_hand")],
     "resampling": [(metrics, "interval")],
     "charts": [(charts, name) for name in CHARTS],
@@ -69,8 +69,8 @@ def listing(data: Path, folder: Path) -> None:
 
 
 def search(manifest: Manifest, cache: Path) -> None:
-    """Find all pairs of similar slices."""
-    duplicates.similar_pairs(miniatures.miniatures(manifest, cache)[0])
+    """Find all pairs of images that must not be parted."""
+    alignment.related(miniatures.miniatures(manifest, cache)[0])
 
 
 def reporting(manifest: Manifest, folder: Path) -> Callable[[], None]:

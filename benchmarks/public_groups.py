@@ -15,7 +15,7 @@ import numpy as np
 from record import ROOT, data_folder, number, record
 
 from braintumor.classes import CLASSES
-from braintumor.data.duplicates import RELATED, similar_pairs
+from braintumor.data.alignment import related
 from braintumor.data.groups import GroupRow, group_numbers, group_rows, picture_codes, write_groups
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest
@@ -33,9 +33,7 @@ def main() -> None:
     manifest, reference = list_images(data / "brain-tumor-mri").manifest, read_reference(data / "figshare")
     found, theirs = (miniatures(each, cache_folder())[0] for each in (manifest, reference.manifest))
     matches = match(found, reference, theirs)
-    groups = group_numbers(
-        manifest, found, similar_pairs(found, threshold=RELATED), patients(matches), use_shipped=False
-    )
+    groups = group_numbers(manifest, found, related(found)[0], patients(matches), use_shipped=False)
     folds = fold_numbers(groups, labels(manifest))
     rows = [replace(row, image=Path(row.image).name) for row in group_rows(manifest, groups, matches)]
     write_groups(rows, TABLES / "brain-tumor-mri-groups.csv")
@@ -64,7 +62,7 @@ def write_table(name: str, columns: tuple[str, ...], rows: list[GroupRow], folds
 def figshare_folds(reference: Reference, theirs: Miniatures, matches: list[Match | None], folds: Integers) -> Integers:
     """Return the fold (M,) of each reference slice: that of its patient in the four-class set where it is there."""
     manifest = reference.manifest
-    groups = group_numbers(manifest, theirs, similar_pairs(theirs, threshold=RELATED), use_shipped=False)
+    groups = group_numbers(manifest, theirs, related(theirs)[0], use_shipped=False)
     by_patient = {match.patient: int(fold) for match, fold in zip(matches, folds, strict=True) if match}
     of_group: dict[int, set[int]] = {}
     for row, group in zip(manifest, groups.tolist(), strict=True):

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.data.duplicates import Integers, Pairs
+from braintumor.data.duplicates import RELATED, Integers, Pairs, similar_pairs
 from braintumor.data.miniatures import FINE_SIDE as SIDE
 from braintumor.data.miniatures import Miniatures
 from braintumor.data.orientations import ORIENTATIONS, Floats
@@ -36,6 +36,21 @@ STIFFNESS: Final = 2e-4
 BLOCK: Final = 256
 WORKERS: Final = 2
 CENTRES: Final = ((np.arange(SIDE) + 0.5) / SIDE).astype(np.float32)  # of the pixels, as shares of the side
+
+
+def related(a: Miniatures, b: Miniatures | None = None) -> tuple[Pairs, NDArray[np.bool_]]:
+    """Return all pairs that must not be parted, P, and whether each (P,) shows one slice.
+
+    The others are so similar that they are of one patient: neighbouring slices, or two series of one place.
+
+    Args:
+        a: N slices.
+        b: M slices; by default `a` itself, with first < second.
+    """
+    pairs = similar_pairs(a, b, CANDIDATE)
+    same = same_slice(pairs, a, a if b is None else b)
+    kept = same | (pairs.score > RELATED)
+    return pairs[kept], same[kept]
 
 
 def same_slice(pairs: Pairs, a: Miniatures, b: Miniatures) -> NDArray[np.bool_]:

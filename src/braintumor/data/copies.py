@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.data.duplicates import Pairs, joined, similar_pairs
+from braintumor.data.alignment import related
+from braintumor.data.duplicates import Pairs, joined
 from braintumor.data.groups import same_name
 from braintumor.data.manifest import Manifest
 from braintumor.data.miniatures import NO_BOX, Miniatures, sharing_bytes
@@ -85,7 +86,7 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], found: Miniatures) 
         pixels: N hashes of the decoded pixels.
         found: N miniatures.
     """
-    pairs, same = similar(found)
+    pairs, same = related(found)
     size = len(manifest)
     names = [digest.hex() for digest in pixels]
     exact = np.array([*sharing_bytes(manifest), *same_name(names)], np.int64).reshape(-1, 2)
@@ -113,15 +114,6 @@ def identical(where: Integers) -> Pairs:
     window = np.repeat(NO_BOX[None], len(where), 0).repeat(2, 1)
     ones = np.ones(len(where), np.float32)
     return Pairs(where[:, 0], where[:, 1], ones, np.zeros(len(where), np.int64), window)
-
-
-def similar(found: Miniatures) -> tuple[Pairs, Flags]:
-    """Return all similar pairs, and whether each (P,) shows one slice, not two slices of a patient."""
-    pairs = similar_pairs(found)
-    return pairs, pairs.score > SAME_SLICE
-
-
-SAME_SLICE: Final = 0.94
 
 
 def counts(copies: Copies, splits: Integers, labels: Integers) -> dict[str, Count]:

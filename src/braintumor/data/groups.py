@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.data.duplicates import Pairs, components, similar_pairs
+from braintumor.data.alignment import related
+from braintumor.data.duplicates import Pairs, components
 from braintumor.data.manifest import Manifest
 from braintumor.data.miniatures import Miniatures, sharing_bytes
 from braintumor.data.reference import Match
@@ -125,14 +126,14 @@ def group_numbers(
 ) -> Integers:
     """Return (N,) group numbers in the order of the groups' first images.
 
-    Linked are images with the same bytes, images that show the same slice, and those of one patient. Images of the
-    public set that are recognised by name and picture take their links from the table shipped with the package; only
-    where some image is not recognised are all of them compared.
+    Linked are images with the same bytes, those that show one slice or very similar ones, and those of one patient.
+    Images of the public set that are recognised by name and picture take their links from the table shipped with the
+    package; only where some image is not recognised are all of them compared.
 
     Args:
         manifest: N images; a `patient` or `group` in a row links it too.
         found: N miniatures.
-        pairs: the duplicates within the N images where they are known already.
+        pairs: those of `alignment.related` within the N images where they are known already.
         patients: N patients, empty where unknown.
         use_shipped: False makes the table that is shipped.
     """
@@ -147,7 +148,7 @@ def group_numbers(
     ]
     links += [same_name(column) for column in names]
     if pairs is None and not all(shipped):
-        pairs = similar_pairs(found)
+        pairs, _ = related(found)
     if pairs is not None:
         links.append(list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)))
     flat = np.array([link for some in links for link in some], np.int64).reshape(-1, 2)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.data.duplicates import similar_pairs
+from braintumor.data.alignment import related
 from braintumor.data.groups import group_numbers, known_images
 from braintumor.data.manifest import Manifest, at_hand, read_manifest
 from braintumor.data.miniatures import Miniatures, miniatures
@@ -115,8 +115,9 @@ def relate(test: Manifest, model: Model) -> Relation:
     reason = f"{missing} of the {len(training)} training images are not in the data folder" if missing else ""
     theirs, _ = miniatures(present, cache_folder())
     groups = group_numbers(Manifest(test.root, (*test.rows, *present.rows)), Miniatures.stacked([ours, theirs]))
-    near = np.isin(np.arange(len(test)), similar_pairs(ours, theirs).first) & ~exact
-    shared = np.isin(groups[: len(test)], groups[len(test) :]) | exact | near
+    pairs, same = related(ours, theirs)
+    near = np.isin(np.arange(len(test)), pairs.first[same]) & ~exact
+    shared = np.isin(groups[: len(test)], groups[len(test) :]) | exact | np.isin(np.arange(len(test)), pairs.first)
     near_known = near if len(present) else None
     return Relation(not missing, reason, groups[: len(test)], exact, near_known, shared, *described)
 

@@ -4,11 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from braintumor.data.groups import group_numbers, name_of
 from braintumor.data.manifest import Manifest, Row, read_manifest
+from braintumor.data.miniatures import miniatures
 from braintumor.errors import DataError, UnreadableDataError
 from braintumor.evaluate.gallery import MISTAKES, Mistake, worst_mistakes
 from braintumor.evaluate.leakage import unseen
 from braintumor.evaluate.report import Progress, Report, ask, judge, write
+from braintumor.files import cache_folder
 from braintumor.inference import Prediction
 from braintumor.model import load
 
@@ -29,6 +32,8 @@ def evaluate_folds(folders: Sequence[Path], data_dir: Path, out: Path, progress:
     models = [load(folder) for folder in folders]
     manifests = [read_manifest(folder / "manifest.csv", data_dir) for folder in folders]
     check_disjoint(manifests)
+    before = sum(len(manifest.part("test")) for manifest in manifests)
+    manifests = regrouped(manifests, data_dir)
     answers: list[tuple[Row, Prediction]] = []
     mistakes: list[Mistake] = []
     total, seconds = sum(len(manifest.part("test")) for manifest in manifests), 0.0
@@ -43,9 +48,27 @@ def evaluate_folds(folders: Sequence[Path], data_dir: Path, out: Path, progress:
     mistakes = sorted(mistakes, key=lambda mistake: mistake.probabilities[mistake.label])[:MISTAKES]
     relation = unseen(Manifest(data_dir, tuple(row for row, _ in answers)))
     report = judge(models[0], "folds", answers, relation)
-    report = dataclasses.replace(report, images_per_second=total / seconds)
+    report = dataclasses.replace(report, excluded=before - total, images_per_second=total / seconds)
     write(report, answers, mistakes, models[0], out)
     return report
+
+
+def regrouped(manifests: Sequence[Manifest], data_dir: Path) -> list[Manifest]:
+    """Return the test and training images of each fold in groups as they are found now, whatever they were called.
+
+    Test images whose group turns out to be in the fold's training or validation part are left out.
+    """
+    rows = {row.image: row for manifest in manifests for row in manifest.part("test")}
+    everything = Manifest(data_dir, tuple(dataclasses.replace(row, group="") for row in rows.values()))
+    numbers = group_numbers(everything, miniatures(everything, cache_folder())[0])
+    group_of = dict(zip(rows, map(name_of, numbers.tolist()), strict=True))
+    renewed = []
+    for manifest in manifests:
+        named = [dataclasses.replace(row, group=group_of.get(row.image, row.group)) for row in manifest]
+        seen = {row.group for row in named if row.split != "test"}
+        kept = (row for row in named if row.split != "test" or row.group not in seen)
+        renewed.append(Manifest(data_dir, tuple(kept)))
+    return renewed
 
 
 def check_disjoint(manifests: Sequence[Manifest]) -> None:

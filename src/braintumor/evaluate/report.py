@@ -46,7 +46,8 @@ class Report:
         model: name, version, architecture, recipe and precision of the model.
         protocol: `official` for a test part that the data folder brings along, `held-out` for one that we cut off,
             `clean` for the images of either that share no group with training, `folds` for patient-disjoint folds.
-        excluded: test images that were left out because they share a group with training; 0 but under `clean`.
+        excluded: test images that were left out because they share a group with training: under `clean`, and in folds
+            whose groups were drawn before this was known.
         fingerprint: of the manifest of the evaluated images.
         groups: of the images, in the order of predictions.csv; intervals are over groups.
         counts: evaluated images per class.

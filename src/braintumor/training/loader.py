@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from braintumor.classes import CLASSES
+from braintumor.data.alignment import CANDIDATE, DUPLICATE
 from braintumor.data.duplicates import RELATED
 from braintumor.data.groups import group_numbers, name_of
 from braintumor.data.layout import list_images
@@ -70,7 +71,7 @@ def prepare(
         DataError: the folder cannot be used, or a group lies in training and in the given validation part.
     """
     listing = list_images(data_dir, parts={"train", "val"})
-    settings = [CACHE_VERSION, RELATED, listing.manifest.fingerprint(), fraction, seed]
+    settings = [CACHE_VERSION, RELATED, CANDIDATE, DUPLICATE, listing.manifest.fingerprint(), fraction, seed]
     kept = cache / "manifests" / sha256(json.dumps(settings).encode()).hexdigest()[:32]
     known = recall(kept, data_dir)
     manifest, undecodable = known or grouped(listing.manifest, cache)
