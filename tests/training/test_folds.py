@@ -129,3 +129,31 @@ def test_a_reference_folder_is_divided_by_patient(tmp_path: Path) -> None:
         of_patient[row.patient].add(fold)
     assert all(len(found) == 1 for found in of_patient.values())
     assert set(numbers.tolist()) == set(range(FOLDS))
+
+
+def test_test_images_whose_group_was_in_training_after_all_are_left_out(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    """Folds drawn by groups of an older version: a copy of a test image lies in training under another group."""
+    folder = tmp_path / "0"
+    folder.mkdir()
+    for file in ("model.onnx", "card.json"):
+        (folder / file).write_bytes((trained / "0" / file).read_bytes())
+    rows = {row.image: row for row in read_manifest(trained / "0" / "manifest.csv", data)}
+    copies = {Path(image).name.removeprefix("copy-"): image for image in rows if "copy-" in image}
+    original, copy = next((image, copies[Path(image).name]) for image in rows if Path(image).name in copies)
+    own = (replace(row, group=f"own {number}") for number, row in enumerate(rows.values()))
+    split = {original: "train", copy: "test"}
+    parted = (replace(row, split=split.get(row.image, row.split)) for row in own)
+    write_manifest(Manifest(data, tuple(parted)), folder / "manifest.csv")
+    rest = tmp_path / "1"  # the other images are tested somewhere, too
+    rest.mkdir()
+    for file in ("model.onnx", "card.json"):
+        (rest / file).write_bytes((trained / "0" / file).read_bytes())
+    tested = {row.image for row in read_manifest(folder / "manifest.csv", data).part("test")}
+    others = (replace(row, group="", split="test") for image, row in rows.items() if image not in tested)
+    write_manifest(Manifest(data, tuple(others)), rest / "manifest.csv")
+    report = evaluate_folds([folder, rest], data, tmp_path / "out")
+    assert report.excluded >= 1
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        assert copy not in [row["image"] for row in csv.DictReader(file)]
