@@ -83,7 +83,8 @@ def draw_head(random: np.random.Generator, size: int) -> Head:
     folds = waves(angle, random, 24) * 0.05 + 0.05 * smooth_noise(random, size, 14)
     white_matter = inside(radius, 0.66 + folds + 0.03 * np.cos(4 * angle), 0.03)
     image = brain * (grey + (white - grey) * white_matter)
-    image *= 1 + 0.12 * smooth_noise(random, size, 30) + 0.12 * smooth_noise(random, size, 12)
+    texture = smooth_noise(random, size, 30) + 2 * smooth_noise(random, size, 20) + 2 * smooth_noise(random, size, 12)
+    image *= 1 + 0.21 * texture.clip(-4, 0.2)
     sulci = inside(np.abs(np.sin(9 * angle + 2 * waves(angle, random, 16))), 0.12, 0.05) * inside(-radius, -0.72, 0.04)
     image *= 1 - 0.45 * sulci
     midline = inside(np.abs(x + 0.012 * np.sin(4 * y)), 0.008, 0.008) * inside(-np.abs(y), -0.3, 0.05)
@@ -91,7 +92,8 @@ def draw_head(random: np.random.Generator, size: int) -> Head:
     image = draw_ventricles(image, x, y, random)
     scalp = inside(radius, 0.99, 0.012) * inside(-radius, -0.935, 0.012)
     skull = inside(radius, 0.935, 0.01) * inside(-radius, -BRAIN_EDGE - 0.01, 0.01)
-    image = image + random.uniform(0.5, 0.75) * scalp + 0.06 * skull
+    uneven = 1 + 0.35 * smooth_noise(random, size, 16)
+    image = image + random.uniform(0.5, 0.75) * scalp * uneven + 0.06 * skull
     return Head(image, x, y, brain, grey)
 
 
