@@ -6,7 +6,7 @@ check in detail and grouping are timed; making the slices and their miniatures i
 all cores together, `cpu_minutes`, tell more than those of the clock.
 
 Takes: long, half an hour on an idle machine.
-Command: OMP_NUM_THREADS=2 python benchmarks/audit_large.py
+Command: python benchmarks/audit_large.py
 """
 
 import io
@@ -61,7 +61,7 @@ def main() -> None:
         "not_planted": number(len(named - planted), "pairs"),
         "peak_mib": number(peak, "MiB"),
     }
-    record("audit-large", "OMP_NUM_THREADS=2 python benchmarks/audit_large.py", numbers)
+    record("audit-large", "python benchmarks/audit_large.py", numbers)
 
 
 def everything() -> tuple[Miniatures, NDArray[np.int64]]:
