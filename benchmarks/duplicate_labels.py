@@ -1,10 +1,10 @@
-"""How often "the same slice" is right: on pairs labelled by eye, and on copies made of real slices.
+"""How often "the same slice" is right: on pairs labelled by eye, on copies made of real slices, and with the index.
 
 The two thresholds are chosen on a random half of each stratum of the labelled pairs and checked on the other half; the
 size and the sharpness of what is compared were chosen on all of them before. A weight is the number of pairs of the
 public set that a labelled one stands for.
 
-Takes: 1 minute.
+Takes: 2 minutes.
 Command: python benchmarks/duplicate_labels.py
 """
 
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from record import data_folder, number, record
 
+from braintumor.data import duplicates
 from braintumor.data.alignment import CANDIDATE, DUPLICATE, detail_similarity, same_slice
-from braintumor.data.duplicates import similar_pairs
+from braintumor.data.duplicates import RELATED, similar_pairs
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest
 from braintumor.data.miniatures import Miniatures, miniature, miniatures
@@ -66,6 +67,7 @@ def main() -> None:
         "pairs": number(len(pairs.score), "pairs"),
         "duplicates": number(int(pairs.duplicate.sum()), "pairs"),
         **made_copies(manifest, found),
+        **index_recall(found),
     }
     record("duplicate-labels", "python benchmarks/duplicate_labels.py", numbers)
 
@@ -140,6 +142,21 @@ def made_copies(manifest: Manifest, found: Miniatures) -> dict[str, dict[str, An
         share = same_slice(own, found[chosen], copies).sum() / COPIED
         numbers[f"made.{name}.recall"] = number(float(share), "fraction", n=COPIED)
     return numbers
+
+
+def index_recall(found: Miniatures) -> dict[str, dict[str, Any]]:
+    """Return the share of the pairs of brute force that the index for large sets finds."""
+    exact, limit = similar_pairs(found, threshold=CANDIDATE), duplicates.LARGE
+    duplicates.LARGE = 0
+    near = similar_pairs(found, threshold=CANDIDATE)
+    duplicates.LARGE = limit
+    hit = np.isin(exact.first * len(found) + exact.second, near.first * len(found) + near.second)
+    same = same_slice(exact, found, found)
+    kinds = {"candidates": exact.score > CANDIDATE, "related": exact.score > RELATED, "same": same}
+    return {
+        f"index.{name}.recall": number(float(hit[which].mean()), "fraction", n=int(which.sum()))
+        for name, which in kinds.items()
+    }
 
 
 def scan(levels: Levels) -> Scan:

@@ -12,7 +12,7 @@ from braintumor.data.phantom import smooth_noise
 from braintumor.scan import Scan
 
 pytest.importorskip("faiss")
-PICTURES = np.random.default_rng(0).normal(size=(300, 12, 12)).astype(np.float32)
+PICTURES = np.random.default_rng(0).normal(size=(300, 16, 16)).astype(np.float32)
 
 
 def textures(count: int) -> list[np.ndarray]:
@@ -33,7 +33,7 @@ def test_a_picture_finds_itself_in_every_orientation(number: int) -> None:
 
 def test_directions_do_not_depend_on_how_the_sample_lies() -> None:
     index = build(PICTURES, [PICTURES])
-    assert index.bases.shape == (144, 8 * COMPONENTS)
+    assert index.bases.shape == (256, 8 * COMPONENTS)
     plain = index.bases[:, :COMPONENTS]
     assert plain.T @ plain == pytest.approx(np.eye(COMPONENTS), abs=1e-4)
     for number in range(len(ORIENTATIONS)):
@@ -43,8 +43,8 @@ def test_directions_do_not_depend_on_how_the_sample_lies() -> None:
 
 
 def test_pictures_without_structure_are_proposed_to_nobody() -> None:
-    index = build(PICTURES, [PICTURES, np.zeros((3, 12, 12), np.float32)])
-    first, _ = index.candidates(np.zeros((2, 12, 12), np.float32), 0.5)
+    index = build(PICTURES, [PICTURES, np.zeros((3, 16, 16), np.float32)])
+    first, _ = index.candidates(np.zeros((2, 16, 16), np.float32), 0.5)
     assert first.size == 0
 
 

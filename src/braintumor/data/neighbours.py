@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from braintumor.data.orientations import ORIENTATIONS, Floats, oriented
 
 Integers = NDArray[np.int64]
-COMPONENTS: Final = 64
+COMPONENTS: Final = 192
 NEAREST: Final = 30
-PROBES: Final = 8
+PROBES: Final = 24
 CELLS_PER_ROOT: Final = 4
 PICTURES_PER_CELL: Final = 40
-SLACK: Final = 0.02
+SLACK: Final = 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Index:
     """Pictures by their main components, in cells of similar ones.
 
     Attributes:
-        bases: (P, 8 x 64) the components' directions, for pictures of P pixels in each of the eight orientations.
+        bases: (P, 8 x 192) the components' directions, for pictures of P pixels in each of the eight orientations.
         cells: faiss' inverted file, searched by the cosine.
     """
 
@@ -51,7 +51,7 @@ def build(sample: Floats, blocks: Iterable[Floats]) -> Index:
     """Return the index of pictures.
 
     Args:
-        sample: (N, S, S) random ones, at least 64.
+        sample: (N, S, S) random ones, at least 24.
         blocks: (B, S, S) each, all of them in order.
     """
     directions = main_directions(sample)
@@ -63,7 +63,7 @@ def build(sample: Floats, blocks: Iterable[Floats]) -> Index:
 
 
 def main_directions(sample: Floats) -> Floats:
-    """Return (P, 64) orthonormal main directions of pictures that may lie in any of the eight orientations."""
+    """Return (P, 192) orthonormal main directions of pictures that may lie in any of the eight orientations."""
     turned = np.concatenate([oriented(sample, number) for number in range(len(ORIENTATIONS))])
     flat = turned.reshape(len(turned), -1)
     directions: Floats = np.linalg.eigh(flat.T @ flat)[1][:, : -COMPONENTS - 1 : -1]
@@ -71,7 +71,7 @@ def main_directions(sample: Floats) -> Floats:
 
 
 def bases_of(square: Floats) -> Floats:
-    """Return (P, 8 x 64): a picture times them gives the components (64, S, S) of the picture in each orientation."""
+    """Return (P, 8 x 192): a picture times them gives the components (192, S, S) of the picture in each orientation."""
     pixels = np.arange(square[0].size).reshape(1, *square.shape[1:])
     flat = square.reshape(len(square), -1)
     parts = []
@@ -91,11 +91,12 @@ def unit(vectors: Floats) -> Floats:
 
 
 def filled(vectors: Floats) -> Any:
-    """Return the inverted file of (N, 64) vectors."""
+    """Return the inverted file of (N, 192) vectors."""
     import faiss
 
     count = max(1, min(int(CELLS_PER_ROOT * len(vectors) ** 0.5), len(vectors) // PICTURES_PER_CELL))
-    cells = faiss.IndexIVFFlat(faiss.IndexFlatIP(COMPONENTS), COMPONENTS, count, faiss.METRIC_INNER_PRODUCT)
+    coarse, eight_bits = faiss.IndexFlatIP(COMPONENTS), faiss.ScalarQuantizer.QT_8bit
+    cells = faiss.IndexIVFScalarQuantizer(coarse, COMPONENTS, count, eight_bits, faiss.METRIC_INNER_PRODUCT)
     chosen = np.random.default_rng(0).permutation(len(vectors))[: count * PICTURES_PER_CELL]
     cells.train(vectors[chosen])
     cells.add(vectors)
