@@ -40,13 +40,16 @@ def main() -> None:
         **earlier("duplicate-labels", LABELLED),
         **{f"large.{key}": entry for key, entry in earlier("audit-large", LARGE).items()},
     }
-    numbers |= {f"found.{key}": number(value, "images") for key, value in counts(found).items()}
+    numbers |= {f"found.{key}": number(value, "count") for key, value in counts(found).items()}
+    for key in ("found.shortcut_accuracy", "found.shortcut_chance"):
+        numbers[key]["unit"] = "fraction"
     record("audit", "python benchmarks/audit.py", numbers)
 
 
 def earlier(name: str, keys: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Return numbers that another benchmark has recorded."""
-    numbers = json.loads((RESULTS / f"{name}.json").read_text())["numbers"]
+    file = RESULTS / f"{name}.json"
+    numbers = json.loads(file.read_text())["numbers"] if file.is_file() else {}
     return {key: numbers[key] for key in keys if key in numbers}
 
 
@@ -61,8 +64,8 @@ def counts(found: dict[str, Any]) -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             flat[prefix] = value
 
-    for part in ("summary", "counts"):
-        walk("", found.get(part, {}))
+    for part, prefix in (("summary", ""), ("counts", ""), ("relations", "relations")):
+        walk(prefix, found.get(part, {}))
     return flat
 
 
