@@ -46,7 +46,7 @@ from braintumor.training.networks import build
 from braintumor.training.recipe import TrainConfig
 
 data, out = map(Path, sys.argv[1:])
-config = TrainConfig("cnn", epochs=9, size=64, source_size=72, batch_size=15, dropout=0.0, label_smoothing=0.1)
+config = TrainConfig("cnn", epochs=9, size=64, source_size=72, batch_size=15, dropout=0.0, label_smoothing=0.1, seed=1)
 module.train_mode = lambda network, frozen: network.eval()
 cpu = torch.device("cpu")
 with processes(cpu) as group:
