@@ -8,13 +8,14 @@ patient differs. They are compared as whole pictures, by the head's box, and wit
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.data.miniatures import NO_BOX, Miniatures
-from braintumor.data.neighbours import build
+from braintumor.data.neighbours import Index, build
 from braintumor.data.orientations import ORIENTATIONS, inverse, oriented
 from braintumor.data.structure import SIDE, WHOLE, Floats, Window, structure
 
@@ -89,6 +90,13 @@ class Side:
     def structure(self, which: Integers | slice) -> Floats:
         """Return the structure of some slices."""
         return structure(self.levels[which], self.crop) if self.kept is None else self.kept[which]
+
+    @cached_property
+    def index(self) -> Index:
+        """Return the index of all slices."""
+        count = len(self)
+        sample = self.structure(np.sort(np.random.default_rng(0).permutation(count)[:SAMPLE]))
+        return build(sample, (self.structure(slice(start, start + CHUNK)) for start in range(0, count, CHUNK)))
 
     def part(self, which: slice) -> "Side":
         """Return some slices as a set of their own, whose structure is kept."""
@@ -176,9 +184,7 @@ def pairs_of(view: View, threshold: float, within: bool) -> Pairs:
 
 def nearest_pairs(view: View, threshold: float, within: bool) -> Pairs:
     """Return the pairs of one view as `pairs_of`, compared only with the nearest ones of an index."""
-    count = len(view.theirs)
-    sample = view.theirs.structure(np.sort(np.random.default_rng(0).permutation(count)[:SAMPLE]))
-    index = build(sample, (view.theirs.structure(slice(start, start + CHUNK)) for start in range(0, count, CHUNK)))
+    index = view.theirs.index
 
     def search(start: int) -> Pairs:
         mine = view.mine.part(slice(start, start + CHUNK))

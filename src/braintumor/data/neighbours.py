@@ -12,7 +12,8 @@ from braintumor.data.orientations import ORIENTATIONS, Floats, oriented
 Integers = NDArray[np.int64]
 COMPONENTS: Final = 192
 NEAREST: Final = 30
-PROBES: Final = 24
+PROBES: Final = 16
+ROUNDS: Final = 10
 CELLS_PER_ROOT: Final = 4
 PICTURES_PER_CELL: Final = 40
 SLACK: Final = 0.03
@@ -58,7 +59,7 @@ def build(sample: Floats, blocks: Iterable[Floats]) -> Index:
     size = sample.shape[1]
     square = directions.T.reshape(COMPONENTS, size, size)
     forward = directions.reshape(size * size, COMPONENTS)
-    vectors = np.concatenate([unit(block.reshape(len(block), -1) @ forward) for block in blocks])
+    vectors = [unit(block.reshape(len(block), -1) @ forward).astype(np.float16) for block in blocks]
     return Index(bases_of(square), filled(vectors))
 
 
@@ -90,15 +91,19 @@ def unit(vectors: Floats) -> Floats:
     return result
 
 
-def filled(vectors: Floats) -> Any:
-    """Return the inverted file of (N, 192) vectors."""
+def filled(blocks: list[NDArray[np.float16]]) -> Any:
+    """Return the inverted file of vectors, given in blocks of (N, 192)."""
     import faiss
 
-    count = max(1, min(int(CELLS_PER_ROOT * len(vectors) ** 0.5), len(vectors) // PICTURES_PER_CELL))
+    total = sum(map(len, blocks))
+    count = max(1, min(int(CELLS_PER_ROOT * total**0.5), total // PICTURES_PER_CELL))
     coarse, eight_bits = faiss.IndexFlatIP(COMPONENTS), faiss.ScalarQuantizer.QT_8bit
     cells = faiss.IndexIVFScalarQuantizer(coarse, COMPONENTS, count, eight_bits, faiss.METRIC_INNER_PRODUCT)
-    chosen = np.random.default_rng(0).permutation(len(vectors))[: count * PICTURES_PER_CELL]
-    cells.train(vectors[chosen])
-    cells.add(vectors)
+    cells.cp.niter = ROUNDS
+    share = -(-count * PICTURES_PER_CELL // len(blocks))  # of each block for training
+    random = np.random.default_rng(0)
+    cells.train(np.concatenate([block[random.permutation(len(block))[:share]] for block in blocks]).astype(np.float32))
+    for block in blocks:
+        cells.add(block.astype(np.float32))
     cells.nprobe = PROBES
     return cells
