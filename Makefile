@@ -84,7 +84,7 @@ runs/folds/%: SET := brain-tumor-mri
 runs/%/evaluation/report.json: | $(READY)
 	@test -n "$$BRAINTUMOR_DATA" || { echo "set BRAINTUMOR_DATA to the folder that holds $(SET)/"; exit 2; }
 	$(PYTHON) -m braintumor folds "$$BRAINTUMOR_DATA/$(SET)" --model $(firstword $(subst -, ,$(notdir $*))) --recipe best \
-		--out runs/$* --jobs 2 $(EPOCHS) $(WEIGHTS)
+		--masks "$$BRAINTUMOR_DATA/figshare" --out runs/$* --jobs 2 $(EPOCHS) $(WEIGHTS)
 
 SHORT = $(shell grep -lE '^Takes: [0-9]+ minutes?[.]' benchmarks/*.py)
 LONG = $(shell grep -lE '^Takes: long' benchmarks/*.py) \

@@ -74,8 +74,8 @@ def search(manifest: Manifest, cache: Path) -> None:
 
 
 def reporting(manifest: Manifest, folder: Path) -> Callable[[], None]:
-    """Return a function that evaluates the ResNet18 on answers for all images, and writes the report."""
-    model = load(ROOT / "runs" / "resnet-reference")
+    """Return a function that evaluates the first fold's ResNet18 on answers for all images, and writes the report."""
+    model = load(ROOT / "runs" / "folds" / "resnet-best" / "0")
     answers = list(zip(manifest, drawn_answers(manifest), strict=True))
 
     def run() -> None:

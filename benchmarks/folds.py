@@ -27,12 +27,11 @@ JOBS = 2
 
 def main() -> None:
     """Produce `folds.json`, `figshare-folds.json`, and the pooled reports and predictions beside them."""
-    data = data_folder()
     for name, (source, models) in RUNS.items():
         numbers: dict[str, dict[str, Any]] = {}
         for model, epochs in models.items():
             out = ROOT / "runs" / name / f"{model}-best"
-            subprocess.run(training(model, epochs, data / source, out, data / WEIGHTS), cwd=ROOT, check=True)
+            subprocess.run(training(model, epochs, source, out), cwd=ROOT, check=True)
             for file in ("report.json", "predictions.csv"):
                 shutil.copyfile(out / "evaluation" / file, RESULTS / f"{name}-{model}.{file}")
             numbers |= numbers_of(model, out)
@@ -41,14 +40,15 @@ def main() -> None:
         record(name, "python benchmarks/folds.py", numbers)
 
 
-def training(model: str, epochs: int | None, data: Path, out: Path, weights: Path) -> list[str]:
-    """Return the command that trains and tests the folds of a model."""
-    command = [sys.executable, "-m", "braintumor", "folds", str(data), "--model", model, "--recipe", "best"]
-    command += ["--out", str(out), "--jobs", str(JOBS)]
+def training(model: str, epochs: int | None, source: str, out: Path) -> list[str]:
+    """Return the command that trains and tests the folds of a model, taught by the outlines of the reference set."""
+    data = data_folder()
+    command = [sys.executable, "-m", "braintumor", "folds", str(data / source), "--model", model, "--recipe", "best"]
+    command += ["--masks", str(data / "figshare"), "--out", str(out), "--jobs", str(JOBS)]
     if epochs:
         command += ["--epochs", str(epochs)]
     if model == "resnet":
-        command += ["--weights", str(weights), "--allow_partial_weights"]
+        command += ["--weights", str(data / WEIGHTS), "--allow_partial_weights"]
     return command
 
 

@@ -27,6 +27,7 @@ def main() -> None:
         if not (folder / "card.json").exists():
             command = [sys.executable, "train.py", "--model", model, "--recipe", "best", "--epochs", str(epochs)]
             command += ["--data_dir", str(data / "brain-tumor-mri"), "--out", str(folder)]
+            command += ["--masks", str(data / "figshare")]
             if model == "resnet":
                 command += ["--weights", str(data / WEIGHTS), "--allow_partial_weights"]
             unfinished = (folder / "checkpoint" / "state.json").exists()

@@ -18,8 +18,9 @@ LAYERS = (
     "evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages evaluate.planes",
     "read zoo overlay data.miniatures data.structure data.neighbours data.kaggle "
     "training.networks training.augment training.recipe training.integers",
-    "data.duplicates data.alignment data.reference data.groups data.contact_sheet training.export training.loader "
-    "training.checkpoint training.weights training.artefact training.schedule training.hardware training.board "
+    "data.duplicates data.alignment data.reference data.groups data.outlines data.contact_sheet "
+    "training.export training.loader training.checkpoint "
+    "training.weights training.artefact training.schedule training.hardware training.board "
     "data.quality data.copies data.crossing data.shortcuts "
     "inference braintumor evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train data.audit archive dicom.write evaluate.report terminal",

@@ -63,6 +63,8 @@ class Train:
     """imagenet, none, or a safetensors file; resnet starts from imagenet by default, the others from none."""
     allow_partial_weights: bool = False
     """Start tensors that the weights lack from He-normal values; recorded in the model card."""
+    masks: Path | None = None
+    """Reference folder with tumor outlines, which teach the network where to look; needs a recipe with attention."""
     resume: bool = False
     """Go on after the last finished epoch of an interrupted run."""
     skip_unreadable: bool = False
@@ -79,6 +81,7 @@ class Train:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "weights": self.weights,
+            "masks": self.masks and str(self.masks),
         }
         config = dataclasses.replace(
             recipe(self.recipe, self.model),
@@ -130,6 +133,8 @@ class Evaluate:
     """official: all test images; clean: those that share no slice and no patient with training."""
     precision: Literal["float32", "int8"] = "float32"
     """int8 is faster; braintumor quantize writes it."""
+    masks: Path | None = None
+    """Reference folder with tumor outlines, with which the class maps are compared."""
     skip_unreadable: bool = False
     """Leave out files that cannot be read; listed in the report."""
 
@@ -148,6 +153,7 @@ class Evaluate:
                 self.data_dir,
                 out,
                 protocol=self.protocol,
+                masks=self.masks,
                 skip_unreadable=self.skip_unreadable,
                 progress=bar.show,
             )
@@ -178,6 +184,8 @@ class Folds:
     """imagenet, none, or a safetensors file; resnet starts from imagenet by default, the others from none."""
     allow_partial_weights: bool = False
     """Start tensors that the weights lack from He-normal values; recorded in the model card."""
+    masks: Path | None = None
+    """Reference folder with tumor outlines, which teach the network where to look; needs a recipe with attention."""
 
     def run(self) -> int:
         """Train what is missing and print the pooled numbers; the same command goes on after an interruption."""
@@ -185,7 +193,12 @@ class Folds:
         from braintumor.training.folds import folds
         from braintumor.training.recipe import recipe
 
-        given: dict[str, Any] = {"epochs": self.epochs, "seed": self.seed, "weights": self.weights}
+        given: dict[str, Any] = {
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "weights": self.weights,
+            "masks": self.masks and str(self.masks),
+        }
         config = dataclasses.replace(
             recipe(self.recipe, self.model),
             allow_partial_weights=self.allow_partial_weights,
@@ -195,7 +208,7 @@ class Folds:
         previous = signal.signal(signal.SIGTERM, interrupt)
         try:
             with Bar("evaluating") as bar:
-                report = folds(config, self.data_dir, out, bar.say, jobs=self.jobs, progress=bar.show)
+                report = folds(config, self.data_dir, out, bar.say, jobs=self.jobs, progress=bar.show, masks=self.masks)
         except KeyboardInterrupt:
             print("interrupted; finished epochs are kept. The same command goes on", file=sys.stderr)
             return INTERRUPTED

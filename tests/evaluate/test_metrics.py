@@ -13,7 +13,16 @@ from sklearn.metrics import (
 )
 
 from braintumor.classes import CLASSES
-from braintumor.evaluate.metrics import accuracy, confusion, curves, interval, measure, statistics
+from braintumor.evaluate.metrics import (
+    accuracy,
+    confusion,
+    curves,
+    interval,
+    measure,
+    risk_coverage,
+    selective,
+    statistics,
+)
 
 
 def answers(n: int = 400, seed: int = 0, skill: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -228,3 +237,31 @@ def test_arrays_that_do_not_fit_together_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="expected labels"):
         measure(labels, probabilities, groups)
+
+
+def four(confidence: float, right: bool) -> list[float]:
+    """Return probabilities of the four classes, the largest for the first class if right, else for the second."""
+    rest = (1 - confidence) / 3
+    return [confidence, rest, rest, rest] if right else [rest, confidence, rest, rest]
+
+
+def test_risk_and_coverage_worked_by_hand() -> None:
+    probabilities = np.array([four(0.5, False), four(0.9, True), four(0.9, False), four(0.7, True)])
+    labels = np.zeros(4, np.int64)
+    coverage, risk = risk_coverage(labels, probabilities)
+    assert coverage.tolist() == [0.5, 0.75, 1]  # the two of the same confidence come together
+    assert risk == pytest.approx([0.5, 1 / 3, 0.5])
+    found = {name: value[0] for name, value in selective(labels, probabilities, np.ones((1, 4))).items()}
+    assert found["aurc"] == pytest.approx((0.5 * 2 + 1 / 3 + 0.5) / 4)
+    assert found["accuracy_at_90_coverage"] == pytest.approx(2 / 3.6)  # 3.6 of 4 images, of which two are right
+    assert found["accuracy_at_95_coverage"] == pytest.approx(2 / 3.8)
+
+
+def test_weights_count_an_image_as_often_in_selective_answers() -> None:
+    random = np.random.default_rng(0)
+    labels, probabilities = random.integers(4, size=30), random.dirichlet(np.ones(4), size=30)
+    weights = random.integers(4, size=30)
+    repeated = np.repeat(np.arange(30), weights)
+    once = selective(labels[repeated], probabilities[repeated], np.ones((1, len(repeated))))
+    for name, value in selective(labels, probabilities, weights[None].astype(float)).items():
+        assert value == pytest.approx(once[name]), name

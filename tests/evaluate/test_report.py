@@ -44,8 +44,9 @@ def test_report_json_holds_fractions_with_intervals(data_dir: Path, model: Model
     assert list(found)[:5] == ["protocol", "n_images", "n_groups", "metrics", "per_class"]
     assert (found["protocol"], found["n_images"], found["n_groups"]) == ("official", 12, 11)
     rates = ["accuracy", "precision", "recall", "f1", "auc_roc", "auc_pr", "ece"]
-    assert list(found["metrics"]) == [*rates, "brier", "nll"]
-    for name in rates:
+    selective = ["aurc", "accuracy_at_95_coverage", "accuracy_at_90_coverage"]
+    assert list(found["metrics"]) == [*rates, "brier", "nll", *selective]
+    for name in [*rates, *selective]:
         entry = found["metrics"][name]
         assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1
         assert entry["n"] == 12
@@ -308,3 +309,16 @@ def test_a_second_evaluation_decodes_no_file_for_its_miniature(
     monkeypatch.setattr(miniatures, "read", None)
     second = evaluate(model, data_dir, tmp_path / "out")
     assert (second.groups, second.leakage) == (first.groups, first.leakage)
+
+
+def test_the_calibration_without_temperature_is_that_of_the_plain_logits(
+    data_dir: Path, model: Model, tmp_path: Path
+) -> None:
+    evaluate(model, data_dir, tmp_path / "plain")
+    hot = Model(model.folder, replace(model.card, temperature=3.0), model._session)
+    evaluate(hot, data_dir, tmp_path / "hot")
+    plain, found = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("plain", "hot"))
+    for name in ("ece", "brier", "nll"):
+        assert plain["uncalibrated"][name]["value"] == pytest.approx(plain["metrics"][name]["value"], abs=1e-6)
+        assert found["uncalibrated"][name]["value"] == pytest.approx(plain["metrics"][name]["value"], abs=1e-4)
+        assert found["metrics"][name]["value"] != pytest.approx(plain["metrics"][name]["value"], abs=1e-3)

@@ -118,6 +118,27 @@ def test_class_maps_worked_by_hand() -> None:
     torch.testing.assert_close(maps[0, 1], torch.tensor([[0.0, 1.0], [1.5, 3.0]]))
 
 
+@pytest.mark.parametrize("attention", [False, True])
+def test_finer_class_maps_are_gradient_times_activation(tmp_path: Path, attention: bool) -> None:
+    torch.manual_seed(2)
+    network = build("cnn", map_stride=8, attention=attention).eval()
+    network.head.load_state_dict(varied_head(network.head[0].in_features).state_dict())
+    if attention:
+        nn.init.normal_(network.attention.weight)
+    export(network, 64, tmp_path / "model.onnx")
+    check_parity(network, [IMAGES], tmp_path / "model.onnx")
+    _, maps = run(tmp_path / "model.onnx", [IMAGES])
+    assert maps.shape == (5, 4, 8, 8)
+    features = network.features(IMAGES).detach().requires_grad_()
+    weights = network.log_attention(features).detach()  # fixed: the gradient is that of the pooled features
+    logits = network.head(network.pool(features, weights))
+    for category in range(4):
+        (gradient,) = torch.autograd.grad(logits[:, category].sum(), features, retain_graph=True)
+        expected = (gradient * features).sum(dim=1).relu().detach().numpy()
+        assert expected.max() > 0
+        np.testing.assert_allclose(maps[:, category], expected, rtol=0, atol=1e-4 * expected.max())
+
+
 def test_a_class_that_nothing_speaks_for_has_a_map_of_zeros() -> None:
     with torch.no_grad():
         _, maps = WithClassMaps(hand_made())(torch.zeros(1, 1, 2, 2))
@@ -163,8 +184,10 @@ def test_an_image_at_a_kink_of_the_head_counts_for_its_probabilities_only(
     network, file = exported["cnn"]
     moved = deepcopy(network)
     with torch.no_grad():
-        unit = int(WithClassMaps(network).hidden(network.features(IMAGES))[0].abs().argmin())
-        margin = WithClassMaps(network).hidden(network.features(IMAGES))[0, unit]
+        features = network.features(IMAGES)
+        hidden = WithClassMaps(network).hidden(features, network.log_attention(features))[0]
+        unit = int(hidden.abs().argmin())
+        margin = hidden[unit]
         moved.head[1].bias[unit] -= margin * (1 + 1e-6)  # the unit of the first image now lies at zero
     assert check_parity(moved, [IMAGES[:1], IMAGES[1:]], shifted(moved, file))["images_at_a_kink"] == 1
 

@@ -80,6 +80,49 @@ def test_a_timm_network_with_spatial_features_works(name: str) -> None:
     assert network(torch.zeros(2, 1, 96, 96)).shape == (2, 4)
 
 
+@pytest.mark.parametrize("model", ["cnn", "resnet", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_finer_features_have_the_size_of_an_early_stage_and_know_the_later_ones(model: str, stride: int) -> None:
+    network = build(model, map_stride=stride).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # timm starts those at the end of a block at 0
+    image = torch.rand(2, 1, 96, 128).requires_grad_()
+    features = network.features(image)
+    assert features.shape[2:] == (96 // stride, 128 // stride)
+    features[0, :, 0, 0].sum().backward()
+    assert image.grad is not None
+    assert image.grad[0, 0, 40:, 40:].any()  # far from what a single field of this stride covers
+
+
+def test_a_stride_that_no_stage_has_is_refused() -> None:
+    with pytest.raises(DataError, match="cnn has no features of stride 12; choose one of 2, 4, 8, 16, 32"):
+        build("cnn", map_stride=12)
+
+
+def test_attention_starts_even_and_then_pools_where_it_rests() -> None:
+    torch.manual_seed(0)
+    network = build("cnn", map_stride=8, attention=True).eval()
+    image = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        features = network.features(image)
+        even = network.log_attention(features)
+        assert_close(even.exp(), torch.full((2, 1, 8, 8), 1 / 64))
+        assert_close(network.pool(features, even), features.mean(dim=(2, 3)))
+        resting = torch.full((2, 1, 8, 8), -torch.inf)
+        resting[:, :, 3, 5] = 0
+        assert_close(network.pool(features, resting), features[:, :, 3, 5])
+        network.attention.weight.normal_()
+        assert_close(network.log_attention(features).exp().sum(dim=(2, 3)), torch.ones(2, 1))
+
+
+def test_without_attention_all_positions_count_alike() -> None:
+    network = build("cnn").eval()
+    logits, log_attention = network.with_attention(torch.rand(2, 1, 64, 64))
+    assert logits.shape == (2, 4)
+    assert_close(log_attention.exp(), torch.full((2, 1, 2, 2), 1 / 4))
+
+
 def test_a_transformer_is_refused_with_the_reason() -> None:
     with pytest.raises(
         DataError, match=r"vit_tiny_patch16_224 cannot be used: its features have the shape \(2, 197, 192\)"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from braintumor.classes import CLASSES
 from braintumor.data.layout import list_images
-from braintumor.data.manifest import Manifest, read_manifest, write_manifest
+from braintumor.data.manifest import Manifest, read_manifest, validation_images, write_manifest
 from braintumor.errors import DataError, ImageError, ModelError
 from braintumor.files import file_sha256
 from braintumor.inference import Prediction, predict
@@ -157,7 +157,7 @@ def test_images_that_changed_or_are_missing_do_not_count(folder: Path, data_dir:
     first, second, *_ = validation_files(folder, data_dir)
     first.unlink()
     Image.new("L", (96, 96), 128).save(second)
-    kept = [data_dir / row.image for row in quantizing.validation_images(folder, data_dir)]
+    kept = [data_dir / row.image for row in validation_images(folder, data_dir)]
     assert kept == [file for file in validation_files(folder, data_dir) if file not in (first, second)]
 
 
@@ -243,7 +243,7 @@ def test_calibration_takes_images_from_the_whole_manifest(
 ) -> None:
     monkeypatch.setattr(quantizing, "CALIBRATION_IMAGES", 3)
     model = load(folder)
-    images = quantizing.validation_images(folder, data_dir)
+    images = validation_images(folder, data_dir)
     inputs = quantizing.calibration_inputs(model, images)
     files = validation_files(folder, data_dir)
     expected = [predict(files[place], model)[0].probabilities for place in (0, 4, 7)]

@@ -18,13 +18,15 @@ from safetensors.torch import load_file
 from braintumor import load
 from braintumor.data.phantom import write_phantoms
 from braintumor.errors import StorageError, TrainingError
+from braintumor.preprocess import Preprocess
+from braintumor.read import read
 from braintumor.training import augment, checkpoint
 from braintumor.training import train as module
 from braintumor.training.checkpoint import Epoch, State
 from braintumor.training.hardware import Processes
-from braintumor.training.networks import build
+from braintumor.training.networks import Network, build
 from braintumor.training.recipe import TrainConfig, recipe
-from braintumor.training.train import inverse_frequency, is_over, train
+from braintumor.training.train import distraction, inverse_frequency, is_over, train
 
 TINY = TrainConfig("cnn", epochs=2, size=32, source_size=36, batch_size=16, learning_rate=1e-3)
 
@@ -200,9 +202,9 @@ def test_training_images_have_the_size_of_their_share_of_the_run(data: Path, tmp
     sizes: list[int] = []
     original = module.backward
 
-    def watching(run: module.Run, batch: torch.Tensor, labels: torch.Tensor) -> float:
-        sizes.append(batch.shape[-1])
-        return original(run, batch, labels)
+    def watching(run: module.Run, batch: module.Batch) -> float:
+        sizes.append(batch.grey.shape[-1])
+        return original(run, batch)
 
     with pytest.MonkeyPatch.context() as monkey:
         monkey.setattr(module, "backward", watching)
@@ -211,26 +213,29 @@ def test_training_images_have_the_size_of_their_share_of_the_run(data: Path, tmp
     assert card.preprocess.size == TINY.size
 
 
-def test_the_loss_is_the_weighted_smoothed_mean(data: Path) -> None:
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+def test_the_loss_is_the_weighted_smoothed_mean_and_the_distraction(guidance: float) -> None:
     logits, labels = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]]), torch.tensor([0, 2])
     weight = torch.tensor([1.0, 5.0, 3.0, 7.0])
-    config = TrainConfig("cnn", label_smoothing=0.1)
+    config = TrainConfig("cnn", label_smoothing=0.1, guidance=guidance)
 
     class Fixed(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.logits = torch.nn.Parameter(logits)
 
-        def forward(self, _: torch.Tensor) -> torch.Tensor:
-            return self.logits
+        def forward(self, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.logits, torch.full((2, 1, 2, 2), 1 / 4).log()
 
     network = Fixed()
     fields = dict.fromkeys(field.name for field in dataclasses.fields(module.Run))
     known = {"config": config, "joined": network, "class_weights": weight, "processes": Processes()}
     run = module.Run(**{**fields, **known, "device": torch.device("cpu"), "dtype": torch.float32})
-    found = module.backward(run, torch.zeros(2, 1, 8, 8), labels)
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[1, 0, :2, :2] = 1  # only the second image has an outline: one field of four
+    found = module.backward(run, module.Batch(torch.zeros(2, 1, 8, 8), labels, masks if guidance else None))
     expected = torch.nn.functional.cross_entropy(logits, labels, weight=weight, label_smoothing=0.1)
-    assert found == pytest.approx(float(expected))
+    assert found == pytest.approx(float(expected) + guidance * np.log(4))
     assert network.logits.grad is not None
     assert float(network.logits.grad.sum()) == pytest.approx(0, abs=1e-6)
 
@@ -338,3 +343,56 @@ def test_the_card_records_every_setting(data: Path, tmp_path: Path) -> None:
     assert recorded["train"]["precision"] in ("bfloat16", "float32")
     assert recorded["weights_origin"] == "random (He-normal)"
     assert recorded["data"]["fingerprint"] == card.data["fingerprint"]
+
+
+def test_distraction_worked_by_hand() -> None:
+    even = torch.full((3, 1, 2, 2), 1 / 4).log()
+    masks = torch.zeros(3, 1, 4, 4)
+    masks[0, 0, :2, :2] = 1  # one of four fields: log 4
+    masks[1, 0, :, 2:] = 0.5  # two of four: log 2; the third image has no outline
+    found, outlined = distraction(even, masks)
+    assert float(found) == pytest.approx(np.log(4) + np.log(2))
+    assert float(outlined) == 2
+    perfect = torch.full((1, 1, 2, 2), 1e-9)
+    perfect[0, 0, 0, 0] = 1
+    assert float(distraction(perfect.log(), masks[:1])[0]) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.fixture
+def reference(data: Path, tmp_path: Path) -> Path:
+    """Return a reference folder that holds the training slices with tumors, each with an outline in its corner."""
+    (tmp_path / "reference" / "images").mkdir(parents=True)
+    lines = ["figshare_id,class,patient,tumor_outline_xy"]
+    for file in sorted((data / "Training").glob("*/*.png")):
+        if file.parent.name != "notumor":
+            (tmp_path / "reference" / "images" / file.name).write_bytes(file.read_bytes())
+            lines.append(f"{file.stem},{file.parent.name},{file.stem},0 0;16 0;16 16;0 16")
+    (tmp_path / "reference" / "annotations.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "reference"
+
+
+def test_outlines_teach_the_network_where_to_look(data: Path, reference: Path, tmp_path: Path) -> None:
+    still = augment.Augment((1, 1), (1, 1), 0, 0, 0, 0, 0, 0)
+    settings = {"map_stride": 8, "attention": True, "guidance": 10.0, "epochs": 12, "patience": 99, "batch_size": 8}
+    slices = [file for file in sorted((data / "Training").glob("*/*.png")) if file.parent.name != "notumor"]
+    images = torch.from_numpy(np.stack([Preprocess(TINY.size)(read(file)) for file in slices]))
+    share = {}
+    for masks in ("", str(reference)):
+        network, run = build("cnn", map_stride=8, attention=True).eval(), tmp_path / f"{bool(masks)}"
+
+        def keep(row: Epoch, network: Network = network, run: Path = run) -> None:
+            tensors = load_file(run / "checkpoint" / checkpoint.last_name(row.epoch))
+            network.load_state_dict(checkpoint.under(tensors, "network."))
+
+        config = replace(TINY, masks=masks, augment=still, **settings)
+        card = train(config, data, run, Silent(keep))
+        assert card.train["masks"] == Path(masks).name
+        with torch.no_grad():
+            attention = network.with_attention(images)[1].exp()
+        share[masks] = float(attention[:, :, :2, :2].sum(dim=(1, 2, 3)).mean())  # upper left 16 of 40 pixels
+    assert share[str(reference)] > 0.7 > 0.5 > share[""]
+
+
+def test_outlines_are_refused_where_they_cannot_teach(data: Path, reference: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the recipe reference pools all positions alike"):
+        train(replace(TINY, masks=str(reference)), data, tmp_path / "run", Silent())

@@ -159,3 +159,19 @@ def at_hand(manifest: Manifest) -> Manifest:
     return Manifest(
         manifest.root, tuple(row for row, sha256 in zip(manifest, found, strict=True) if row.sha256 == sha256)
     )
+
+
+def validation_images(folder: Path, data_dir: Path) -> Manifest:
+    """Return the validation images of a model that lie unchanged in the data folder.
+
+    Raises:
+        DataError: there are none.
+    """
+    listed = read_manifest(folder / "manifest.csv", data_dir).part("val")
+    images = at_hand(listed)
+    if not images:
+        raise DataError(
+            f"none of the {len(listed)} validation images in {folder / 'manifest.csv'} is in {data_dir}; "
+            "name the data folder that the model was trained on"
+        )
+    return images

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from braintumor.classes import CLASSES, TITLES
-from braintumor.evaluate.metrics import Bin, Floats, Integers, Measured, curves
+from braintumor.evaluate.metrics import Bin, Floats, Integers, Measured, curves, risk_coverage
 
 # Each stands in the drawing for a custom property of the page's style sheet.
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
@@ -50,16 +50,35 @@ def precision_recall(labels: Integers, probabilities: Floats, measured: Measured
     return result[0]
 
 
-def reliability_diagram(bins: Sequence[Bin]) -> str:
-    """Return accuracy over confidence of each share of the images, with intervals, as an SVG element."""
+def reliability_diagram(bins: Sequence[Bin], *, before: Sequence[Bin] = ()) -> str:
+    """Return accuracy over confidence of each share of the images, with intervals, as an SVG element.
+
+    `before` are the shares without temperature, drawn without intervals.
+    """
     with drawing("Reliability diagram: accuracy over confidence") as (axes, result):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), label="as sure as right")
         for low, high, confidence in [(b.accuracy.low, b.accuracy.high, b.confidence) for b in bins]:
             if low is not None and high is not None:
                 axes.plot([confidence, confidence], [low, high], color=ACCENT, linewidth=1.2, alpha=0.55)
-        points = [(b.confidence, b.accuracy.value) for b in bins if b.accuracy.value is not None]
-        axes.plot(*zip(*points, strict=True), "o", color=ACCENT, markersize=4.5, label="1/15 of the images")
+        if before:
+            axes.plot(*known_points(before), "o", color=MUTED, markersize=4, fillstyle="none", label="no temperature")
+        axes.plot(*known_points(bins), "o", color=ACCENT, markersize=4.5, label="1/15 of the images")
         finish(axes, "Confidence (largest probability)", "Accuracy")
+    return result[0]
+
+
+def known_points(bins: Sequence[Bin]) -> tuple[list[float], list[float]]:
+    """Return confidence and accuracy of the shares that have one."""
+    points = [(b.confidence, b.accuracy.value) for b in bins if b.accuracy.value is not None]
+    return [confidence for confidence, _ in points], [accuracy for _, accuracy in points]
+
+
+def accuracy_coverage(labels: Integers, probabilities: Floats) -> str:
+    """Return the accuracy on the most confident share of the images over that share, as an SVG element."""
+    coverage, risk = risk_coverage(labels, probabilities)
+    with drawing("Accuracy over coverage") as (axes, result):
+        axes.plot(coverage, 1 - risk, color=ACCENT, linewidth=1.6, label="most confident first")
+        finish(axes, "Coverage (share of images answered)", "Accuracy")
     return result[0]
 
 

@@ -17,6 +17,9 @@ from braintumor.classes import CLASSES
 
 BINS = 15
 MACRO = ("precision", "recall", "f1", "auc_roc", "auc_pr")
+CALIBRATION = ("ece", "brier", "nll")
+COVERAGES = (95, 90)
+OVERALL = ("accuracy", *MACRO, *CALIBRATION, "aurc", *(f"accuracy_at_{percent}_coverage" for percent in COVERAGES))
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -46,7 +49,8 @@ class Measured:
     """All statistics of one set of answers.
 
     Attributes:
-        overall: accuracy, macro precision, recall, f1, auc_roc and auc_pr, ece, brier, nll.
+        overall: accuracy, macro precision, recall, f1, auc_roc and auc_pr, ece, brier, nll, aurc,
+            accuracy_at_95_coverage, accuracy_at_90_coverage.
         per_class: class -> precision, recall, f1, auc_roc, auc_pr; `n` is the number of images with that label.
         reliability: from the least to the most confident share.
     """
@@ -80,22 +84,47 @@ def measure(
     found = interval(lambda weights: statistics(labels, probabilities, weights), groups, resamples=resamples, seed=seed)
     support = np.bincount(labels, minlength=len(CLASSES))
     return Measured(
-        overall={name: estimate(found[name], (), len(labels)) for name in ("accuracy", *MACRO, "ece", "brier", "nll")},
+        overall={name: estimate(found[name], (), len(labels)) for name in OVERALL},
         per_class={
             title: {name: estimate(found[f"{name}_by_class"], (c,), int(support[c])) for name in MACRO}
             for c, title in enumerate(CLASSES)
         },
-        reliability=tuple(
-            Bin(float(found["bin_confidence"][0][b]), estimate(found["bin_accuracy"], (b,), round(len(labels) / BINS)))
-            for b in range(BINS)
-        ),
+        reliability=bins(found, len(labels)),
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far confidence and accuracy agree: ece, brier and nll, and the reliability from the least confident share."""
+
+    overall: dict[str, Estimate]
+    reliability: tuple[Bin, ...]
+
+
+def measure_calibration(labels: Integers, probabilities: Floats, groups: Integers) -> Calibration:
+    """Return the calibration of answers alone, for arrays as `measure` takes them."""
+    found = interval(lambda weights: calibration(labels, probabilities, weights), groups)
+    overall = {name: estimate(found[name], (), len(labels)) for name in CALIBRATION}
+    return Calibration(overall, bins(found, len(labels)))
+
+
+def bins(found: Mapping[str, tuple[Floats, Floats, Floats]], n: int) -> tuple[Bin, ...]:
+    """Return the bins in an answer of `interval` on n images."""
+    return tuple(
+        Bin(float(found["bin_confidence"][0][b]), estimate(found["bin_accuracy"], (b,), round(n / BINS)))
+        for b in range(BINS)
     )
 
 
 def accuracy(right: NDArray[np.bool_], groups: Integers) -> Estimate:
     """Return the fraction of (N,) answers that are right, with its interval over groups (N,)."""
-    found = interval(lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)}, groups)
-    return estimate(found["accuracy"], (), len(right))
+    return mean(right.astype(np.float64), groups)
+
+
+def mean(values: Floats, groups: Integers) -> Estimate:
+    """Return the mean of (N,) values, with its interval over groups (N,)."""
+    found = interval(lambda weights: {"mean": weights @ values / weights.sum(axis=1)}, groups)
+    return estimate(found["mean"], (), len(values))
 
 
 def estimate(found: tuple[Floats, Floats, Floats], index: tuple[int, ...], n: int) -> Estimate:
@@ -150,24 +179,61 @@ def statistics(labels: Integers, probabilities: Floats, weights: Floats) -> dict
     `brier` is the sum over the classes of squared errors, 0 to 2. `nll` is the natural logarithm; probabilities below
     1.2e-7, the float32 resolution, count as that. `ece` is the top-label expected calibration error.
     """
-    total = weights.sum(axis=1)
     predicted = probabilities.argmax(axis=1)
-    truth = np.eye(len(CLASSES))[labels]  # (N, 4)
-    surprise = -np.log(probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).eps, None))
     by_class = rates(labels, predicted, weights)
     areas = [areas_under_curves(labels == c, probabilities[:, c], weights) for c in range(len(CLASSES))]
     by_class["auc_roc"], by_class["auc_pr"] = (np.stack(a, axis=1) for a in zip(*areas, strict=True))
-    confidence, accuracy = reliability(labels, probabilities, weights)
     return {
-        "accuracy": weights @ (predicted == labels) / total,
+        "accuracy": weights @ (predicted == labels) / weights.sum(axis=1),
         **{name: mean_of_known(values) for name, values in by_class.items()},
         **{f"{name}_by_class": values for name, values in by_class.items()},
+        **calibration(labels, probabilities, weights),
+        **selective(labels, probabilities, weights),
+    }
+
+
+def calibration(labels: Integers, probabilities: Floats, weights: Floats) -> dict[str, Floats]:
+    """Return ece, brier and nll, each (R,), of R weighted samples, and the bins of the reliability diagram."""
+    total = weights.sum(axis=1)
+    truth = np.eye(len(CLASSES))[labels]  # (N, 4)
+    surprise = -np.log(probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).eps, None))
+    confidence, accuracy = reliability(labels, probabilities, weights)
+    return {
         "ece": np.abs(confidence - accuracy).mean(axis=1),
         "brier": weights @ ((probabilities - truth) ** 2).sum(axis=1) / total,
         "nll": weights @ surprise / total,
         "bin_confidence": confidence,
         "bin_accuracy": accuracy,
     }
+
+
+def selective(labels: Integers, probabilities: Floats, weights: Floats) -> dict[str, Floats]:
+    """Return what is gained by answering only the most confident images, each (R,), of R weighted samples.
+
+    `accuracy_at_95_coverage` is the accuracy on the most confident 95 %; `aurc` the mean share of wrong answers over
+    all coverages. Images of equal confidence are answered together, in part where a coverage ends among them.
+
+    Source: Geifman and El-Yaniv, 2017, arXiv:1705.08500.
+    """
+    right = probabilities.argmax(axis=1) == labels
+    hits, wrong = counts_above(right, probabilities.max(axis=1), weights)  # (R, T + 1)
+    answered = hits + wrong
+    total = answered[:, -1]
+    risk = ratio(wrong, answered, otherwise=0)
+    found = {"aurc": (np.diff(answered) * risk[:, 1:]).sum(axis=1) / total}
+    for percent in COVERAGES:
+        asked = total * percent / 100
+        given = np.array([np.interp(a, x, y) for a, x, y in zip(asked, answered, hits, strict=True)])
+        found[f"accuracy_at_{percent}_coverage"] = given / asked
+    return found
+
+
+def risk_coverage(labels: Integers, probabilities: Floats) -> tuple[Floats, Floats]:
+    """Return coverage and share of wrong answers, each (T,), from the most confident images alone to all of them."""
+    right = probabilities.argmax(axis=1) == labels
+    counted = counts_above(right, probabilities.max(axis=1), np.ones((1, len(labels))))
+    hits, wrong = (counts[0, 1:] for counts in counted)
+    return (hits + wrong) / len(labels), wrong / (hits + wrong)
 
 
 def confusion(labels: Integers, predicted: Integers) -> Integers:

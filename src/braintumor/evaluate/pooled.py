@@ -4,19 +4,29 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from braintumor.data.groups import group_numbers, name_of
 from braintumor.data.manifest import Manifest, Row, read_manifest
 from braintumor.data.miniatures import miniatures
 from braintumor.errors import DataError, UnreadableDataError
 from braintumor.evaluate.gallery import MISTAKES, Mistake, worst_mistakes
 from braintumor.evaluate.leakage import unseen
-from braintumor.evaluate.report import Progress, Report, ask, judge, write
+from braintumor.evaluate.localise import Part
+from braintumor.evaluate.report import Progress, Report, ask, judge, with_masks, write
 from braintumor.files import cache_folder
 from braintumor.inference import Prediction
 from braintumor.model import load
 
 
-def evaluate_folds(folders: Sequence[Path], data_dir: Path, out: Path, progress: Progress | None = None) -> Report:
+def evaluate_folds(
+    folders: Sequence[Path],
+    data_dir: Path,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    masks: Path | None = None,
+) -> Report:
     """Return the report on the pooled test parts of folds, each answered by the model that has not seen it.
 
     Args:
@@ -24,6 +34,7 @@ def evaluate_folds(folders: Sequence[Path], data_dir: Path, out: Path, progress:
         data_dir: the data folder of all.
         out: where to write `report.json`, `report.html` and `predictions.csv`.
         progress: called with the images done and in all.
+        masks: a reference folder with outlines of tumors, with which the class maps are compared.
 
     Raises:
         DataError: an image is tested twice, a group is in several test parts, or images cannot be read.
@@ -36,6 +47,7 @@ def evaluate_folds(folders: Sequence[Path], data_dir: Path, out: Path, progress:
     manifests = regrouped(manifests, data_dir)
     answers: list[tuple[Row, Prediction]] = []
     mistakes: list[Mistake] = []
+    temperatures: list[float] = []
     total, seconds = sum(len(manifest.part("test")) for manifest in manifests), 0.0
     for model, manifest in zip(models, manifests, strict=True):
         done = len(answers)
@@ -44,11 +56,18 @@ def evaluate_folds(folders: Sequence[Path], data_dir: Path, out: Path, progress:
         if unreadable:
             raise UnreadableDataError(data_dir, unreadable)
         answers, seconds = [*answers, *found], seconds + spent
+        temperatures += [model.card.temperature] * len(found)
         mistakes += worst_mistakes(found, data_dir, model)
     mistakes = sorted(mistakes, key=lambda mistake: mistake.probabilities[mistake.label])[:MISTAKES]
     relation = unseen(Manifest(data_dir, tuple(row for row, _ in answers)))
-    report = judge(models[0], "folds", answers, relation)
+    report = judge(models[0], "folds", answers, relation, np.array(temperatures))
     report = dataclasses.replace(report, excluded=before - total, images_per_second=total / seconds)
+    if masks:
+        parts = [
+            Part(model, manifest.part("test"), manifest.part("val"))
+            for model, manifest in zip(models, manifests, strict=True)
+        ]
+        report = with_masks(report, parts, masks, progress)
     write(report, answers, mistakes, models[0], out)
     return report
 

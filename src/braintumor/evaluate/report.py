@@ -16,13 +16,24 @@ from numpy.typing import NDArray
 from braintumor import __version__
 from braintumor.classes import CLASSES, DISCLAIMER
 from braintumor.data.layout import Listing, has_part, list_images
-from braintumor.data.manifest import Manifest, Row, read_manifest
+from braintumor.data.manifest import Manifest, Row, read_manifest, validation_images
 from braintumor.errors import DataError, ImageError, UnreadableDataError
 from braintumor.evaluate import charts, pages
 from braintumor.evaluate.gallery import Mistake, legend, worst_mistakes
 from braintumor.evaluate.leakage import Leakage, Relation, leakage_of, relate
-from braintumor.evaluate.metrics import Estimate, Integers, Measured, accuracy, confusion, measure
-from braintumor.files import write_text
+from braintumor.evaluate.localise import Localisation, Part, localise
+from braintumor.evaluate.metrics import (
+    Calibration,
+    Estimate,
+    Floats,
+    Integers,
+    Measured,
+    accuracy,
+    confusion,
+    measure,
+    measure_calibration,
+)
+from braintumor.files import cache_folder, write_text
 from braintumor.inference import COLUMNS, Prediction, predict_each
 from braintumor.model import Model
 
@@ -51,10 +62,12 @@ class Report:
         fingerprint: of the manifest of the evaluated images.
         groups: of the images, in the order of predictions.csv; intervals are over groups.
         counts: evaluated images per class.
+        uncalibrated: the calibration without the temperature that the card holds.
         confusion: row the label, column the predicted class.
         per_plane: accuracy on the axial, coronal and sagittal slices, as told from the pixels.
         per_source: accuracy by where the images come from.
         skipped: reason of every file that was left out.
+        localisation: how well class maps agree with outlines of tumors; None without a reference folder.
         images_per_second: reading, preparing and predicting, on the machine of the evaluation.
         date: of the evaluation, ISO 8601, UTC.
     """
@@ -66,6 +79,7 @@ class Report:
     groups: tuple[int, ...]
     counts: dict[str, int]
     measured: Measured
+    uncalibrated: Calibration
     confusion: tuple[tuple[int, ...], ...]
     per_plane: dict[str, Estimate]
     per_source: dict[str, Estimate]
@@ -74,6 +88,7 @@ class Report:
     images_per_second: float
     date: str
     package_version: str
+    localisation: Localisation | None = None
     disclaimer: str = DISCLAIMER
 
     @property
@@ -122,6 +137,7 @@ class Report:
             "metrics": measured["overall"],
             "per_class": rates,
             "reliability": list(measured["reliability"]),
+            "uncalibrated": fields.pop("uncalibrated")["overall"],
             "classes": list(CLASSES),
             **fields,
             "groups": list(groups),
@@ -134,6 +150,7 @@ def evaluate(
     out: Path,
     *,
     protocol: str = "official",
+    masks: Path | None = None,
     skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -144,6 +161,7 @@ def evaluate(
         data_dir: a data folder with a test part, or the class folders that the model's test images were cut from.
         out: where to write `report.json`, `report.html` and `predictions.csv`.
         protocol: `official` for all test images, `clean` for those that share no group with training.
+        masks: a reference folder with outlines of tumors, with which the class maps are compared.
         skip_unreadable: leave out images that cannot be read and list them in the report, instead of raising.
         progress: called with the images done and in all.
 
@@ -169,8 +187,22 @@ def evaluate(
         skipped=dict(sorted(unusable.items())),
         images_per_second=len(listing.manifest) / seconds,
     )
+    if masks:
+        tested = Manifest(data_dir, tuple(row for row, _ in answers))
+        report = with_masks(report, [Part(model, tested, validation_images(model.folder, data_dir))], masks, progress)
     write(report, answers, worst_mistakes(answers, data_dir, model), model, out)
     return report
+
+
+def with_masks(report: Report, parts: Sequence[Part], masks: Path, progress: Progress | None) -> Report:
+    """Return the report on the test images of the parts, in their order, with the localisation.
+
+    Raises:
+        DataError: see `localise`.
+    """
+    images = [row.image for part in parts for row in part.test]
+    groups = dict(zip(images, report.groups, strict=True))
+    return dataclasses.replace(report, localisation=localise(parts, groups, masks, cache_folder(), progress))
 
 
 def write(report: Report, answers: Answers, mistakes: Sequence[Mistake], model: Model, out: Path) -> None:
@@ -242,9 +274,15 @@ def ask(
 NO_MAPS = np.empty((len(CLASSES), 0, 0), np.float32)
 
 
-def judge(model: Model, protocol: str, answers: Answers, relation: Relation) -> Report:
-    """Return the report on answers (N), without skipped files and speed."""
+def judge(
+    model: Model, protocol: str, answers: Answers, relation: Relation, temperatures: Floats | None = None
+) -> Report:
+    """Return the report on answers (N), without skipped files and speed.
+
+    `temperatures` (N,) are those of the models that answered, where they are several.
+    """
     labels, probabilities = arrays(answers)
+    heat = np.full(len(labels), model.card.temperature) if temperatures is None else temperatures
     predicted = probabilities.argmax(axis=1)
     counts = Counter(row.label for row, _ in answers)
     card = model.card
@@ -262,6 +300,7 @@ def judge(model: Model, protocol: str, answers: Answers, relation: Relation) -> 
         groups=tuple(relation.groups.tolist()),
         counts={name: counts[name] for name in CLASSES},
         measured=measure(labels, probabilities, relation.groups),
+        uncalibrated=measure_calibration(labels, without_temperature(probabilities, heat), relation.groups),
         confusion=tuple(map(tuple, confusion(labels, predicted).tolist())),
         per_plane=by_name(relation.planes, predicted == labels, relation.groups),
         per_source=by_name(relation.origins, predicted == labels, relation.groups),
@@ -273,13 +312,20 @@ def judge(model: Model, protocol: str, answers: Answers, relation: Relation) -> 
     )
 
 
+def without_temperature(probabilities: Floats, temperatures: Floats) -> Floats:
+    """Return the probabilities (N, 4) that the same logits have before they are divided by temperatures (N,)."""
+    powers = probabilities.clip(np.finfo(np.float32).tiny) ** temperatures[:, None]
+    before: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return before
+
+
 def by_name(names: Sequence[str], right: NDArray[np.bool_], groups: Integers) -> dict[str, Estimate]:
     """Return the accuracy on the images of each name that is not empty, by name."""
     column = np.array(names)
     return {name: accuracy(right[column == name], groups[column == name]) for name in sorted(set(names)) if name}
 
 
-def arrays(answers: Answers) -> tuple[Integers, NDArray[np.float64]]:
+def arrays(answers: Answers) -> tuple[Integers, Floats]:
     """Return the labels (N,) and probabilities (N, 4) of answers."""
     labels = np.array([CLASSES.index(row.label) for row, _ in answers], np.int64)
     return labels, np.array([answer.probabilities for _, answer in answers], np.float64)
@@ -303,5 +349,8 @@ def render(report: Report, answers: Answers, mistakes: Sequence[Mistake], model:
         legend=legend(),
         roc=Markup(charts.receiver_operating(labels, probabilities, report.measured)),
         recall=Markup(charts.precision_recall(labels, probabilities, report.measured)),
-        reliability=Markup(charts.reliability_diagram(report.measured.reliability)),
+        reliability=Markup(
+            charts.reliability_diagram(report.measured.reliability, before=report.uncalibrated.reliability)
+        ),
+        selective=Markup(charts.accuracy_coverage(labels, probabilities)),
     )

@@ -12,6 +12,7 @@ import torch
 
 import braintumor
 from braintumor.data.manifest import Manifest, write_manifest
+from braintumor.evaluate.calibrate import temperature
 from braintumor.files import write_text
 from braintumor.model import ONNX_FILES, Card
 from braintumor.preprocess import Preprocess
@@ -58,6 +59,7 @@ def write_artefact(
         architecture=config.model,
         preprocess=Preprocess(config.size),
         class_map_scale=export.class_map_scale(maps, labels),
+        temperature=temperature(logits, labels),
         package_version=braintumor.__version__,
         recipe=config.recipe,
         train={**settings(state), **machine},
@@ -71,9 +73,10 @@ def write_artefact(
 
 
 def settings(state: State) -> dict[str, Any]:
-    """Return every setting of the run; of a weights file the name alone, since a path says nothing elsewhere."""
+    """Return every setting of the run; of files and folders the name alone, since a path says nothing elsewhere."""
     recorded = state.identity["settings"]
-    return {**recorded, "weights": Path(recorded["weights"]).name, "precision": state.precision}
+    names = {name: Path(recorded[name]).name for name in ("weights", "masks")}
+    return {**recorded, **names, "precision": state.precision}
 
 
 def data_facts(manifest: Manifest, skipped: Mapping[str, str]) -> dict[str, Any]:

@@ -47,24 +47,35 @@ class WithClassMaps(nn.Module):
         assert norm.running_var is not None
         assert isinstance(last, nn.Linear)
         features = self.network.features(image)  # (N, K, h, w)
-        hidden = self.hidden(features)
+        log_attention = self.network.log_attention(features)
+        hidden = self.hidden(features, log_attention)
         logits = last(rectify(hidden))
         slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (512,)
         active = (hidden > 0).to(hidden.dtype) * slope
         gradient = (active[:, None, :] * last.weight[None]) @ first.weight  # (N, 4, K)
-        area = features.shape[2] * features.shape[3]
-        return logits, class_maps(features, gradient / area)
+        return logits, class_maps(features, gradient, log_attention)
 
-    def hidden(self, features: Tensor) -> Tensor:
-        """Return the (N, 512) inputs of the head's ReLU for features (N, K, h, w)."""
+    def margin(self, image: Tensor) -> Tensor:
+        """Return the (N,) distance of the head's hidden unit that is nearest to zero."""
+        features = self.network.features(image)
+        return self.hidden(features, self.network.log_attention(features)).abs().amin(dim=1)
+
+    def hidden(self, features: Tensor, log_attention: Tensor) -> Tensor:
+        """Return the (N, 512) inputs of the head's ReLU for features (N, K, h, w) and `log_attention`."""
         first, norm, *_ = self.network.head
-        return cast(Tensor, norm(first(features.mean(dim=(2, 3)))))
+        return cast(Tensor, norm(first(self.network.pool(features, log_attention))))
 
 
-def class_maps(features: Tensor, weights: Tensor) -> Tensor:
-    """Return the (N, C, h, w) maps: features (N, K, h, w) summed under weights (N, C, K), negative parts cut off."""
-    flat = weights @ features.flatten(2)  # (N, C, h * w)
-    return torch.relu(flat).view(flat.shape[0], flat.shape[1], *features.shape[2:])
+def class_maps(features: Tensor, gradient: Tensor, log_attention: Tensor) -> Tensor:
+    """Return the (N, C, h, w) maps: what each position adds to a logit, negative parts cut off.
+
+    Args:
+        features: (N, K, h, w).
+        gradient: (N, C, K) of each logit by the pooled features.
+        log_attention: (N, 1, h, w) logarithms of the weights under which they are pooled.
+    """
+    evidence = (gradient @ features.flatten(2)).view(*gradient.shape[:2], *features.shape[2:])
+    return torch.relu(evidence * log_attention.exp())
 
 
 def export(network: Network, size: int, target: Path) -> None:
@@ -112,7 +123,7 @@ def check_parity(network: Network, batches: list[Tensor], file: Path) -> dict[st
     module = WithClassMaps(network)
     with torch.no_grad():
         answers = [module(batch) for batch in batches]
-        margin = torch.cat([module.hidden(network.features(batch)).abs().amin(dim=1) for batch in batches])
+        margin = torch.cat([module.margin(batch) for batch in batches])
     expected = torch.cat([answer[0] for answer in answers]).softmax(dim=1)
     found = torch.from_numpy(logits).softmax(dim=1)
     expected_maps = torch.cat([answer[1] for answer in answers])

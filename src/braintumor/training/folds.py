@@ -37,6 +37,7 @@ def folds(
     jobs: int = 1,
     resume: bool = True,
     progress: Progress | None = None,
+    masks: Path | None = None,
 ) -> Report:
     """Train a model per fold, each without the patients it is tested on, and return the report on all of them.
 
@@ -51,6 +52,8 @@ def folds(
         jobs: folds that are trained at the same time, each on its share of the processor's cores.
         resume: go on with interrupted folds.
         progress: called while the folds are evaluated.
+        masks: a reference folder with outlines of tumors, with which the class maps are compared; what teaches the
+            network is in `config`.
 
     Raises:
         DataError: the data cannot be used or divided.
@@ -71,7 +74,8 @@ def folds(
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
             for line in pool.map(train_fold, *zip(*settings, strict=True)) if settings else ():
                 say(line)
-    return evaluate_folds([out / str(fold) for fold in range(FOLDS)], data_dir, out / "evaluation", progress)
+    finished = [out / str(fold) for fold in range(FOLDS)]
+    return evaluate_folds(finished, data_dir, out / "evaluation", progress, masks=masks)
 
 
 def divided(data_dir: Path) -> tuple[Manifest, Integers]:

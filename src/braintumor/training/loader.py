@@ -20,6 +20,7 @@ from braintumor.data.groups import group_numbers, name_of
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, Row, read_manifest, write_manifest
 from braintumor.data.miniatures import miniatures
+from braintumor.data.outlines import mask, outlines
 from braintumor.data.split import leaks, split
 from braintumor.errors import DataError, UnreadableDataError
 from braintumor.files import file_sha256, replacing, write_text
@@ -28,20 +29,30 @@ from braintumor.read import read
 
 CACHE_VERSION = 2
 DECODERS = 4
+MASK_SIDE = 112
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Decoded images of one split: grey (N, S, S) uint8, mapped from a file or on a GPU, and labels (N,) int64."""
+    """Decoded images of one split.
+
+    Attributes:
+        grey: (N, S, S) uint8, mapped from a file or on a GPU.
+        labels: (N,) int64.
+        masks: (N, M, M) uint8, which share of each field lies inside the tumor's outline, 0 everywhere where no outline
+            is known; None without a reference.
+    """
 
     grey: NDArray[np.uint8] | Tensor
     labels: Tensor
+    masks: Tensor | None = None
 
     def on(self, device: torch.device) -> "Images":
         """Return the images where a GPU reads them fastest: all of them in its own memory; unchanged for a CPU."""
         if device.type == "cpu":
             return self
-        return replace(self, grey=torch.from_numpy(np.array(self.grey)).to(device))
+        masks = None if self.masks is None else self.masks.to(device)
+        return replace(self, grey=torch.from_numpy(np.array(self.grey)).to(device), masks=masks)
 
     def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the (B, 1, S, S) uint8 images and (B,) labels at these positions, on the device."""
@@ -50,6 +61,12 @@ class Images:
         else:
             grey = torch.from_numpy(self.grey[indices.numpy()])
         return grey[:, None].to(device, non_blocking=True), self.labels[indices].to(device, non_blocking=True)
+
+    def outlined(self, indices: Tensor, device: torch.device) -> Tensor | None:
+        """Return the (B, 1, M, M) uint8 masks at these positions, on the device; None without a reference."""
+        if self.masks is None:
+            return None
+        return self.masks[indices.to(self.masks.device)][:, None].to(device, non_blocking=True)
 
     def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all images in order as (B, 1, S, S) float32 in [0, 1], with their labels."""
@@ -155,6 +172,19 @@ def decoded(manifest: Manifest, size: int, cache: Path, report: Callable[[str], 
     grey = np.load(file, mmap_mode="r")
     labels = torch.tensor([CLASSES.index(row.label) for row in manifest.rows], dtype=torch.int64)
     return Images(grey, labels)
+
+
+def outlined(images: Images, manifest: Manifest, reference: Path, cache: Path) -> Images:
+    """Return the images with the masks of their tumors, as far as a reference folder knows their outlines.
+
+    Raises:
+        DataError: the reference folder cannot be used, or knows the outline of no image.
+    """
+    masks = torch.zeros((len(manifest), MASK_SIDE, MASK_SIDE), dtype=torch.uint8)
+    for index, polygon in enumerate(outlines(manifest, reference, cache)):
+        if polygon is not None:
+            masks[index] = torch.from_numpy(mask(polygon, MASK_SIDE).copy())
+    return replace(images, masks=masks)
 
 
 def reserve(file: Path) -> None:

@@ -1,11 +1,13 @@
 """Which networks can be trained: the custom CNN, ResNet18, any timm backbone with spatial features; one head."""
 
-from collections.abc import Iterable
-from typing import cast
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from braintumor.classes import CLASSES
 from braintumor.errors import DataError
@@ -13,10 +15,12 @@ from braintumor.errors import DataError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TIMM_NAMES = {"resnet": "resnet18"}
+FINER_WIDTH = {"cnn": 64}  # channels of the features that join several stages
+DEFAULT_FINER_WIDTH = 128
 
 
 class Network(nn.Module):
-    """A backbone with spatial features, global average pooling and the head."""
+    """A backbone with spatial features, finer or not, their pooling and the head."""
 
     mean: Tensor
     std: Tensor
@@ -26,6 +30,8 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.backbone = backbone
+        self.finer: Finer | None = None
+        self.attention: nn.Conv2d | None = None
         self.head = head(channels, dropout)
 
     def features(self, image: Tensor) -> Tensor:
@@ -33,28 +39,130 @@ class Network(nn.Module):
 
         The backbone sees three equal channels, normalised by the ImageNet mean and deviation.
         """
-        normalised = (image - self.mean) / self.std  # (N, 3, H, W)
-        return cast(Tensor, self.backbone(normalised.contiguous(memory_format=torch.channels_last)))
+        normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # (N, 3, H, W)
+        if self.finer is None:
+            return cast(Tensor, self.backbone(normalised))
+        return cast(Tensor, self.finer(stages_of(self.backbone, normalised, self.finer.stages)))
+
+    def log_attention(self, features: Tensor) -> Tensor:
+        """Return the (N, 1, h, w) logarithms of the weights that pool features (N, K, h, w); they sum to 1."""
+        if self.attention is None:
+            height, width = features.shape[2:]
+            return features.new_full((features.shape[0], 1, height, width), -math.log(height * width))
+        scores = self.attention(features)
+        return functional.log_softmax(scores.flatten(2).float(), dim=2).view(scores.shape)
+
+    def pool(self, features: Tensor, log_attention: Tensor) -> Tensor:
+        """Return the (N, K) features, averaged over their positions under the weights of `log_attention`."""
+        if self.attention is None:
+            return features.mean(dim=(2, 3))
+        return (features * log_attention.exp().to(features.dtype)).sum(dim=(2, 3))
+
+    def with_attention(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (N, 4) logits and `log_attention` (N, 1, h, w) of (N, 1, H, W) grey values in [0, 1]."""
+        features = self.features(image)
+        log_attention = self.log_attention(features)
+        return self.head(self.pool(features, log_attention)), log_attention
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the (N, 4) logits of (N, 1, H, W) grey values in [0, 1]."""
-        return cast(Tensor, self.head(self.features(image).mean(dim=(2, 3))))
+        return self.with_attention(image)[0]
 
 
-def build(model: str, *, dropout: float = 0.6) -> Network:
+class WithAttention(nn.Module):
+    """A network that answers with its attention too, for training in several processes."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `Network.with_attention` does."""
+        return self.network.with_attention(image)
+
+
+def stages_of(backbone: nn.Module, image: Tensor, stages: Sequence[int] | None = None) -> list[Tensor]:
+    """Return what a backbone computes of (N, 3, H, W) after the stages at these positions, or after all of them."""
+    found: list[Tensor] = cast(Any, backbone).forward_intermediates(image, indices=stages)[1]
+    return found
+
+
+class Finer(nn.Module):
+    """Features of the size of an early stage that know what later stages see: from coarse to fine, stage by stage.
+
+    Each stage is brought to the same number of channels and added to the enlarged sum of the coarser ones; a
+    convolution smooths the result.
+
+    Attributes:
+        stages: positions of the stages among those of the backbone, from fine to coarse.
+
+    Source: arXiv:1612.03144.
+    """
+
+    def __init__(self, stages: Sequence[int], channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.stages = list(stages)
+        self.lateral = nn.ModuleList(nn.Conv2d(inputs, width, 1, bias=False) for inputs in channels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in channels)
+        self.smooth = block(width, width)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                he_normal(module.weight)
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """Return (N, width, h, w) of the first stage's size from the features of all stages, from fine to coarse."""
+        parts = [norm(lateral(x)) for lateral, norm, x in zip(self.lateral, self.norms, stages, strict=True)]
+        joined = parts.pop()
+        for part in reversed(parts):
+            joined = part + functional.interpolate(joined, size=part.shape[2:], mode="nearest")
+        return cast(Tensor, self.smooth(torch.relu(joined)))
+
+
+def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: bool = False) -> Network:
     """Return an untrained network: `cnn`, `resnet` (ResNet18) or a timm name whose features are (N, K, h, w).
 
     Convolutions start He-normal. The memory format is channels_last.
 
+    Args:
+        model: which backbone.
+        dropout: in the head.
+        map_stride: input pixels to one position of the pooled features; 0 takes the backbone's last features.
+        attention: pool under learnt weights instead of evenly.
+
     Raises:
-        DataError: timm does not know the name, or its features are not (N, K, h, w), as class maps need them.
+        DataError: timm does not know the name, its features are not (N, K, h, w), as class maps need them, or it has
+            no stage of this stride.
     """
+    backbone: nn.Module
     if model == "cnn":
-        network = Network(CustomCNN(), CustomCNN.channels, dropout)
+        backbone, channels = CustomCNN(), CustomCNN.channels
     else:
         backbone, channels = timm_backbone(TIMM_NAMES.get(model, model))
-        network = Network(backbone, channels, dropout)
+    finer = None
+    if map_stride:
+        channels = FINER_WIDTH.get(model, DEFAULT_FINER_WIDTH)
+        finer = finer_features(model, backbone, map_stride, channels)
+    network = Network(backbone, channels, dropout)
+    network.finer = finer
+    if attention:
+        network.attention = nn.Conv2d(channels, 1, 1, bias=False)
+        nn.init.zeros_(network.attention.weight)
     return network.to(memory_format=torch.channels_last)
+
+
+def finer_features(model: str, backbone: nn.Module, stride: int, width: int) -> Finer:
+    """Return the untrained layers that join the stages of a backbone from this stride on.
+
+    Raises:
+        DataError: it has no stage of this stride.
+    """
+    with torch.no_grad():
+        stages = stages_of(backbone.eval(), torch.zeros(2, 3, 256, 256))
+    strides = [256 // stage.shape[2] for stage in stages]
+    chosen = [index for index, found in enumerate(strides) if found >= stride]
+    if stride not in strides:
+        raise DataError(f"{model} has no features of stride {stride}; choose one of {', '.join(map(str, strides))}")
+    return Finer(chosen, [stages[index].shape[1] for index in chosen], width)
 
 
 def timm_backbone(name: str) -> tuple[nn.Module, int]:
@@ -84,6 +192,9 @@ def head(channels: int, dropout: float) -> nn.Sequential:
     )
 
 
+STAGE_ENDS = (0, 2, 5, 8, 11)
+
+
 class CustomCNN(nn.Sequential):
     """Convolution blocks from (N, 3, H, W) to (N, 256, H/32, W/32); with the head 2.6 million parameters, 0.55 GMAC.
 
@@ -110,6 +221,15 @@ class CustomCNN(nn.Sequential):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 he_normal(module.weight)
+
+    def forward_intermediates(self, image: Tensor, indices: Sequence[int] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return the last features, and those after all stages (strides 2, 4, 8, 16 and 32) or some of them."""
+        features, stages = image, []
+        for index, layer in enumerate(self):
+            features = layer(features)
+            if index in STAGE_ENDS:
+                stages.append(features)
+        return features, stages if indices is None else [stages[index] for index in indices]
 
 
 class Residual(nn.Module):

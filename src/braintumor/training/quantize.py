@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
-from braintumor.data.manifest import Manifest, at_hand, read_manifest
-from braintumor.errors import DataError, ModelError
+from braintumor.data.manifest import Manifest, validation_images
+from braintumor.errors import ModelError
 from braintumor.files import replacing, write_text
 from braintumor.inference import Prediction, predict
 from braintumor.model import ONNX_FILES, Card, Model, load, open_session, usable_cores
@@ -56,22 +56,6 @@ def quantize(folder: Path, data_dir: Path, *, precision: str = "int8") -> Card:
     card = dataclasses.replace(model.card, precisions=precisions)
     write_text(model.folder / "card.json", card.to_json())
     return card
-
-
-def validation_images(folder: Path, data_dir: Path) -> Manifest:
-    """Return the validation images of a model that lie unchanged in the data folder.
-
-    Raises:
-        DataError: there are none.
-    """
-    listed = read_manifest(folder / "manifest.csv", data_dir).part("val")
-    images = at_hand(listed)
-    if not images:
-        raise DataError(
-            f"none of the {len(listed)} validation images in {folder / 'manifest.csv'} is in {data_dir}; "
-            "name the data folder that the model was trained on"
-        )
-    return images
 
 
 def calibration_inputs(model: Model, images: Manifest) -> Floats:

@@ -1,7 +1,7 @@
 """How a model is trained: every setting, with the published values as defaults."""
 
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from braintumor.errors import DataError
 from braintumor.training.augment import Augment
@@ -34,6 +34,11 @@ class TrainConfig:
         size: side of the network's input in pixels.
         train_sizes: sides of the training images, each for an equal share of the epochs; empty for `size` throughout.
         source_size: side of the cached image that crops are taken from.
+        map_stride: input pixels to one position of the features that are pooled and of the class maps; 0 takes the
+            backbone's last features, which have 32.
+        attention: pool under learnt weights instead of evenly.
+        guidance: weight of the second task, to pool where the tumor's outline lies, wherever `masks` knows it.
+        masks: reference folder with the outlines, empty for none.
         seed: of initial weights, order, augmentation, dropout and the validation split.
     """
 
@@ -57,6 +62,10 @@ class TrainConfig:
     size: int = 224
     train_sizes: tuple[int, ...] = ()
     source_size: int = 256
+    map_stride: int = 0
+    attention: bool = False
+    guidance: float = 0.0
+    masks: str = ""
     seed: int = 0
     augment: Augment = field(default_factory=Augment)
 
@@ -98,17 +107,17 @@ RECIPES: Final = {
         ),
     },
 }
+GUIDED: Final[dict[str, Any]] = {"map_stride": 8, "attention": True, "guidance": 0.3}
 RECIPES["best"] = {
-    "cnn": replace(RECIPES["fast"]["cnn"], recipe="best", validation_fraction=0.1),
+    "cnn": replace(RECIPES["fast"]["cnn"], recipe="best", validation_fraction=0.1, **GUIDED),
     "resnet": replace(
         RECIPES["fast"]["resnet"],
         recipe="best",
         epochs=8,
         frozen=("conv1", "bn1", "layer1"),
-        size=192,
-        train_sizes=(128, 160),
         source_size=224,
         validation_fraction=0.1,
+        **GUIDED,
     ),
 }
 

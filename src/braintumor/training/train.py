@@ -25,8 +25,8 @@ from braintumor.training.artefact import write_artefact
 from braintumor.training.board import Board
 from braintumor.training.checkpoint import Epoch, State
 from braintumor.training.hardware import Processes, chosen_device, compute_dtype, processes
-from braintumor.training.loader import Images, decoded, prepare
-from braintumor.training.networks import Network, build, freeze, train_mode
+from braintumor.training.loader import Images, decoded, outlined, prepare
+from braintumor.training.networks import Network, WithAttention, build, freeze, train_mode
 from braintumor.training.recipe import TrainConfig
 from braintumor.training.schedule import averaging_decay, epoch_order, epoch_seed, learning_rate, train_size
 
@@ -66,7 +66,7 @@ class Run:
 
     Attributes:
         network: the network that is trained.
-        joined: the same one, averaging its gradients over the processes.
+        joined: the same one with its attention, averaging its gradients over the processes.
         averaged: what is validated and kept: a moving average of the network, or the network itself.
         dtype: the precision of convolutions and matrix products.
         class_weights: (4,) of the loss.
@@ -90,6 +90,21 @@ class Run:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits: Tensor = network(batch)
         return logits.float()
+
+    def with_attention(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of the network that is trained, likewise, and its (B, 1, h, w) float32 log attention."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits, log_attention = self.joined(batch)
+        return logits.float(), log_attention.float()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Augmented training images: grey (B, 1, S, S) in [0, 1], labels (B,), masks (B, 1, S / 2, S / 2) or None."""
+
+    grey: Tensor
+    labels: Tensor
+    masks: Tensor | None
 
 
 def train(
@@ -129,6 +144,7 @@ def train(
     place = chosen_device(device)
     with processes(place) as group:
         progress = progress if group.leads else Quiet()
+        check_masks(config)
         check_folder(out, resume)
         group.wait()  # before the first one writes to it
         cache = cache_folder()
@@ -139,7 +155,10 @@ def train(
                 manifest, skipped = prepare(
                     data_dir, cache, fraction=fraction, seed=seed, skip_unreadable=skip_unreadable
                 )
-            images = decoded(manifest.part("train"), config.source_size, cache, progress.say).on(place)
+            images = decoded(manifest.part("train"), config.source_size, cache, progress.say)
+            if config.masks:
+                images = outlined(images, manifest.part("train"), Path(config.masks), cache)
+            images = images.on(place)
             validation = decoded(manifest.part("val"), config.size, cache, progress.say).on(place)
         for image, reason in skipped.items():
             progress.say(f"left out {image}: {reason}")
@@ -179,14 +198,15 @@ def begin(
 ) -> tuple[Run, State]:
     """Return the run with its network and optimizer at the start, or as they were after the last finished epoch."""
     torch.manual_seed(config.seed)
-    network = build(config.model, dropout=config.dropout).to(device)
+    model, stride = config.model, config.map_stride
+    network = build(model, dropout=config.dropout, map_stride=stride, attention=config.attention).to(device)
     identity = json.loads(json.dumps({"settings": asdict(config), "data": manifest.fingerprint()}))
     if resume:
         state = checkpoint.load(out / "checkpoint")
         check_identity(state, identity, out)
         state = replace(state, identity=identity)
     else:
-        origin = weights.start(network, config.model, config.weights, allow_partial=config.allow_partial_weights)
+        origin = weights.start(network, model, config.weights, allow_partial=config.allow_partial_weights)
         fast = group.same(float(compute_dtype(device) == torch.bfloat16))
         state = State(identity, "bfloat16" if fast else "float32", origin)
     freeze(network, config.frozen)
@@ -216,13 +236,22 @@ def assemble(
     group: Processes,
 ) -> Run:
     """Return the run of a network whose frozen parts are frozen, with a fresh optimizer."""
-    joined = group.joined(network)  # from here on all processes have the weights of process 0
+    joined = group.joined(WithAttention(network))  # from here on all processes have the weights of process 0
     averaged = copy.deepcopy(network).eval().requires_grad_(False) if config.averaging else network
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     rate = torch.tensor(config.learning_rate)
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=config.weight_decay, fused=True)
     weight = inverse_frequency(images.labels).to(device)
     return Run(config, network, joined, averaged, optimizer, device, dtype, weight, images, validation, progress, group)
+
+
+def check_masks(config: TrainConfig) -> None:
+    """Raise where outlines are given to a network that cannot be taught by them."""
+    if config.masks and not (config.attention and config.guidance):
+        raise TrainingError(
+            f"the recipe {config.recipe} pools all positions alike, so outlines cannot teach it where to look; "
+            "choose --recipe best, or leave --masks out"
+        )
 
 
 def check_folder(out: Path, resume: bool) -> None:
@@ -260,7 +289,7 @@ def unfold(config: TrainConfig, network: Network, images: Images, device: torch.
     norms = weights.folded_norms(network, config.frozen)
     if norms:
         order = epoch_order(config, 0, len(images.labels))[:UNFOLDING_BATCHES]
-        weights.unfold(network, norms, lambda: (varied(config, images, 0, indices, device)[0] for indices in order))
+        weights.unfold(network, norms, lambda: (varied(config, images, 0, indices, device).grey for indices in order))
 
 
 def is_over(state: State, config: TrainConfig) -> bool:
@@ -280,8 +309,7 @@ def one_epoch(run: Run, number: int) -> Epoch:
         rate = learning_rate(config, number + step / len(order))
         for settings in run.optimizer.param_groups:
             settings["lr"].fill_(rate)
-        batch, labels = varied(config, run.train, number, group.share(indices), run.device)
-        value = backward(run, batch, labels)
+        value = backward(run, varied(config, run.train, number, group.share(indices), run.device))
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         if (step + 1) % AVERAGING_STRIDE == 0:
@@ -301,18 +329,39 @@ def one_epoch(run: Run, number: int) -> Epoch:
     return Epoch(number + 1, rate, total / done, val_loss, accuracy, macro_f1, speed, elapsed)
 
 
-def backward(run: Run, batch: Tensor, labels: Tensor) -> float:
+def backward(run: Run, batch: Batch) -> float:
     """Put the gradients of one step in place, the same for any number of processes; return the whole batch's loss.
 
     The loss is the weighted mean over the batch of all processes: each divides its sum by the weights of all. The
     gradients are then averaged over the processes, so each multiplies its part by their number.
     """
     weight, smoothing = run.class_weights, run.config.label_smoothing
-    logits = run.logits(run.joined, batch)
-    summed = functional.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing, reduction="sum")
-    loss = summed / run.processes.total(weight[labels].sum())
+    logits, log_attention = run.with_attention(batch.grey)
+    summed = functional.cross_entropy(logits, batch.labels, weight=weight, label_smoothing=smoothing, reduction="sum")
+    loss = summed / run.processes.total(weight[batch.labels].sum())
+    if batch.masks is not None:
+        astray, outlined = distraction(log_attention, batch.masks)
+        loss = loss + run.config.guidance * astray / run.processes.total(outlined).clamp(min=1)
     (loss * run.processes.size).backward()
     return float(run.processes.total(loss.detach()))
+
+
+def distraction(log_attention: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far the attention is from resting evenly on the tumor, summed over a batch, and how many have one.
+
+    Args:
+        log_attention: (B, 1, h, w), normalised.
+        masks: (B, 1, H, W) share of each field inside the outline; images without any do not count.
+
+    Returns:
+        The Kullback-Leibler divergences in nats, and the number of images that count.
+    """
+    height, width = log_attention.shape[2:]
+    wanted = functional.adaptive_avg_pool2d(masks, (height, width)).flatten(1)
+    total = wanted.sum(dim=1, keepdim=True)
+    wanted = wanted / total.clamp(min=torch.finfo(total.dtype).tiny)
+    divergence = functional.kl_div(log_attention.flatten(1), wanted, reduction="none").sum(dim=1)
+    return divergence[total[:, 0] > 0].sum(), (total > 0).sum().float()
 
 
 @torch.no_grad()
@@ -357,13 +406,15 @@ def measure_norms(run: Run, order: Sequence[Tensor]) -> None:
         norm.momentum = momentum
 
 
-def varied(
-    config: TrainConfig, images: Images, number: int, indices: Tensor, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return a training batch, augmented for this epoch, (B, 1, H, W) in [0, 1], and its labels."""
+def varied(config: TrainConfig, images: Images, number: int, indices: Tensor, device: torch.device) -> Batch:
+    """Return the images at these positions, augmented for this epoch."""
     grey, labels = images.batch(indices, device)
     variation = augment.draw(config.augment, config.seed, number, indices.tolist())
-    return augment.apply(grey, variation, train_size(config, number)), labels
+    size = train_size(config, number)
+    masks = images.outlined(indices, device)
+    if masks is not None:
+        masks = augment.resample(masks.float() / 255, variation.to(device), size // 2)
+    return Batch(augment.apply(grey, variation, size), labels, masks)
 
 
 def score(run: Run) -> tuple[float, float, float]:

@@ -1,0 +1,127 @@
+"""How sure a model may say it is: temperature, operating points and prediction sets, all from validation images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braintumor.errors import DataError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+COVERAGES: Final = tuple(round(1 - step / 100, 2) for step in range(51))
+LOWEST, HIGHEST, STEPS = 0.05, 20.0, 60
+
+
+def temperature(logits: NDArray[np.floating], labels: Integers) -> float:
+    """Return the number to divide logits by so that the probabilities fit the labels best: least NLL.
+
+    The NLL is convex in the inverse of the temperature, so a golden-section search finds its minimum.
+
+    Args:
+        logits: (N, C) of validation images.
+        labels: (N,) true classes.
+
+    Raises:
+        DataError: no images.
+
+    Source: Guo and others, 2017, arXiv:1706.04599.
+    """
+    if not len(labels):
+        raise DataError("no validation images to fit a temperature on")
+    scores = logits.astype(np.float64)
+    low, high, ratio = 1 / HIGHEST, 1 / LOWEST, (np.sqrt(5) - 1) / 2
+    for _ in range(STEPS):
+        first, second = high - ratio * (high - low), low + ratio * (high - low)
+        if nll(scores * first, labels) <= nll(scores * second, labels):
+            high = second
+        else:
+            low = first
+    return float(2 / (low + high))
+
+
+def nll(logits: Floats, labels: Integers) -> float:
+    """Return the mean negative log-likelihood of the labels (N,) under logits (N, C), in nats."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operating point: answers at least this confident are given, the others referred.
+
+    Attributes:
+        coverage: share of the validation images that are answered, at least.
+        confidence: least probability of the predicted class.
+        error: share of the answered validation images whose answer is wrong.
+    """
+
+    coverage: float
+    confidence: float
+    error: float
+
+
+def points(confidence: Floats, right: Bools) -> tuple[Point, ...]:
+    """Return the operating points for coverages from 100 % to 50 %, one per percent.
+
+    Args:
+        confidence: (N,) probability of the predicted class of validation images.
+        right: (N,) whether that class is the true one.
+
+    Raises:
+        DataError: no images.
+    """
+    if not len(right):
+        raise DataError("no validation images to choose operating points on")
+    order = np.sort(confidence)[::-1]
+    found = []
+    for coverage in COVERAGES:
+        least = 0.0 if coverage == 1 else float(order[int(np.ceil(coverage * len(order) - 1e-9)) - 1])
+        answered = confidence >= least
+        found.append(Point(coverage, least, float(1 - right[answered].mean())))
+    return tuple(found)
+
+
+def conformal_quantiles(probabilities: Floats, labels: Integers, groups: Integers, error: float) -> Floats:
+    """Return (C,) the largest 1 - probability at which a class belongs to the prediction set.
+
+    For each class on its own the set leaves out the true class on at most about a share of `error` of new groups'
+    images: the quantile is that of validation images of the class, in which every group weighs the same and one more
+    group counts as infinitely unlike. A class with too few groups for the wished error is in every set.
+
+    Args:
+        probabilities: (N, C) of validation images.
+        labels: (N,) true classes.
+        groups: (N,) any numbers.
+        error: share of images whose true class may be missing, between 0 and 1.
+
+    Raises:
+        ValueError: another error.
+
+    Source: Vovk, 2012, arXiv:1209.2673 (class-conditional); Dunn and others, 2018, arXiv:1809.07441 (groups).
+    """
+    if not 0 < error < 1:
+        raise ValueError(f"expected an error between 0 and 1, got {error}")
+    quantiles = np.ones(probabilities.shape[1])
+    for label in range(probabilities.shape[1]):
+        chosen = labels == label
+        names, members, sizes = np.unique(groups[chosen], return_inverse=True, return_counts=True)
+        if not len(names):
+            continue
+        strange = 1 - probabilities[chosen, label]
+        order = np.argsort(strange, kind="stable")
+        share = (1 / sizes[members])[order].cumsum() / (len(names) + 1)
+        reached = np.flatnonzero(share >= 1 - error - 1e-12)
+        quantiles[label] = strange[order][reached[0]] if len(reached) else 1.0
+    return quantiles
+
+
+def prediction_sets(probabilities: Floats, quantiles: Sequence[float] | Floats) -> Bools:
+    """Return (N, C) which classes belong to the sets; the most probable class always does."""
+    found: Bools = 1 - probabilities <= np.asarray(quantiles) + 1e-12
+    found[np.arange(len(found)), probabilities.argmax(axis=1)] = True
+    return found
