@@ -96,7 +96,7 @@ def drawn_answers(manifest: Manifest) -> Iterator[Prediction]:
         weights = np.where(np.array(CLASSES) == row.label, 5.0, 0.3)
         probabilities = random.dirichlet(weights).astype(np.float32)
         predicted = CLASSES[int(probabilities.argmax())]
-        yield Prediction(row.image, probabilities, predicted, predicted, (), report.NO_MAPS, "drawn")
+        yield Prediction(row.image, probabilities, predicted, predicted, (), report.NO_MAPS, "drawn", 1.0)
 
 
 def profile(name: str, work: Callable[[], None], parts: Parts, cache: Path) -> dict[str, dict[str, Any]]:

@@ -60,9 +60,9 @@ def numbers_of(model: str, out: Path) -> dict[str, dict[str, Any]]:
     for label, entries in report["per_class"].items():
         if entries["support"]:
             found[f"{model}.recall.{label}"] = entries["recall"] | {"unit": "fraction"}
-    for part in ("per_plane", "per_source"):
-        for name, entry in report[part].items():
-            found[f"{model}.{part}.{name.replace(' ', '_')}.accuracy"] = entry | {"unit": "fraction"}
+    for way in ("plane", "source"):
+        for name, part in report["subgroups"][way].items():
+            found[f"{model}.per_{way}.{name.replace(' ', '_')}.accuracy"] = part["accuracy"] | {"unit": "fraction"}
     minutes = [card["metrics"]["train_minutes"] for card in cards]
     found[f"{model}.minutes_per_fold"] = number(
         sum(minutes) / len(minutes), "minutes", low=min(minutes), high=max(minutes), n=len(minutes)

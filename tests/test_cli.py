@@ -23,7 +23,9 @@ from braintumor.inference import predict
 from braintumor.model import Model, load
 
 ROOT = Path(__file__).parents[1]
-HEADER = "image,label,predicted,decision,reasons,p_glioma,p_meningioma,p_pituitary,p_no_tumor,model"
+HEADER = (
+    "image,label,predicted,decision,reasons,p_glioma,p_meningioma,p_pituitary,p_no_tumor,model,unusual,prediction_set"
+)
 COLUMNS = HEADER.split(",")
 
 
@@ -88,6 +90,25 @@ def test_json_answers_have_the_same_names(
     assert answer["predictions"][0]["p_glioma"] == pytest.approx(
         predict(slices[0], model)[0].probabilities[0], abs=1e-6
     )
+
+
+def test_answers_are_withheld_at_the_wished_operating_point(
+    tmp_path: Path, slices: list[Path], model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    card = json.loads((folder / "card.json").read_text())
+    points = [{"coverage": share, "confidence": least, "error": 0.0} for share, least in ((1.0, 0.0), (0.9, 1.1))]
+    sets = {"0.1": [1.0, 1.0, 0.0, 0.0]}
+    card["rejection"] = {"float32": {"unusual": 1e9, "foreign": 2e9, "points": points, "sets": sets}}
+    (folder / "card.json").write_text(json.dumps(card))
+    assert status_of("predict", slices[0], "--model", folder, "--coverage", "1") == 0
+    assert "refer" not in capsys.readouterr().out
+    assert status_of("predict", slices[0], "--model", folder, "--coverage", "0.9", "--set-error", "0.1") == 0
+    output = capsys.readouterr().out
+    assert "refer (uncertain between" in output
+    assert "one of: glioma, meningioma" in output
+    assert status_of("predict", slices[0], "--model", folder, "--max_error", "-1") == 2
+    assert "errs on at most -1 of the answers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["text", "csv", "json"])

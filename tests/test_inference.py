@@ -31,12 +31,13 @@ def assert_same(found: Prediction, expected: Prediction, tolerance: float = 0.0)
 
 def test_an_answer_holds_what_the_network_said(slices: list[Path], model: Model) -> None:
     [answer] = predict(slices[0], model)
-    logits, class_maps = model(model.card.preprocess(read(slices[0]))[None])
+    logits, class_maps, unusual = model(model.card.preprocess(read(slices[0]))[None])
     shares = [2.718281828459045 ** float(logit) for logit in logits[0]]
     np.testing.assert_allclose(answer.probabilities, np.array(shares) / sum(shares), rtol=1e-5)
     np.testing.assert_array_equal(answer.class_maps, class_maps[0])
     assert answer.predicted == answer.decision == CLASSES[int(np.argmax(shares))]
     assert (answer.image, answer.reasons, answer.model) == (str(slices[0]), (), "tiny 1.2")
+    assert answer.unusual == unusual[0]
 
 
 def test_a_path_a_text_a_scan_and_several_of_them_are_accepted(slices: list[Path], model: Model) -> None:

@@ -12,17 +12,17 @@ import braintumor
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
     "errors classes files",
-    "scan preprocess data.manifest data.split data.phantom data.orientations "
+    "scan preprocess decision data.manifest data.split data.phantom data.orientations "
     "data.download data.unzip data.matlab evaluate.metrics",
-    "sandbox model dicom.read data.layout data.figshare "
-    "evaluate.calibrate evaluate.reject evaluate.charts evaluate.pages evaluate.planes",
-    "read zoo overlay data.miniatures data.structure data.neighbours data.kaggle "
+    "defects sandbox model dicom.read data.layout data.figshare "
+    "evaluate.reject evaluate.charts evaluate.pages evaluate.planes",
+    "read zoo overlay evaluate.calibrate data.miniatures data.structure data.neighbours data.kaggle "
     "training.networks training.augment training.recipe training.integers",
     "data.duplicates data.alignment data.reference data.groups data.outlines data.contact_sheet "
     "training.export training.loader training.checkpoint "
     "training.weights training.artefact training.schedule training.hardware training.board "
     "data.quality data.copies data.crossing data.shortcuts "
-    "inference braintumor evaluate.localise evaluate.compare evaluate.gallery evaluate.leakage",
+    "inference braintumor evaluate.localise evaluate.decisions evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train data.audit archive dicom.write evaluate.report terminal",
     "training.folds evaluate.pooled evaluate.audit_page",
     "cli web.app dicom.pacs",

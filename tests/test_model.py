@@ -64,10 +64,11 @@ def test_unusable_cards_are_refused(text: str, message: str) -> None:
 
 def test_a_model_answers_with_logits_and_class_maps_of_every_image(model: Model) -> None:
     images = np.random.default_rng(0).random((3, 1, 64, 64), np.float32)
-    logits, class_maps = model(images)
-    assert (logits.shape, class_maps.shape) == ((3, 4), (3, 4, 2, 2))
-    assert (logits.dtype, class_maps.dtype) == (np.float32, np.float32)
+    logits, class_maps, unusual = model(images)
+    assert (logits.shape, class_maps.shape, unusual.shape) == ((3, 4), (3, 4, 2, 2), (3,))
+    assert (logits.dtype, class_maps.dtype, unusual.dtype) == (np.float32, np.float32, np.float32)
     assert class_maps.min() >= 0
+    assert unusual.min() > 0
 
 
 @pytest.mark.parametrize("file", ["card.json", "model.onnx"])

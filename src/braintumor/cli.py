@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
+from braintumor.decision import REFER
 from braintumor.errors import BrainTumorError, ImageError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -280,6 +281,12 @@ class Predict:
     """text for people, json or csv for programs."""
     precision: Literal["float32", "int8"] = "float32"
     """int8 is faster; braintumor quantize writes it."""
+    coverage: float | None = None
+    """Share of usual images that is answered, the least certain others are referred; 0.95 by default, 1 answers all."""
+    max_error: float | None = None
+    """Instead: largest share of the answers that may be wrong."""
+    set_error: float | None = None
+    """Show sets of classes that miss the true one on at most this share of images: 0.01, 0.05, 0.1 or 0.2."""
 
     def run(self) -> int:
         """Print one answer per slice as they come; what cannot be read goes to the error stream."""
@@ -288,6 +295,7 @@ class Predict:
         from braintumor.terminal import csv_writer, json_writer, text_writer
 
         model = load(self.model, precision=self.precision)
+        model = model.deciding(coverage=self.coverage, max_error=self.max_error, set_error=self.set_error)
         writer = {"text": text_writer, "json": json_writer, "csv": csv_writer}[self.format]
         return written(predict_each(images_in(self.paths), model), writer(model))
 
@@ -496,7 +504,7 @@ def explained(prediction: "Prediction", model: "Model", shown_class: str, out: P
 
     class_map = prediction.class_maps[CLASSES.index(shown_class)]
     scale = model.card.class_map_scale
-    answer = TITLES[prediction.predicted] if prediction.decision != "refer" else "Refer"
+    answer = TITLES[prediction.predicted] if prediction.decision != REFER else "Refer"
     page = figure(
         read(prediction.image).pixels,
         class_map,

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
+from braintumor.decision import REFER
+from braintumor.defects import defects
 from braintumor.errors import ImageError
 from braintumor.model import Model
 from braintumor.preprocess import network_input
@@ -18,13 +20,30 @@ from braintumor.read import read
 from braintumor.scan import Scan
 
 Source = str | Path | Scan
-Prepared = tuple[str, NDArray[np.uint8] | ImageError]
-
-COLUMNS = ("image", "label", "predicted", "decision", "reasons", *(f"p_{name}" for name in CLASSES), "model")
+COLUMNS = (
+    *("image", "label", "predicted", "decision", "reasons"),
+    *(f"p_{name}" for name in CLASSES),
+    *("model", "unusual", "prediction_set"),
+)
 
 BATCH = 32
 BATCHES_AHEAD = 3
 DECODERS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A slice as the network takes it.
+
+    Attributes:
+        name: what to call it in results.
+        levels: (S, S) grey levels.
+        defects: why it is not good enough to be judged.
+    """
+
+    name: str
+    levels: NDArray[np.uint8]
+    defects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +58,8 @@ class Prediction:
         reasons: why it is `refer`; empty otherwise.
         class_maps: (4, h, w) float32, non-negative, unscaled; divide by the card's `class_map_scale` to show them.
         model: name and version of the model.
+        unusual: how unlike the images of training the slice is, about 1 for those, see `evaluate.reject.Gate`.
+        prediction_set: classes one of which is the true one as often as was asked for; empty where nobody asked.
     """
 
     image: str
@@ -48,6 +69,8 @@ class Prediction:
     reasons: tuple[str, ...]
     class_maps: NDArray[np.float32]
     model: str
+    unusual: float
+    prediction_set: tuple[str, ...] = ()
 
     def record(self, label: str = "") -> dict[str, str | float]:
         """Return the answer under `COLUMNS`, probabilities to 6 places; `label` is the true class where it is known."""
@@ -60,6 +83,8 @@ class Prediction:
             "; ".join(self.reasons),
             *shares,
             self.model,
+            float(f"{self.unusual:.4g}"),
+            " ".join(self.prediction_set),
         )
         return dict(zip(COLUMNS, values, strict=True))
 
@@ -85,7 +110,7 @@ def predict_each(sources: Iterable[Source], model: Model) -> Iterator[Prediction
     Holds a few batches at a time, however many sources there are.
     """
     remaining = iter(sources)
-    waiting: deque[Future[Prepared]] = deque()
+    waiting: deque[Future[Slice | ImageError]] = deque()
     pool = ThreadPoolExecutor(DECODERS)
     try:
         while True:
@@ -98,31 +123,36 @@ def predict_each(sources: Iterable[Source], model: Model) -> Iterator[Prediction
         pool.shutdown(cancel_futures=True)
 
 
-def prepare(source: Source, model: Model) -> Prepared:
-    """Return the source's name with its grey levels (S, S), or with why it cannot be read."""
-    name = source.source if isinstance(source, Scan) else str(source)
+def prepare(source: Source, model: Model) -> Slice | ImageError:
+    """Return the source as the network takes it, or why it cannot be read."""
     try:
         scan = source if isinstance(source, Scan) else read(source)
     except ImageError as error:
-        return name, error
-    return name, model.card.preprocess.grey_levels(scan)
+        return error
+    return Slice(scan.source, model.card.preprocess.grey_levels(scan), defects(scan))
 
 
-def answer(batch: Sequence[Prepared], model: Model) -> Iterator[Prediction | ImageError]:
+def answer(batch: Sequence[Slice | ImageError], model: Model) -> Iterator[Prediction | ImageError]:
     """Yield the answers to a batch in order; what could not be read passes through."""
-    slices = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
+    slices = [each for each in batch if not isinstance(each, ImageError)]
     answers = iter(decide(slices, model) if slices else ())
-    for _, image in batch:
-        yield image if isinstance(image, ImageError) else next(answers)
+    for each in batch:
+        yield each if isinstance(each, ImageError) else next(answers)
 
 
-def decide(slices: Sequence[tuple[str, NDArray[np.uint8]]], model: Model) -> list[Prediction]:
-    """Return the answers for slices, given with their names as grey levels (S, S)."""
-    logits, class_maps = model(network_input(np.stack([levels for _, levels in slices])))
-    probabilities = softmax(logits / np.float32(model.card.temperature))
+def decide(slices: Sequence[Slice], model: Model) -> list[Prediction]:
+    """Return the answers for slices."""
+    said = model(network_input(np.stack([each.levels for each in slices])))
+    probabilities = softmax(said.logits / np.float32(model.card.temperature))
     predicted = [CLASSES[best] for best in probabilities.argmax(axis=1)]
-    answers = zip(slices, probabilities, predicted, class_maps, strict=True)
-    return [Prediction(name, shares, best, best, (), maps, model.identity) for (name, _), shares, best, maps in answers]
+    answers = []
+    for each, shares, best, maps, unusual in zip(
+        slices, probabilities, predicted, said.class_maps, said.unusual.tolist(), strict=True
+    ):
+        reasons = each.defects + model.policy.reasons(shares, unusual)
+        decision, classes = REFER if reasons else best, model.policy.prediction_set(shares)
+        answers.append(Prediction(each.name, shares, best, decision, reasons, maps, model.identity, unusual, classes))
+    return answers
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,12 +7,13 @@ import os
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
+from braintumor.decision import Policy
 from braintumor.errors import ModelError
 from braintumor.preprocess import Preprocess
 
@@ -32,6 +33,9 @@ class Card:
         temperature: the logits are divided by it before the softmax; 1 changes nothing.
         data: fingerprint of the manifest, counts per split and class, split fractions, files left out.
         train: every setting of the run, so that it can be repeated.
+        rejection: for each precision, when answers are withheld, from validation images: `unusual` and `foreign`,
+            thresholds of how unusual an image may be; `points`, the least probability for a coverage, with the error
+            there; `sets`, the quantiles of prediction sets by their error.
         precisions: one entry per ONNX file: how far float32 agrees with the trained network, the others with float32.
     """
 
@@ -82,15 +86,42 @@ class Card:
             raise ModelError(f"card.json cannot be used ({error}); export the model again with this version") from error
 
 
+class Answers(NamedTuple):
+    """What a network says about N images.
+
+    Attributes:
+        logits: (N, 4).
+        class_maps: (N, 4, h, w), non-negative, unscaled.
+        unusual: (N,) how unlike the images of training each is, see `evaluate.reject.Gate`.
+    """
+
+    logits: NDArray[np.float32]
+    class_maps: NDArray[np.float32]
+    unusual: NDArray[np.float32]
+
+
+OUTPUTS = Answers._fields
+
+
 class Model:
-    """A loaded model: its card and an ONNX Runtime session on the CPU. Calls from several threads are safe."""
+    """A loaded model: its card and an ONNX Runtime session on the CPU. Calls from several threads are safe.
+
+    Attributes:
+        policy: when an answer is withheld; by default that of the card, at 95 % coverage.
+    """
 
     def __init__(
-        self, folder: Path, card: Card, session: "onnxruntime.InferenceSession", precision: str = "float32"
+        self,
+        folder: Path,
+        card: Card,
+        session: "onnxruntime.InferenceSession",
+        precision: str = "float32",
+        policy: Policy | None = None,
     ) -> None:
         self.folder = folder
         self.card = card
         self.precision = precision
+        self.policy = policy or Policy.of(card.rejection.get(precision, {}))
         self._session = session
 
     @property
@@ -99,16 +130,28 @@ class Model:
         words = (self.card.name, self.card.version, "" if self.precision == "float32" else self.precision)
         return " ".join(filter(None, words))
 
-    def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the logits (N, 4) and the unscaled, non-negative class maps (N, 4, h, w) of (N, 1, H, W) inputs.
+    def __call__(self, images: NDArray[np.float32]) -> Answers:
+        """Return what the network says about (N, 1, H, W) inputs.
 
         Raises:
             ModelError: a logit is not finite.
         """
-        logits, class_maps = self._session.run(["logits", "class_maps"], {"image": images})
-        if not np.isfinite(logits).all():
+        answers = Answers(*self._session.run(OUTPUTS, {"image": images}))
+        if not np.isfinite(answers.logits).all():
             raise ModelError(f"the network in {self.folder} answers NaN or infinity; copy or export the model again")
-        return logits, class_maps
+        return answers
+
+    def deciding(
+        self, *, coverage: float | None = None, max_error: float | None = None, set_error: float | None = None
+    ) -> "Model":
+        """Return the same model with another operating point; the arguments are those of `Policy.of`.
+
+        Raises:
+            ModelError: the card holds no such operating point.
+        """
+        rejection = self.card.rejection.get(self.precision, {})
+        policy = Policy.of(rejection, coverage=coverage, max_error=max_error, set_error=set_error)
+        return Model(self.folder, self.card, self._session, self.precision, policy)
 
 
 def load(folder: str | Path, *, precision: str = "float32", threads: int | None = None) -> Model:
@@ -210,8 +253,8 @@ def check_signature(session: "onnxruntime.InferenceSession", card: Card, file: P
     size = card.preprocess.size
     inputs = {node.name: list(node.shape[1:]) for node in session.get_inputs()}
     outputs = {node.name for node in session.get_outputs()}
-    if inputs != {"image": [1, size, size]} or not {"logits", "class_maps"} <= outputs:
+    if inputs != {"image": [1, size, size]} or not outputs.issuperset(OUTPUTS):
         raise ModelError(
             f"{file} has the inputs {inputs} and the outputs {sorted(outputs)}, "
-            f"expected image (N, 1, {size}, {size}), logits and class_maps"
+            f"expected image (N, 1, {size}, {size}) and {', '.join(OUTPUTS)}; train or export the model again"
         )

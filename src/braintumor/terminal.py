@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
+from braintumor.decision import REFER
 from braintumor.errors import ImageError
 from braintumor.inference import COLUMNS, Prediction
 
@@ -27,8 +28,9 @@ def text_writer(model: "Model") -> Writer:
             print(f"{model.identity}. {DISCLAIMER}")
         elif not isinstance(answer, ImageError):
             shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
-            answered = f"refer ({'; '.join(answer.reasons)})" if answer.decision == "refer" else TITLES[answer.decision]
-            print(f"{answer.image}: {answered:<15}  {shares}", flush=True)
+            answered = f"refer ({'; '.join(answer.reasons)})" if answer.decision == REFER else TITLES[answer.decision]
+            classes = f"  one of: {', '.join(answer.prediction_set)}" if answer.prediction_set else ""
+            print(f"{answer.image}: {answered:<15}  {shares}{classes}", flush=True)
 
     return write
 

@@ -52,7 +52,7 @@ def test_a_mistake_shows_the_slice_and_colour_only_where_there_is_evidence(tmp_p
 
 def test_no_mistakes_need_no_network(tmp_path: Path) -> None:
     answer = Prediction(
-        "a", np.eye(4, dtype=np.float32)[0], "glioma", "glioma", (), np.empty((4, 0, 0), np.float32), "tiny"
+        "a", np.eye(4, dtype=np.float32)[0], "glioma", "glioma", (), np.empty((4, 0, 0), np.float32), "tiny", 1.0
     )
     assert worst_mistakes([(Row("a", "glioma"), answer)], tmp_path, make_model(tmp_path / "tiny")) == []
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from braintumor.data.manifest import Manifest, Row
+from braintumor.decision import Policy
 from braintumor.errors import DataError
 from braintumor.evaluate import localise as module
 from braintumor.evaluate.localise import (
@@ -24,6 +25,7 @@ from braintumor.evaluate.localise import (
     overlap,
     summarise,
 )
+from braintumor.model import Answers
 
 
 def square(top: int, left: int, side: int = 64) -> np.ndarray:
@@ -144,12 +146,13 @@ class Seeing:
 
     card = Card()
     identity = "seeing 1"
+    policy = Policy()
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> Answers:
         bright = (images[:, 0] > 0.9).astype(np.float32)  # (N, 64, 64)
         logits = np.zeros((len(images), 4), np.float32)
         logits[:, 0] = np.where(bright.any(axis=(1, 2)), 3, -3)
-        return logits, np.repeat(bright[:, None], 4, axis=1)
+        return Answers(logits, np.repeat(bright[:, None], 4, axis=1), np.ones(len(images), np.float32))
 
 
 @pytest.fixture

@@ -65,14 +65,16 @@ def test_report_json_holds_fractions_with_intervals(data_dir: Path, model: Model
 def test_predictions_csv_says_what_predict_says(data_dir: Path, model: Model, tmp_path: Path) -> None:
     evaluate(model, data_dir, tmp_path / "out")
     lines = list(csv.reader((tmp_path / "out/predictions.csv").read_text().splitlines()))
-    header = "image,label,predicted,decision,reasons,p_glioma,p_meningioma,p_pituitary,p_no_tumor,model"
-    assert ",".join(lines[0]) == header
+    shares = "p_glioma,p_meningioma,p_pituitary,p_no_tumor"
+    assert ",".join(lines[0]) == f"image,label,predicted,decision,reasons,{shares},model,unusual,prediction_set"
     assert len(lines) == 13
     evil = next(line for line in lines if line[0] == f"Testing/glioma/{EVIL}")
     (said,) = predict(data_dir / evil[0], model)
-    assert evil[1:5] == ["glioma", "meningioma", "meningioma", ""]
+    small = "image quality: smaller than 64 pixels"
+    assert evil[1:5] == ["glioma", "meningioma", "refer", small]
     assert [float(p) for p in evil[5:9]] == pytest.approx(said.probabilities.tolist(), abs=5e-7)
     assert evil[9] == said.model
+    assert float(evil[10]) == pytest.approx(said.unusual, rel=1e-3)
 
 
 def test_test_images_seen_in_training_are_counted(data_dir: Path, model: Model, tmp_path: Path) -> None:
@@ -134,9 +136,10 @@ def test_slices_of_a_patient_known_from_training_count_as_shared(data_dir: Path,
 
 def test_accuracy_is_given_per_source(data_dir: Path, model: Model, tmp_path: Path) -> None:
     report = evaluate(model, data_dir, tmp_path / "out")
-    assert list(report.per_source) == ["Testing"]
-    assert report.per_source["Testing"].value == pytest.approx(10 / 12)
-    assert sum(found.n for found in report.per_plane.values()) == 12
+    assert list(report.subgroups["source"]) == ["Testing"]
+    assert report.subgroups["source"]["Testing"].accuracy.value == pytest.approx(10 / 12)
+    for way in ("plane", "class", "brightness"):
+        assert sum(found.accuracy.n for found in report.subgroups[way].values()) == 12
 
 
 def test_without_a_record_of_training_nothing_is_claimed(data_dir: Path, model: Model, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,32 +13,42 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from braintumor.errors import TrainingError
-from braintumor.training.export import WithClassMaps, check_parity, class_map_scale, export, run
+from braintumor.evaluate.reject import Gate
+from braintumor.training.export import WithClassMaps, check_parity, class_map_scale, export, gate_of, run
 from braintumor.training.networks import Network, build
 
 IMAGES = torch.rand(5, 1, 64, 64, generator=torch.Generator().manual_seed(3))
+ROUND = {channels: Gate(np.zeros(channels), np.eye(channels)) for channels in (2, 768)}
+"""Gates that measure the distance from zero, by channels."""
 CamOf = Callable[[Network, Tensor, int], NDArray[np.float32]]
 
 
+class Exported(NamedTuple):
+    network: Network
+    gate: Gate
+    file: Path
+
+
 @pytest.fixture(scope="module")
-def exported(
-    tmp_path_factory: pytest.TempPathFactory, network: Network, model_folder: Path
-) -> dict[str, tuple[Network, Path]]:
+def exported(tmp_path_factory: pytest.TempPathFactory, network: Network) -> dict[str, Exported]:
     """Return both documented networks with random weights, and their ONNX files."""
-    file = tmp_path_factory.mktemp("resnet") / "model.onnx"
     torch.manual_seed(1)
     resnet = build("resnet").eval()
     resnet.head.load_state_dict(varied_head(512).state_dict())
     with torch.no_grad():
-        silent = WithClassMaps(resnet)(IMAGES)[1].amax(dim=(0, 2, 3)) == 0
+        silent = WithClassMaps(resnet, ROUND[768])(IMAGES)[1].amax(dim=(0, 2, 3)) == 0
         resnet.head[4].weight[silent] *= -1  # so that every class has a map to compare
-    export(resnet, 64, file)
-    return {"cnn": (network, model_folder / "model.onnx"), "resnet": (resnet, file)}
+    found = {}
+    for name, one in (("cnn", network), ("resnet", resnet)):
+        gate, file = gate_of(one, [IMAGES]), tmp_path_factory.mktemp(name) / "model.onnx"
+        export(one, gate, 64, file)
+        found[name] = Exported(one, gate, file)
+    return found
 
 
 def varied_head(channels: int) -> nn.Sequential:
     """Return a head whose batch norm has rising and falling units."""
-    norm = Network(nn.Identity(), channels, 0.6).head
+    norm = Network(nn.Identity(), channels, 0.6, [0]).head
     with torch.no_grad():
         norm[1].running_mean.normal_()
         norm[1].running_var.uniform_(0.5, 2)
@@ -65,11 +76,9 @@ def grad_cam(monkeypatch: pytest.MonkeyPatch) -> CamOf:
 
 @pytest.mark.parametrize("category", range(4))
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
-def test_class_maps_equal_grad_cam(
-    exported: dict[str, tuple[Network, Path]], grad_cam: CamOf, name: str, category: int
-) -> None:
-    network, file = exported[name]
-    _, maps = run(file, [IMAGES])
+def test_class_maps_equal_grad_cam(exported: dict[str, Exported], grad_cam: CamOf, name: str, category: int) -> None:
+    network, _, file = exported[name]
+    maps = run(file, [IMAGES]).class_maps
     expected = grad_cam(network, IMAGES, category)
     assert expected.shape == maps[:, category].shape
     assert expected.max() > 0
@@ -83,6 +92,9 @@ class Fixed(nn.Module):
         features = torch.tensor([[[1.0, 2.0], [3.0, 6.0]], [[4.0, 0.0], [0.0, 0.0]]])  # means 3 and 1
         return features.expand(len(image), 2, 2, 2)
 
+    def forward_intermediates(self, image: Tensor, indices: list[int]) -> tuple[Tensor, list[Tensor]]:
+        return self(image), [self(image)]
+
 
 def hand_made() -> Network:
     """Return a network on these features whose head has three units in use.
@@ -91,7 +103,7 @@ def hand_made() -> Network:
     Unit 2: -3 + 2 = -1, normalised to 2, slope -2. Of the last layer, class 0 takes 2 of unit 0 and 100 of unit 1,
     class 1 takes 1 of unit 2, class 2 takes -1 of unit 0, class 3 takes nothing.
     """
-    network = Network(Fixed(), 2, 0.6).eval()
+    network = Network(Fixed(), 2, 0.6, [0]).eval()
     first, norm, _, _, last = network.head
     with torch.no_grad():
         for tensor in (first.weight, first.bias, norm.bias, last.weight, last.bias):
@@ -110,12 +122,16 @@ def hand_made() -> Network:
 
 
 def test_class_maps_worked_by_hand() -> None:
+    gate = Gate(np.array([1.0, 0.0]), np.array([[2.0, 1.0], [0.0, 3.0]]))
     with torch.no_grad():
-        logits, maps = WithClassMaps(hand_made())(torch.zeros(1, 1, 2, 2))
+        logits, maps, unusual = WithClassMaps(hand_made(), gate)(torch.zeros(1, 1, 2, 2))
     torch.testing.assert_close(logits, torch.tensor([[6.0, 2.0, -3.0, 0.5]]))
     # class 0: gradient (3, 0) over 4 positions; class 1: gradient (2, -4)
     torch.testing.assert_close(maps[0, 0], torch.tensor([[0.75, 1.5], [2.25, 4.5]]))
     torch.testing.assert_close(maps[0, 1], torch.tensor([[0.0, 1.0], [1.5, 3.0]]))
+    # the roots of the means 3 and 1, less the centre
+    first, second = 3**0.5 - 1, 1
+    torch.testing.assert_close(unusual, torch.tensor([((2 * first) ** 2 + (first + 3 * second) ** 2) / 2]))
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -125,9 +141,10 @@ def test_finer_class_maps_are_gradient_times_activation(tmp_path: Path, attentio
     network.head.load_state_dict(varied_head(network.head[0].in_features).state_dict())
     if attention:
         nn.init.normal_(network.attention.weight)
-    export(network, 64, tmp_path / "model.onnx")
-    check_parity(network, [IMAGES], tmp_path / "model.onnx")
-    _, maps = run(tmp_path / "model.onnx", [IMAGES])
+    gate = gate_of(network, [IMAGES])
+    export(network, gate, 64, tmp_path / "model.onnx")
+    check_parity(network, gate, [IMAGES], tmp_path / "model.onnx")
+    _, maps, _ = run(tmp_path / "model.onnx", [IMAGES])
     assert maps.shape == (5, 4, 8, 8)
     features = network.features(IMAGES).detach().requires_grad_()
     weights = network.log_attention(features).detach()  # fixed: the gradient is that of the pooled features
@@ -141,16 +158,16 @@ def test_finer_class_maps_are_gradient_times_activation(tmp_path: Path, attentio
 
 def test_a_class_that_nothing_speaks_for_has_a_map_of_zeros() -> None:
     with torch.no_grad():
-        _, maps = WithClassMaps(hand_made())(torch.zeros(1, 1, 2, 2))
+        _, maps, _ = WithClassMaps(hand_made(), ROUND[2])(torch.zeros(1, 1, 2, 2))
     assert not maps[0, 2].any()  # all evidence speaks against it
     assert not maps[0, 3].any()  # no unit leads to it
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
 def test_the_file_takes_any_batch_and_images_do_not_influence_each_other(
-    exported: dict[str, tuple[Network, Path]], name: str
+    exported: dict[str, Exported], name: str
 ) -> None:
-    file = exported[name][1]
+    file = exported[name].file
     together = run(file, [IMAGES])
     for split in (1, 2, 3):
         apart = run(file, IMAGES.split(split))
@@ -159,10 +176,12 @@ def test_the_file_takes_any_batch_and_images_do_not_influence_each_other(
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
-def test_the_file_answers_as_the_network(exported: dict[str, tuple[Network, Path]], name: str) -> None:
-    network, file = exported[name]
-    differences = check_parity(network, list(IMAGES.split(2)), file)
-    assert set(differences) == {"probability_difference", "class_map_difference", "images_at_a_kink"}
+def test_the_file_answers_as_the_network(exported: dict[str, Exported], name: str) -> None:
+    network, gate, file = exported[name]
+    differences = check_parity(network, gate, list(IMAGES.split(2)), file)
+    assert set(differences) == {
+        *("probability_difference", "class_map_difference", "unusual_difference", "images_at_a_kink")
+    }
     assert max(differences.values()) < 1e-4
     with torch.no_grad():
         expected = network(IMAGES).numpy()
@@ -170,37 +189,32 @@ def test_the_file_answers_as_the_network(exported: dict[str, tuple[Network, Path
 
 
 @pytest.mark.parametrize("part", ["backbone.0.0.weight", "head.4.bias", "head.4.weight"])
-def test_a_file_with_other_weights_is_refused(exported: dict[str, tuple[Network, Path]], part: str) -> None:
-    network, file = exported["cnn"]
+def test_a_file_with_other_weights_is_refused(exported: dict[str, Exported], part: str) -> None:
+    network, gate, file = exported["cnn"]
     other = deepcopy(network)
     other.get_parameter(part).data[0] += 0.5
-    with pytest.raises(TrainingError, match=r"the exported model\.onnx differs from the network by"):
-        check_parity(other, [IMAGES], file)
+    with pytest.raises(TrainingError, match=r"the exported model\.onnx differs from the network: "):
+        check_parity(other, gate, [IMAGES], file)
 
 
 def test_an_image_at_a_kink_of_the_head_counts_for_its_probabilities_only(
-    exported: dict[str, tuple[Network, Path]],
+    exported: dict[str, Exported],
 ) -> None:
-    network, file = exported["cnn"]
+    network, gate, file = exported["cnn"]
     moved = deepcopy(network)
     with torch.no_grad():
         features = network.features(IMAGES)
-        hidden = WithClassMaps(network).hidden(features, network.log_attention(features))[0]
+        hidden = WithClassMaps(network, gate).hidden(features, network.log_attention(features))[0]
         unit = int(hidden.abs().argmin())
         margin = hidden[unit]
         moved.head[1].bias[unit] -= margin * (1 + 1e-6)  # the unit of the first image now lies at zero
-    assert check_parity(moved, [IMAGES[:1], IMAGES[1:]], shifted(moved, file))["images_at_a_kink"] == 1
-
-
-def shifted(network: Network, file: Path) -> Path:
-    """Export the moved network beside the other one."""
     target = file.parent.parent / "moved.onnx"
-    export(network, IMAGES.shape[-1], target)
-    return target
+    export(moved, gate, 64, target)
+    assert check_parity(moved, gate, [IMAGES[:1], IMAGES[1:]], target)["images_at_a_kink"] == 1
 
 
-def test_an_export_replaces_the_file_and_leaves_nothing_beside_it(exported: dict[str, tuple[Network, Path]]) -> None:
-    file = exported["resnet"][1]
+def test_an_export_replaces_the_file_and_leaves_nothing_beside_it(exported: dict[str, Exported]) -> None:
+    file = exported["resnet"].file
     assert [path.name for path in file.parent.iterdir()] == ["model.onnx"]
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from braintumor.data.phantom import phantom
 from braintumor.errors import ModelError
 from braintumor.training import integers
-from braintumor.training.export import export
+from braintumor.training.export import export, gate_of
 from braintumor.training.integers import (
     best_part,
     correct_biases,
@@ -32,7 +33,8 @@ IMAGES = (LEVELS / 255).astype(np.float32)
 def files(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[str, tuple[Path, Path]]:
     """Return the float32 file and the 8-bit file of both documented networks."""
     folder = tmp_path_factory.mktemp("integers")
-    export(build("resnet"), 64, folder / "resnet.onnx")
+    resnet = build("resnet")
+    export(resnet, gate_of(resnet, [torch.from_numpy(IMAGES)]), 64, folder / "resnet.onnx")
     sources = {"cnn": model_folder / "model.onnx", "resnet": folder / "resnet.onnx"}
     for name, source in sources.items():
         write_integers(source, folder / f"{name}.int8.onnx", IMAGES)
@@ -63,7 +65,7 @@ def test_what_runs_between_image_and_head_takes_integers(
     assert run["QLinearAdd"] == written["Add"] > 0
     assert run["Conv"] == run["FusedConv"] == run["Add"] == 0
     assert run["QuantizeLinear"] == 1  # the pixels
-    assert 1 <= run["DequantizeLinear"] <= 2  # the features, for the mean and for the maps
+    assert 1 <= run["DequantizeLinear"] <= 3  # the features, for the means and for the maps
     assert run["Gemm"] == 2  # the head
 
 
@@ -74,7 +76,7 @@ def test_head_and_names_stay_as_they_are(files: dict[str, tuple[Path, Path]], na
         tensors = [initializers(model)[f"network.head.{part}"] for model in (before, after)]
         np.testing.assert_array_equal(*map(numpy_helper.to_array, tensors))
     assert [value.name for value in after.graph.input] == ["image"]
-    assert [value.name for value in after.graph.output] == ["logits", "class_maps"]
+    assert [value.name for value in after.graph.output] == ["logits", "class_maps", "unusual"]
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet"])

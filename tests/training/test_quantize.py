@@ -98,7 +98,10 @@ def test_the_card_gets_the_measured_agreement_and_nothing_else_changes(folder: P
     assert parity["probability_difference"] == pytest.approx(np.max(gaps), abs=1e-6)
     assert parity["probability_difference_mean"] == pytest.approx(np.mean(gaps), abs=1e-6)
     assert 0.98 <= parity["class_map_correlation"] <= 1
-    del card["precisions"]
+    del card["precisions"], card["rejection"]
+    withheld = written.pop("rejection")
+    assert list(withheld) == ["int8"]
+    assert withheld["int8"]["unusual"] < withheld["int8"]["foreign"]
     del written["class_map_scale"], card["class_map_scale"]  # same number, other digits
     assert written == card
 
@@ -106,7 +109,7 @@ def test_the_card_gets_the_measured_agreement_and_nothing_else_changes(folder: P
 def prediction(predicted: str, probabilities: list[float], maps: list[list[float]]) -> Prediction:
     """Return an answer whose class maps have two positions."""
     shares = np.array(probabilities, np.float32)
-    return Prediction("x", shares, predicted, predicted, (), np.array(maps, np.float32)[:, None], "tiny")
+    return Prediction("x", shares, predicted, predicted, (), np.array(maps, np.float32)[:, None], "tiny", 1.0)
 
 
 def test_agreement_worked_by_hand() -> None:
@@ -247,6 +250,6 @@ def test_calibration_takes_images_from_the_whole_manifest(
     inputs = quantizing.calibration_inputs(model, images)
     files = validation_files(folder, data_dir)
     expected = [predict(files[place], model)[0].probabilities for place in (0, 4, 7)]
-    logits, _ = model(inputs)
+    logits = model(inputs).logits
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(powers / powers.sum(axis=1, keepdims=True), expected, atol=1e-5)

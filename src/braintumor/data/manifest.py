@@ -67,6 +67,16 @@ class Manifest:
         """Return the rows of these splits, in the same order."""
         return Manifest(self.root, tuple(row for row in self.rows if row.split in splits))
 
+    def some(self, number: int) -> "Manifest":
+        """Return at most so many rows, spread evenly over all."""
+        step = max(1, -(-len(self.rows) // number))
+        return Manifest(self.root, self.rows[::step])
+
+    def group_numbers(self) -> list[int]:
+        """Return a number for the group of each row; an image without a group is a group of its own."""
+        numbers: dict[str, int] = {}
+        return [numbers.setdefault(row.group or row.image, len(numbers)) for row in self.rows]
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images per split that occurs, and in it per class, zeros included."""
         found = Counter((row.split, row.label) for row in self.rows)

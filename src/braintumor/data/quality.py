@@ -9,10 +9,10 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
+from braintumor.defects import FLAT_RANGE, has_writing
 from braintumor.errors import ImageError
 from braintumor.read import Stored, read_stored
 
@@ -27,7 +27,6 @@ ODDITIES: Final = {
 COLOURED_SHARE: Final = 0.005
 LIGHT: Final = 60
 FRAME_LINES: Final = 3
-FLAT_RANGE: Final = 0.05
 SCREENS: Final = frozenset(
     {(640, 480), (800, 600), (1024, 768), (1280, 720), (1280, 800), (1280, 1024), (1366, 768), (1440, 900)}
     | {(1536, 864), (1600, 900), (1680, 1050), (1920, 1080), (1920, 1200), (2560, 1440), (2880, 1800), (3840, 2160)}
@@ -36,7 +35,6 @@ SCREENS: Final = frozenset(
 DECODERS: Final = 4
 CHUNK: Final = 256
 Grey = NDArray[np.uint8]
-Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ def facts(grey: Grey, stored: Stored) -> Facts:
     """Return the facts of a slice (H, W) of 8-bit grey values."""
     height, width = grey.shape
     found = {
-        "text": has_text(grey),
+        "text": has_writing(grey),
         "coloured": stored.coloured > COLOURED_SHARE,
         "frame": has_frame(grey),
         "screen": (max(grey.shape), min(grey.shape)) in SCREENS,
@@ -123,67 +121,6 @@ def has_frame(grey: Grey) -> bool:
         dark, light = np.percentile(side.max(axis=0), (10, 90))
         found += bool(dark > LIGHT and light - dark < LIGHT)
     return found >= 2
-
-
-GRID: Final = 112  # fields along the longer side
-VISIBLE: Final = 40
-EDGE: Final = 90
-TALLEST, LONGEST, SHORTEST = 12, 80, 3  # of a line of writing, in fields
-STROKES: Final = 2.5
-EIGHT: Final = np.ones((3, 3), np.int64)
-
-
-def has_text(grey: Grey) -> bool:
-    """Return whether something beside the head looks like writing: small, sharp, changing often along the line.
-
-    The picture is reduced to about 112 fields by the brightest pixel, which keeps thin strokes and joins the letters of
-    a word. Of the connected bright regions the largest is the head. Of the others, those that lie outside it count as
-    writing if a sharp edge is in them and their rows change between dark and bright 2.5 times on average; downward
-    writing is not found. Fixed by eye on the public set, see docs/how-to/audit.md.
-    """
-    step = max(1, round(max(grey.shape) / GRID))
-    fields = brightest(grey, step)
-    regions, count = ndimage.label(fields > VISIBLE, structure=EIGHT)
-    if count < 2:
-        return False
-    head = 1 + int(np.bincount(regions.ravel())[1:].argmax())
-    hull = between(regions == head)
-    for number, box in enumerate(ndimage.find_objects(regions), 1):
-        height, width = (edge.stop - edge.start for edge in box)
-        if number == head or not (2 <= height <= TALLEST and SHORTEST <= width <= LONGEST):
-            continue
-        if not (hull[box] & (regions[box] == number)).any():
-            rows, columns = (slice(edge.start * step, edge.stop * step) for edge in box)
-            if is_writing(grey[rows, columns]):
-                return True
-    return False
-
-
-def brightest(grey: Grey, step: int) -> Grey:
-    """Return the brightest pixel of each field of step x step pixels; an incomplete last field is left out."""
-    height, width = (side // step for side in grey.shape)
-    blocks = grey[: height * step, : width * step].reshape(height, step, width, step)
-    fields: Grey = blocks.max(axis=(1, 3))
-    return fields
-
-
-def between(region: Flags) -> Flags:
-    """Return the fields that lie between two fields of a region in their row or column, the region included."""
-    both: list[Flags] = []
-    for axis in (0, 1):
-        before = np.logical_or.accumulate(region, axis=axis)
-        after = np.flip(np.logical_or.accumulate(np.flip(region, axis), axis=axis), axis)
-        both.append(before & after)
-    return both[0] | both[1]
-
-
-def is_writing(grey: Grey) -> bool:
-    """Return whether a cut-out has sharp edges, and its rows change often between dark and bright."""
-    levels = grey.astype(np.int16)
-    if max(int(np.abs(np.diff(levels, axis=axis)).max(initial=0)) for axis in (0, 1)) < EDGE:
-        return False
-    bright = levels > levels.max() / 2
-    return float((bright[:, 1:] != bright[:, :-1]).sum(axis=1).mean()) >= STROKES
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,45 @@
 """How sure a model may say it is: temperature, operating points and prediction sets, all from validation images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.errors import DataError
+from braintumor.evaluate.reject import FOREIGN, threshold
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 COVERAGES: Final = tuple(round(1 - step / 100, 2) for step in range(51))
+SET_ERRORS: Final = (0.01, 0.05, 0.1, 0.2)
 LOWEST, HIGHEST, STEPS = 0.05, 20.0, 60
+
+
+def rejection(probabilities: Floats, unusual: Floats, labels: Integers, groups: Integers) -> dict[str, Any]:
+    """Return the card's entry for a precision: from where on answers are withheld, see `model.Card.rejection`.
+
+    Args:
+        probabilities: (N, C) of validation images, in that precision.
+        unusual: (N,) how unusual they are, in that precision.
+        labels: (N,) true classes.
+        groups: (N,) any numbers.
+
+    Raises:
+        DataError: no images.
+    """
+    most = threshold(unusual, groups)
+    right = probabilities.argmax(axis=1) == labels
+    sets = {str(error): conformal_quantiles(probabilities, labels, groups, error).tolist() for error in SET_ERRORS}
+    return {
+        "unusual": most,
+        "foreign": FOREIGN * most,
+        "points": [asdict(point) for point in points(probabilities.max(axis=1), right)],
+        "sets": sets,
+    }
 
 
 def temperature(logits: NDArray[np.floating], labels: Integers) -> float:

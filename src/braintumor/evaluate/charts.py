@@ -20,6 +20,7 @@ CLASS_COLOURS = {name: f"#0505{c:02}" for c, name in enumerate(CLASSES)}
 PROPERTIES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"} | {
     colour: f"--{name.replace('_', '-')}" for name, colour in CLASS_COLOURS.items()
 }
+TENTHS, FEWEST = 10, 10
 DASHES = dict(zip(CLASSES, ("-", "--", "-.", ":"), strict=True))  # told apart without colour, too
 
 
@@ -64,6 +65,24 @@ def reliability_diagram(bins: Sequence[Bin], *, before: Sequence[Bin] = ()) -> s
             axes.plot(*known_points(before), "o", color=MUTED, markersize=4, fillstyle="none", label="no temperature")
         axes.plot(*known_points(bins), "o", color=ACCENT, markersize=4.5, label="1/15 of the images")
         finish(axes, "Confidence (largest probability)", "Accuracy")
+    return result[0]
+
+
+def class_reliability(labels: Integers, probabilities: Floats) -> str:
+    """Return how often each class is the label over its probability, in tenths of it, as an SVG element.
+
+    Tenths with fewer than 10 images are not drawn.
+    """
+    with drawing("Reliability of the probability of each class") as (axes, result):
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)))
+        for c, name in enumerate(CLASSES):
+            tenth = np.minimum((probabilities[:, c] * TENTHS).astype(int), TENTHS - 1)
+            chosen = [tenth == number for number in range(TENTHS) if (tenth == number).sum() >= FEWEST]
+            given = [probabilities[part, c].mean() for part in chosen]
+            found = [(labels[part] == c).mean() for part in chosen]
+            style: dict[str, Any] = {"color": CLASS_COLOURS[name], "linestyle": DASHES[name], "linewidth": 1.6}
+            axes.plot(given, found, marker="o", markersize=3.5, label=TITLES[name], **style)
+        finish(axes, "Probability given to the class", "Share with this label")
     return result[0]
 
 

@@ -9,7 +9,7 @@ from braintumor.data.alignment import related
 from braintumor.data.groups import group_numbers, known_images
 from braintumor.data.manifest import Manifest, at_hand, read_manifest
 from braintumor.data.miniatures import Miniatures, miniatures
-from braintumor.evaluate.metrics import Estimate, Integers, accuracy
+from braintumor.evaluate.metrics import Estimate, Floats, Integers, accuracy
 from braintumor.evaluate.planes import planes
 from braintumor.files import cache_folder
 from braintumor.model import Model
@@ -31,6 +31,7 @@ class Relation:
         shared: (N,) any of these, or in one group with a training image: the same patient, as far as known.
         origins: N names of where each image comes from: for the public set the source its slice was found in.
         planes: N planes, told from the pixels; empty where there is no contrast.
+        brightness: (N,) mean grey value of the head, in [0, 1].
     """
 
     known: bool
@@ -41,6 +42,7 @@ class Relation:
     shared: Flags
     origins: tuple[str, ...]
     planes: tuple[str, ...]
+    brightness: Floats
 
     def part(self, kept: Integers) -> "Relation":
         """Return the relation of some of the images."""
@@ -53,6 +55,7 @@ class Relation:
             self.shared[kept],
             tuple(self.origins[index] for index in kept.tolist()),
             tuple(self.planes[index] for index in kept.tolist()),
+            self.brightness[kept],
         )
 
 
@@ -102,7 +105,7 @@ def relate(test: Manifest, model: Model) -> Relation:
         model: a loaded model folder.
     """
     ours, _ = miniatures(test, cache_folder())
-    described = origins(test, ours), planes(ours.head)
+    described = origins(test, ours), planes(ours.head), brightness(ours)
     record = model.folder / "manifest.csv"
     if not record.is_file():
         reason = "the model folder has no manifest.csv, so its training images are not known"
@@ -125,9 +128,9 @@ def relate(test: Manifest, model: Model) -> Relation:
 def unseen(test: Manifest) -> Relation:
     """Return the relation of the test images of folds to the training images of their fold: none, by the manifests."""
     ours, _ = miniatures(test, cache_folder())
-    groups = np.unique([row.group or row.image for row in test], return_inverse=True)[1].astype(np.int64)
+    groups = np.array(test.group_numbers(), np.int64)
     none = np.zeros(len(test), np.bool_)
-    return Relation(True, "", groups, none, none, none, origins(test, ours), planes(ours.head))
+    return Relation(True, "", groups, none, none, none, origins(test, ours), planes(ours.head), brightness(ours))
 
 
 def origins(test: Manifest, found: Miniatures) -> tuple[str, ...]:
@@ -137,6 +140,12 @@ def origins(test: Manifest, found: Miniatures) -> tuple[str, ...]:
         row.source or "unknown" if each is None else ("Figshare" if each.row.reference_id else "other sources")
         for row, each in zip(test, known, strict=True)
     )
+
+
+def brightness(found: Miniatures) -> Floats:
+    """Return the (N,) mean grey values, in [0, 1], of the heads of N slices."""
+    grey: Floats = found.head.mean(axis=(1, 2), dtype=np.float64)
+    return grey / 255
 
 
 def leakage_of(relation: Relation, right: Flags) -> Leakage:

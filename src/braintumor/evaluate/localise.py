@@ -20,7 +20,7 @@ from braintumor.data.manifest import Manifest, Row
 from braintumor.data.outlines import Polygon, mask, outlines
 from braintumor.errors import DataError
 from braintumor.evaluate.metrics import Estimate, Integers, mean
-from braintumor.inference import Prediction, decide
+from braintumor.inference import Prediction, Slice, decide
 from braintumor.model import Model
 from braintumor.read import read
 
@@ -83,6 +83,14 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """What is kept of one slice: the share of the padded slice inside the outline, and of the map."""
+
+    area: float
+    energy: float
+
+
+@dataclass(frozen=True)
 class Localisation:
     """How well maps agree with outlines; all rates are fractions, intervals are over groups.
 
@@ -93,6 +101,7 @@ class Localisation:
         baselines: pointing, energy and iou of maps that do not know the slice.
         threshold: fraction of a map's maximum from which it counts as inside, for iou.
         survivors: images whose answer was right and stays the same without the tumor, at most 200.
+        per_image: by the image's name in the manifest.
     """
 
     overall: dict[str, Estimate]
@@ -101,6 +110,7 @@ class Localisation:
     baselines: dict[str, dict[str, Estimate]]
     threshold: float
     survivors: tuple[str, ...]
+    per_image: dict[str, Inside]
 
 
 def overlap(heat: Floats, inside: Bools) -> Overlap:
@@ -289,7 +299,7 @@ def look(
 
 def answers(slices: Sequence[Levels], model: Model) -> list[Prediction]:
     """Return the model's answers for slices."""
-    return decide([("", levels) for levels in slices], model) if slices else []
+    return decide([Slice("", levels) for levels in slices], model) if slices else []
 
 
 def said(slices: Sequence[Levels], holes: Sequence[Bools | None], model: Model) -> list[str | None]:
@@ -351,7 +361,13 @@ def summarise(
         baselines=blind,
         threshold=float(np.mean(thresholds)),
         survivors=tuple(survivors[:LISTED]),
+        per_image={each.row.image: Inside(each.area, each.found.energy) for each in found},
     )
+
+
+def size_of(area: float) -> str:
+    """Return which of `SIZES` a tumor of this share of the slice has."""
+    return next(name for name, (low, high) in SIZES.items() if low <= area < high or high == 1.0)
 
 
 LISTED: Final = 200

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from braintumor.data.groups import group_numbers, name_of
 from braintumor.data.manifest import Manifest, Row, read_manifest
 from braintumor.data.miniatures import miniatures
@@ -13,10 +11,10 @@ from braintumor.errors import DataError, UnreadableDataError
 from braintumor.evaluate.gallery import MISTAKES, Mistake, worst_mistakes
 from braintumor.evaluate.leakage import unseen
 from braintumor.evaluate.localise import Part
-from braintumor.evaluate.report import Progress, Report, ask, judge, with_masks, write
+from braintumor.evaluate.report import Progress, Report, ask, compare_maps, judge, write
 from braintumor.files import cache_folder
 from braintumor.inference import Prediction
-from braintumor.model import load
+from braintumor.model import Model, load
 
 
 def evaluate_folds(
@@ -47,7 +45,7 @@ def evaluate_folds(
     manifests = regrouped(manifests, data_dir)
     answers: list[tuple[Row, Prediction]] = []
     mistakes: list[Mistake] = []
-    temperatures: list[float] = []
+    answering: list[Model] = []
     total, seconds = sum(len(manifest.part("test")) for manifest in manifests), 0.0
     for model, manifest in zip(models, manifests, strict=True):
         done = len(answers)
@@ -56,18 +54,19 @@ def evaluate_folds(
         if unreadable:
             raise UnreadableDataError(data_dir, unreadable)
         answers, seconds = [*answers, *found], seconds + spent
-        temperatures += [model.card.temperature] * len(found)
+        answering += [model] * len(found)
         mistakes += worst_mistakes(found, data_dir, model)
     mistakes = sorted(mistakes, key=lambda mistake: mistake.probabilities[mistake.label])[:MISTAKES]
     relation = unseen(Manifest(data_dir, tuple(row for row, _ in answers)))
-    report = judge(models[0], "folds", answers, relation, np.array(temperatures))
-    report = dataclasses.replace(report, excluded=before - total, images_per_second=total / seconds)
+    maps = None
     if masks:
         parts = [
             Part(model, manifest.part("test"), manifest.part("val"))
             for model, manifest in zip(models, manifests, strict=True)
         ]
-        report = with_masks(report, parts, masks, progress)
+        maps = compare_maps(parts, relation.groups, masks, progress)
+    report = judge(answering, "folds", answers, relation, maps)
+    report = dataclasses.replace(report, excluded=before - total, images_per_second=total / seconds)
     write(report, answers, mistakes, models[0], out)
     return report
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from braintumor import __version__
 from braintumor.classes import CLASSES, DISCLAIMER
@@ -19,16 +18,15 @@ from braintumor.data.layout import Listing, has_part, list_images
 from braintumor.data.manifest import Manifest, Row, read_manifest, validation_images
 from braintumor.errors import DataError, ImageError, UnreadableDataError
 from braintumor.evaluate import charts, pages
+from braintumor.evaluate.decisions import Decisions, Subgroup, decisions, subgroups, thirds
 from braintumor.evaluate.gallery import Mistake, legend, worst_mistakes
 from braintumor.evaluate.leakage import Leakage, Relation, leakage_of, relate
-from braintumor.evaluate.localise import Localisation, Part, localise
+from braintumor.evaluate.localise import Localisation, Part, localise, size_of
 from braintumor.evaluate.metrics import (
     Calibration,
-    Estimate,
     Floats,
     Integers,
     Measured,
-    accuracy,
     confusion,
     measure,
     measure_calibration,
@@ -64,8 +62,9 @@ class Report:
         counts: evaluated images per class.
         uncalibrated: the calibration without the temperature that the card holds.
         confusion: row the label, column the predicted class.
-        per_plane: accuracy on the axial, coronal and sagittal slices, as told from the pixels.
-        per_source: accuracy by where the images come from.
+        decisions: what becomes of the images where answers may be withheld.
+        subgroups: by class, by plane as told from the pixels, by where the images come from, by brightness of the head
+            and, where outlines are known, by the size of the tumor.
         skipped: reason of every file that was left out.
         localisation: how well class maps agree with outlines of tumors; None without a reference folder.
         images_per_second: reading, preparing and predicting, on the machine of the evaluation.
@@ -81,8 +80,8 @@ class Report:
     measured: Measured
     uncalibrated: Calibration
     confusion: tuple[tuple[int, ...], ...]
-    per_plane: dict[str, Estimate]
-    per_source: dict[str, Estimate]
+    decisions: Decisions
+    subgroups: dict[str, dict[str, Subgroup]]
     leakage: Leakage
     skipped: dict[str, str]
     images_per_second: float
@@ -130,6 +129,8 @@ class Report:
         fields = dataclasses.asdict(self)
         measured, groups = fields.pop("measured"), fields.pop("groups")
         rates = {name: {"support": self.counts[name], **estimates} for name, estimates in measured["per_class"].items()}
+        if self.localisation:
+            del fields["localisation"]["per_image"]
         return {
             "protocol": fields.pop("protocol"),
             "n_images": self.n_images,
@@ -181,28 +182,29 @@ def evaluate(
         origin, before = "clean", len(answers)
         answers, relation = unrelated(answers, relation)
         excluded = before - len(answers)
+    maps = None
+    if masks:
+        tested = Manifest(data_dir, tuple(row for row, _ in answers))
+        parts = [Part(model, tested, validation_images(model.folder, data_dir))]
+        maps = compare_maps(parts, relation.groups, masks, progress)
     report = dataclasses.replace(
-        judge(model, origin, answers, relation),
+        judge([model] * len(answers), origin, answers, relation, maps),
         excluded=excluded,
         skipped=dict(sorted(unusable.items())),
         images_per_second=len(listing.manifest) / seconds,
     )
-    if masks:
-        tested = Manifest(data_dir, tuple(row for row, _ in answers))
-        report = with_masks(report, [Part(model, tested, validation_images(model.folder, data_dir))], masks, progress)
     write(report, answers, worst_mistakes(answers, data_dir, model), model, out)
     return report
 
 
-def with_masks(report: Report, parts: Sequence[Part], masks: Path, progress: Progress | None) -> Report:
-    """Return the report on the test images of the parts, in their order, with the localisation.
+def compare_maps(parts: Sequence[Part], groups: Integers, masks: Path, progress: Progress | None) -> Localisation:
+    """Return how the class maps for the test images of the parts, in groups (N,) in their order, fit the outlines.
 
     Raises:
         DataError: see `localise`.
     """
     images = [row.image for part in parts for row in part.test]
-    groups = dict(zip(images, report.groups, strict=True))
-    return dataclasses.replace(report, localisation=localise(parts, groups, masks, cache_folder(), progress))
+    return localise(parts, dict(zip(images, groups.tolist(), strict=True)), masks, cache_folder(), progress)
 
 
 def write(report: Report, answers: Answers, mistakes: Sequence[Mistake], model: Model, out: Path) -> None:
@@ -275,24 +277,22 @@ NO_MAPS = np.empty((len(CLASSES), 0, 0), np.float32)
 
 
 def judge(
-    model: Model, protocol: str, answers: Answers, relation: Relation, temperatures: Floats | None = None
+    models: Sequence[Model], protocol: str, answers: Answers, relation: Relation, maps: Localisation | None
 ) -> Report:
-    """Return the report on answers (N), without skipped files and speed.
-
-    `temperatures` (N,) are those of the models that answered, where they are several.
-    """
+    """Return the report on N answers, without skipped files and speed; `models` are those that gave them, N."""
     labels, probabilities = arrays(answers)
-    heat = np.full(len(labels), model.card.temperature) if temperatures is None else temperatures
+    heat = np.array([model.card.temperature for model in models])
     predicted = probabilities.argmax(axis=1)
     counts = Counter(row.label for row, _ in answers)
-    card = model.card
+    card, precision = models[0].card, models[0].precision
+    said = [answer for _, answer in answers]
     return Report(
         model={
             "name": card.name,
             "version": card.version,
             "architecture": card.architecture,
             "recipe": card.recipe,
-            "precision": model.precision,
+            "precision": precision,
         },
         protocol=protocol,
         excluded=0,
@@ -302,14 +302,33 @@ def judge(
         measured=measure(labels, probabilities, relation.groups),
         uncalibrated=measure_calibration(labels, without_temperature(probabilities, heat), relation.groups),
         confusion=tuple(map(tuple, confusion(labels, predicted).tolist())),
-        per_plane=by_name(relation.planes, predicted == labels, relation.groups),
-        per_source=by_name(relation.origins, predicted == labels, relation.groups),
+        decisions=decisions(said, [model.card for model in models], precision, labels, relation.groups),
+        subgroups=divided(answers, relation, labels, maps),
         leakage=leakage_of(relation, predicted == labels),
         skipped={},
         images_per_second=0.0,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         package_version=__version__,
+        localisation=maps,
     )
+
+
+def divided(
+    answers: Answers, relation: Relation, labels: Integers, maps: Localisation | None
+) -> dict[str, dict[str, Subgroup]]:
+    """Return how the model does on parts of the images, which are divided in several ways."""
+    known = maps.per_image if maps else {}
+    looked = [known.get(row.image) for row, _ in answers]
+    parts: dict[str, Sequence[str]] = {
+        "class": [row.label for row, _ in answers],
+        "plane": relation.planes,
+        "source": relation.origins,
+        "brightness": thirds(relation.brightness),
+    }
+    if maps:
+        parts["tumor size"] = ["" if look is None else size_of(look.area) for look in looked]
+    energy = np.array([np.nan if look is None else look.energy for look in looked])
+    return subgroups(parts, [answer for _, answer in answers], labels, relation.groups, energy)
 
 
 def without_temperature(probabilities: Floats, temperatures: Floats) -> Floats:
@@ -317,12 +336,6 @@ def without_temperature(probabilities: Floats, temperatures: Floats) -> Floats:
     powers = probabilities.clip(np.finfo(np.float32).tiny) ** temperatures[:, None]
     before: Floats = powers / powers.sum(axis=1, keepdims=True)
     return before
-
-
-def by_name(names: Sequence[str], right: NDArray[np.bool_], groups: Integers) -> dict[str, Estimate]:
-    """Return the accuracy on the images of each name that is not empty, by name."""
-    column = np.array(names)
-    return {name: accuracy(right[column == name], groups[column == name]) for name in sorted(set(names)) if name}
 
 
 def arrays(answers: Answers) -> tuple[Integers, Floats]:
@@ -352,5 +365,6 @@ def render(report: Report, answers: Answers, mistakes: Sequence[Mistake], model:
         reliability=Markup(
             charts.reliability_diagram(report.measured.reliability, before=report.uncalibrated.reliability)
         ),
+        reliability_by_class=Markup(charts.class_reliability(labels, probabilities)),
         selective=Markup(charts.accuracy_coverage(labels, probabilities)),
     )

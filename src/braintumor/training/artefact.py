@@ -12,8 +12,9 @@ import torch
 
 import braintumor
 from braintumor.data.manifest import Manifest, write_manifest
-from braintumor.evaluate.calibrate import temperature
+from braintumor.evaluate.calibrate import rejection, temperature
 from braintumor.files import write_text
+from braintumor.inference import softmax
 from braintumor.model import ONNX_FILES, Card
 from braintumor.preprocess import Preprocess
 from braintumor.training import checkpoint, export
@@ -32,12 +33,14 @@ def write_artefact(
     state: State,
     manifest: Manifest,
     skipped: Mapping[str, str],
+    usual: Images,
     validation: Images,
     machine: Mapping[str, Any],
 ) -> Card:
     """Write the model folder of a network that is in the state of its best epoch; the card comes last.
 
-    `machine` is what the card says about what the run was computed on.
+    `usual` are training images, unaugmented, from which unusual ones are told apart. `machine` is what
+    the card says about what the run was computed on.
 
     Raises:
         TrainingError: the ONNX file does not answer as the network does.
@@ -46,11 +49,15 @@ def write_artefact(
     network.cpu()
     file = out / ONNX_FILES["float32"]
     checkpoint.write_tensors(out / "weights.safetensors", network.state_dict())
-    export.export(network, config.size, file)
-    batches = [batch for batch, _ in validation.batches(config.batch_size, torch.device("cpu"))]
-    parity = export.check_parity(network, batches[:PARITY_BATCHES], file)
-    logits, maps = export.run(file, batches)
-    labels = validation.labels.numpy()
+    cpu = torch.device("cpu")
+    gate = export.gate_of(network, (batch for batch, _ in usual.batches(config.batch_size, cpu)))
+    export.export(network, gate, config.size, file)
+    batches = [batch for batch, _ in validation.batches(config.batch_size, cpu)]
+    parity = export.check_parity(network, gate, batches[:PARITY_BATCHES], file)
+    answers = export.run(file, batches)
+    labels, groups = validation.labels.numpy(), np.array(manifest.part("val").group_numbers(), np.int64)
+    heat = temperature(answers.logits, labels)
+    shares = softmax(answers.logits / np.float32(heat)).astype(np.float64)
     write_manifest(manifest, out / "manifest.csv")
     write_text(out / "history.csv", history_text(state.history))
     card = Card(
@@ -58,15 +65,16 @@ def write_artefact(
         version=braintumor.__version__,
         architecture=config.model,
         preprocess=Preprocess(config.size),
-        class_map_scale=export.class_map_scale(maps, labels),
-        temperature=temperature(logits, labels),
+        class_map_scale=export.class_map_scale(answers.class_maps, labels),
+        temperature=heat,
+        rejection={"float32": rejection(shares, answers.unusual.astype(np.float64), labels, groups)},
         package_version=braintumor.__version__,
         recipe=config.recipe,
         train={**settings(state), **machine},
         weights_origin=state.weights_origin,
         data=data_facts(manifest, skipped),
         precisions={"float32": parity},
-        metrics=metrics(network, config.size, state, logits, labels),
+        metrics=metrics(network, config.size, state, answers.logits, labels),
     )
     write_text(out / "card.json", card.to_json())
     return card

@@ -17,16 +17,19 @@ from torch import Tensor, nn
 
 from braintumor.classes import CLASSES
 from braintumor.errors import TrainingError
+from braintumor.evaluate.reject import Gate, fit_gate
 from braintumor.files import replacing
+from braintumor.model import OUTPUTS, Answers
 from braintumor.training.networks import Network
 
 PROBABILITY_TOLERANCE = 1e-4
 CLASS_MAP_TOLERANCE = 1e-3  # of the largest map value
+UNUSUAL_TOLERANCE = 1e-3  # of the value
 KINK = 1e-5  # a hidden unit nearer to zero than this may fall on either side by rounding; they are of order 1
 
 
 class WithClassMaps(nn.Module):
-    """A network in evaluation mode that also answers with the Grad-CAM maps of all classes, in closed form.
+    """A network in evaluation mode that also answers with the maps of all classes and with how unusual an image is.
 
     Between the last features A (K, h, w) and a logit lie only the mean over positions and the head, whose only
     nonlinearity is the ReLU. The gradient of a logit by the pooled features is therefore a product of the two linear
@@ -35,25 +38,35 @@ class WithClassMaps(nn.Module):
     Source: arXiv:1610.02391, equations 1 and 2.
     """
 
-    def __init__(self, network: Network) -> None:
+    centre: Tensor
+    whitening: Tensor
+
+    def __init__(self, network: Network, gate: Gate) -> None:
         super().__init__()
         self.network = network.eval()
+        self.register_buffer("centre", torch.from_numpy(gate.centre.astype(np.float32)))
+        self.register_buffer("whitening", torch.from_numpy(gate.whitening.astype(np.float32)))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, 4) and class maps (N, 4, h, w), non-negative, unscaled, of (N, 1, H, W) in [0, 1]."""
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the network makes of (N, 1, H, W) grey values in [0, 1].
+
+        Returns:
+            logits (N, 4); class maps (N, 4, h, w), non-negative, unscaled; unusual (N,), see `reject.Gate`.
+        """
         first, norm, rectify, _, last = self.network.head
         assert isinstance(first, nn.Linear)
         assert isinstance(norm, nn.BatchNorm1d)
         assert norm.running_var is not None
         assert isinstance(last, nn.Linear)
-        features = self.network.features(image)  # (N, K, h, w)
+        features, described = self.network.features_and_gate(image)  # (N, K, h, w), (N, C)
         log_attention = self.network.log_attention(features)
         hidden = self.hidden(features, log_attention)
         logits = last(rectify(hidden))
         slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (512,)
         active = (hidden > 0).to(hidden.dtype) * slope
         gradient = (active[:, None, :] * last.weight[None]) @ first.weight  # (N, 4, K)
-        return logits, class_maps(features, gradient, log_attention)
+        unusual = torch.matmul(described - self.centre, self.whitening).square().mean(dim=1)
+        return logits, class_maps(features, gradient, log_attention), unusual
 
     def margin(self, image: Tensor) -> Tensor:
         """Return the (N,) distance of the head's hidden unit that is nearest to zero."""
@@ -78,9 +91,21 @@ def class_maps(features: Tensor, gradient: Tensor, log_attention: Tensor) -> Ten
     return torch.relu(evidence * log_attention.exp())
 
 
-def export(network: Network, size: int, target: Path) -> None:
-    """Write the network as an ONNX file with input `image` and outputs `logits` and `class_maps`, any batch size."""
-    module = WithClassMaps(network.cpu())
+@torch.no_grad()
+def gate_of(network: Network, batches: Iterable[Tensor]) -> Gate:
+    """Return the gate of a network on the CPU, fitted to (B, 1, H, W) batches of usual images.
+
+    Raises:
+        DataError: no images.
+    """
+    network.eval()
+    described = [network.features_and_gate(batch)[1].double().numpy() for batch in batches]
+    return fit_gate(np.concatenate(described) if described else np.empty((0, 1)))
+
+
+def export(network: Network, gate: Gate, size: int, target: Path) -> None:
+    """Write the network as an ONNX file with the input `image` and the outputs `OUTPUTS`, for any batch size."""
+    module = WithClassMaps(network.cpu(), gate)
     batch = torch.export.Dim("batch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with replacing(target) as aside, torch.no_grad(), warnings.catch_warnings(), silence():
@@ -90,7 +115,7 @@ def export(network: Network, size: int, target: Path) -> None:
             (torch.zeros(2, 1, size, size),),  # a batch of 1 would be taken for a constant
             str(aside),
             input_names=["image"],
-            output_names=["logits", "class_maps"],
+            output_names=list(OUTPUTS),
             dynamic_shapes={"image": {0: batch}},
             dynamo=True,
             external_data=False,
@@ -102,14 +127,14 @@ def silence() -> contextlib.redirect_stdout[io.StringIO]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def run(file: Path, batches: Iterable[Tensor]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return what an ONNX file answers for (B, 1, H, W) batches: logits (N, 4) and class maps (N, 4, h, w)."""
+def run(file: Path, batches: Iterable[Tensor]) -> Answers:
+    """Return what an ONNX file answers for (B, 1, H, W) batches."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    answers = [session.run(["logits", "class_maps"], {"image": batch.numpy()}) for batch in batches]
-    return np.concatenate([logits for logits, _ in answers]), np.concatenate([maps for _, maps in answers])
+    answers = [session.run(OUTPUTS, {"image": batch.numpy()}) for batch in batches]
+    return Answers(*map(np.concatenate, zip(*answers, strict=True)))
 
 
-def check_parity(network: Network, batches: list[Tensor], file: Path) -> dict[str, float]:
+def check_parity(network: Network, gate: Gate, batches: list[Tensor], file: Path) -> dict[str, float]:
     """Return the largest differences between the ONNX file and the network on real batches.
 
     A class map jumps where a unit of the head passes zero: there the gradient has no single value, and rounding alone
@@ -117,29 +142,32 @@ def check_parity(network: Network, batches: list[Tensor], file: Path) -> dict[st
     number is in the answer as `images_at_a_kink`.
 
     Raises:
-        TrainingError: the differences exceed 1e-4 in a probability, or 1e-3 of the largest value in a class map.
+        TrainingError: the differences exceed 1e-4 in a probability, 1e-3 of the largest value in a class map, or 1e-3
+            of how unusual an image is.
     """
-    logits, maps = run(file, batches)
-    module = WithClassMaps(network)
+    logits, maps, unusual = run(file, batches)
+    module = WithClassMaps(network, gate)
     with torch.no_grad():
         answers = [module(batch) for batch in batches]
         margin = torch.cat([module.margin(batch) for batch in batches])
-    expected = torch.cat([answer[0] for answer in answers]).softmax(dim=1)
-    found = torch.from_numpy(logits).softmax(dim=1)
-    expected_maps = torch.cat([answer[1] for answer in answers])
+    expected, expected_maps, expected_unusual = (torch.cat(parts) for parts in zip(*answers, strict=True))
     smooth = margin > KINK
-    probability = float((expected - found).abs().max())
     scale = max(float(expected_maps.max()), 1e-12)
-    differences = (expected_maps - torch.from_numpy(maps))[smooth].abs().flatten()
-    class_map = float(differences.max()) / scale if len(differences) else math.inf
-    if not (probability <= PROBABILITY_TOLERANCE and class_map <= CLASS_MAP_TOLERANCE):
+    differences = (expected_maps - torch.from_numpy(maps))[smooth].abs().flatten() / scale
+    far = (expected_unusual - torch.from_numpy(unusual)).abs() / expected_unusual.clamp(min=1e-12)
+    found = {
+        "probability_difference": float((expected.softmax(1) - torch.from_numpy(logits).softmax(1)).abs().max()),
+        "class_map_difference": float(differences.max()) if len(differences) else math.inf,
+        "unusual_difference": float(far.max()),
+    }
+    allowed = dict(zip(found, (PROBABILITY_TOLERANCE, CLASS_MAP_TOLERANCE, UNUSUAL_TOLERANCE), strict=True))
+    if not all(value <= allowed[name] for name, value in found.items()):
         raise TrainingError(
-            f"the exported {file.name} differs from the network by {probability:.1e} in a probability (allowed "
-            f"{PROBABILITY_TOLERANCE}) and {class_map:.1e} in a class map (allowed {CLASS_MAP_TOLERANCE}); "
-            "the weights are kept: report this together with the versions of torch and onnxruntime"
+            f"the exported {file.name} differs from the network: "
+            + ", ".join(f"{name} {value:.1e} (allowed {allowed[name]})" for name, value in found.items())
+            + "; the weights are kept: report this together with the versions of torch and onnxruntime"
         )
-    kinks = float((~smooth).sum())
-    return {"probability_difference": probability, "class_map_difference": class_map, "images_at_a_kink": kinks}
+    return {**found, "images_at_a_kink": float((~smooth).sum())}
 
 
 def class_map_scale(maps: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

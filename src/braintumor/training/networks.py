@@ -15,18 +15,23 @@ from braintumor.errors import DataError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TIMM_NAMES = {"resnet": "resnet18"}
+GATE_STAGES = 2  # the last ones of the backbone, whose means tell usual images from others
 FINER_WIDTH = {"cnn": 64}  # channels of the features that join several stages
 DEFAULT_FINER_WIDTH = 128
 
 
 class Network(nn.Module):
-    """A backbone with spatial features, finer or not, their pooling and the head."""
+    """A backbone with spatial features, finer or not, their pooling and the head.
+
+    `gate` are the positions among the backbone's stages of those that tell usual images from others.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, channels: int, dropout: float) -> None:
+    def __init__(self, backbone: nn.Module, channels: int, dropout: float, gate: Sequence[int]) -> None:
         super().__init__()
+        self.gate = list(gate)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.backbone = backbone
@@ -39,10 +44,25 @@ class Network(nn.Module):
 
         The backbone sees three equal channels, normalised by the ImageNet mean and deviation.
         """
-        normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # (N, 3, H, W)
         if self.finer is None:
-            return cast(Tensor, self.backbone(normalised))
-        return cast(Tensor, self.finer(stages_of(self.backbone, normalised, self.finer.stages)))
+            return cast(Tensor, self.backbone(self.normalised(image)))
+        return cast(Tensor, self.finer(stages_of(self.backbone, self.normalised(image), self.finer.stages)[1]))
+
+    def features_and_gate(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same features, and the (N, C) features that tell usual images from others.
+
+        These are the roots of the channel means of the last stages: means of rectified values spread the more, the
+        larger they are, their roots evenly.
+        """
+        stages = sorted({*self.gate, *(self.finer.stages if self.finer else ())})
+        last, found = stages_of(self.backbone, self.normalised(image), stages)
+        made = dict(zip(stages, found, strict=True))
+        features = self.finer([made[stage] for stage in self.finer.stages]) if self.finer else last
+        return features, torch.cat([made[stage].mean(dim=(2, 3)).relu().sqrt() for stage in self.gate], dim=1)
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """Return grey values (N, 1, H, W) in [0, 1] as the (N, 3, H, W) that the backbone sees."""
+        return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def log_attention(self, features: Tensor) -> Tensor:
         """Return the (N, 1, h, w) logarithms of the weights that pool features (N, K, h, w); they sum to 1."""
@@ -81,9 +101,9 @@ class WithAttention(nn.Module):
         return self.network.with_attention(image)
 
 
-def stages_of(backbone: nn.Module, image: Tensor, stages: Sequence[int] | None = None) -> list[Tensor]:
-    """Return what a backbone computes of (N, 3, H, W) after the stages at these positions, or after all of them."""
-    found: list[Tensor] = cast(Any, backbone).forward_intermediates(image, indices=stages)[1]
+def stages_of(backbone: nn.Module, image: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, list[Tensor]]:
+    """Return a backbone's features of (N, 3, H, W), and those after the stages at these positions, or after all."""
+    found: tuple[Tensor, list[Tensor]] = cast(Any, backbone).forward_intermediates(image, indices=stages)
     return found
 
 
@@ -138,11 +158,12 @@ def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: b
         backbone, channels = CustomCNN(), CustomCNN.channels
     else:
         backbone, channels = timm_backbone(TIMM_NAMES.get(model, model))
+    strides, widths = shape_of(backbone)
     finer = None
     if map_stride:
         channels = FINER_WIDTH.get(model, DEFAULT_FINER_WIDTH)
-        finer = finer_features(model, backbone, map_stride, channels)
-    network = Network(backbone, channels, dropout)
+        finer = finer_features(model, strides, widths, map_stride, channels)
+    network = Network(backbone, channels, dropout, range(len(strides))[-GATE_STAGES:])
     network.finer = finer
     if attention:
         network.attention = nn.Conv2d(channels, 1, 1, bias=False)
@@ -150,19 +171,23 @@ def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: b
     return network.to(memory_format=torch.channels_last)
 
 
-def finer_features(model: str, backbone: nn.Module, stride: int, width: int) -> Finer:
+@torch.no_grad()
+def shape_of(backbone: nn.Module) -> tuple[list[int], list[int]]:
+    """Return input pixels to one position, and channels, of each stage of a backbone."""
+    stages = stages_of(backbone.eval(), torch.zeros(2, 3, 256, 256))[1]
+    return [256 // stage.shape[2] for stage in stages], [stage.shape[1] for stage in stages]
+
+
+def finer_features(model: str, strides: Sequence[int], widths: Sequence[int], stride: int, width: int) -> Finer:
     """Return the untrained layers that join the stages of a backbone from this stride on.
 
     Raises:
         DataError: it has no stage of this stride.
     """
-    with torch.no_grad():
-        stages = stages_of(backbone.eval(), torch.zeros(2, 3, 256, 256))
-    strides = [256 // stage.shape[2] for stage in stages]
-    chosen = [index for index, found in enumerate(strides) if found >= stride]
     if stride not in strides:
         raise DataError(f"{model} has no features of stride {stride}; choose one of {', '.join(map(str, strides))}")
-    return Finer(chosen, [stages[index].shape[1] for index in chosen], width)
+    chosen = [index for index, found in enumerate(strides) if found >= stride]
+    return Finer(chosen, [widths[index] for index in chosen], width)
 
 
 def timm_backbone(name: str) -> tuple[nn.Module, int]:
@@ -173,10 +198,10 @@ def timm_backbone(name: str) -> tuple[nn.Module, int]:
     backbone = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
     with torch.no_grad():
         shape = tuple(backbone.eval()(torch.zeros(2, 3, 224, 224)).shape)
-    if len(shape) != 4 or shape[2] != shape[3]:
+    if len(shape) != 4 or shape[2] != shape[3] or not hasattr(backbone, "forward_intermediates"):
         raise DataError(
-            f"{name} cannot be used: its features have the shape {shape}, expected (N, K, h, w); "
-            "choose a convolutional network, whose class maps can be read off in closed form"
+            f"{name} cannot be used: its features have the shape {shape}, expected (N, K, h, w) after stages that can "
+            "be told apart; choose a convolutional network, whose class maps can be read off in closed form"
         )
     return backbone, shape[1]
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, validation_images
 from braintumor.errors import ModelError
+from braintumor.evaluate.calibrate import rejection
 from braintumor.files import replacing, write_text
 from braintumor.inference import Prediction, predict
 from braintumor.model import ONNX_FILES, Card, Model, load, open_session, usable_cores
@@ -53,9 +55,18 @@ def quantize(folder: Path, data_dir: Path, *, precision: str = "int8") -> Card:
         refuse_differences(target, reference, measured)
     known = model.card.precisions
     precisions = {**known, "float32": known.get("float32", {}) | reference, precision: measured}
-    card = dataclasses.replace(model.card, precisions=precisions)
+    rejections = {**model.card.rejection, precision: rejection_of(found, images)}
+    card = dataclasses.replace(model.card, precisions=precisions, rejection=rejections)
     write_text(model.folder / "card.json", card.to_json())
     return card
+
+
+def rejection_of(answers: Sequence[Prediction], images: Manifest) -> dict[str, Any]:
+    """Return the card's entry on when answers are withheld, from a variant's answers for validation images."""
+    labels = np.array([CLASSES.index(row.label) for row in images], np.int64)
+    unusual = np.array([answer.unusual for answer in answers], np.float64)
+    groups = np.array(images.group_numbers(), np.int64)
+    return rejection(probabilities(answers).astype(np.float64), unusual, labels, groups)
 
 
 def calibration_inputs(model: Model, images: Manifest) -> Floats:

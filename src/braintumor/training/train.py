@@ -31,6 +31,7 @@ from braintumor.training.recipe import TrainConfig
 from braintumor.training.schedule import averaging_decay, epoch_order, epoch_seed, learning_rate, train_size
 
 UNFOLDING_BATCHES = 16
+USUAL_IMAGES = 2048  # of training, unaugmented, from which unusual images are told apart
 AVERAGING_STRIDE = 4  # steps from one update of the averaged weights to the next: it reads and writes all weights
 
 
@@ -160,6 +161,7 @@ def train(
                 images = outlined(images, manifest.part("train"), Path(config.masks), cache)
             images = images.on(place)
             validation = decoded(manifest.part("val"), config.size, cache, progress.say).on(place)
+            usual = decoded(manifest.part("train").some(USUAL_IMAGES), config.size, cache, progress.say)
         for image, reason in skipped.items():
             progress.say(f"left out {image}: {reason}")
         run, state = begin(config, manifest, images, validation, progress, place, group, out, resume)
@@ -180,7 +182,7 @@ def train(
         progress.say(f"best epoch {state.best.epoch}; exporting and checking the model")
         state = replace(state, seconds=before + time.perf_counter() - began)
         machine = {"device": place.type, "threads": torch.get_num_threads(), "processes": group.size}
-        card = write_artefact(out, run.averaged, config, state, manifest, skipped, validation, machine)
+        card = write_artefact(out, run.averaged, config, state, manifest, skipped, usual, validation, machine)
         checkpoint.clear(out / "checkpoint")
         return card
 
