@@ -19,10 +19,11 @@ LAYERS = (
     "read zoo overlay evaluate.calibrate data.miniatures data.structure data.neighbours data.kaggle "
     "training.networks training.augment training.recipe training.integers",
     "data.duplicates data.alignment data.reference data.groups data.outlines data.contact_sheet "
-    "training.export training.loader training.checkpoint "
+    "training.export training.sanity training.loader training.checkpoint "
     "training.weights training.artefact training.schedule training.hardware training.board "
     "data.quality data.copies data.crossing data.shortcuts "
-    "inference braintumor evaluate.localise evaluate.decisions evaluate.compare evaluate.gallery evaluate.leakage",
+    "inference braintumor evaluate.faithful evaluate.localise evaluate.decisions "
+    "evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train data.audit archive dicom.write evaluate.report terminal",
     "training.folds evaluate.pooled evaluate.audit_page",
     "cli web.app dicom.pacs",

@@ -118,7 +118,7 @@ def test_rates_worked_by_hand() -> None:
         look("glioma", "glioma", None, 0.02, 0.4),
         look("pituitary", "glioma", "glioma", 0.04, 0.6),  # not right: does not count for flips
     ]
-    result = summarise(found, np.array([0, 0, 1]), [0.5] * 3, dict.fromkeys(module.BASELINES, 0.5))
+    result = summarise(found, np.array([0, 0, 1]), [0.5] * 3, dict.fromkeys(module.BASELINES, 0.5), {})
     overall = result.overall
     assert (overall["pointing"].value, overall["pointing"].n) == (pytest.approx(2 / 3), 3)
     assert overall["energy"].value == pytest.approx(0.6)
@@ -132,7 +132,7 @@ def test_rates_worked_by_hand() -> None:
     assert result.baselines["head"]["energy"].value == pytest.approx(0.065 / 3)
     assert len(result.survivors) == 1
     with pytest.raises(DataError, match="no test image has a known tumor outline"):
-        summarise([], np.array([], int), [], {})
+        summarise([], np.array([], int), [], {}, {})
 
 
 class Seeing:

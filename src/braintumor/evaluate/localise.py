@@ -5,7 +5,7 @@ masked or stretched. A map of zeros points nowhere: its pointing, energy and ove
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.outlines import Polygon, mask, outlines
 from braintumor.errors import DataError
+from braintumor.evaluate.faithful import Faith, asking, faith
 from braintumor.evaluate.metrics import Estimate, Integers, mean
 from braintumor.inference import Prediction, Slice, decide
 from braintumor.model import Model
@@ -32,6 +33,7 @@ BATCH: Final = 32
 RIM_PIXELS: Final = 2  # of the network's input: how far around the outline a tumor is filled, too
 DARK: Final = 0.05  # of the brightest grey level: what is darker lies outside the head
 TRIES: Final = 400
+TESTED: Final = 60  # slices per model whose maps are tested for faithfulness
 CENTRE_SIGMA: Final = 0.2  # of the side, of the baseline that always points to the middle
 SIZES: Final = {"small": (0.0, 0.01), "medium": (0.01, 0.03), "large": (0.03, 1.0)}
 """Tumor sizes by the share of the padded slice that the outline encloses."""
@@ -101,6 +103,8 @@ class Localisation:
         baselines: pointing, energy and iou of maps that do not know the slice.
         threshold: fraction of a map's maximum from which it counts as inside, for iou.
         survivors: images whose answer was right and stays the same without the tumor, at most 200.
+        faithfulness: deletion, insertion and road, see `faithful.Faith`, of the model's maps and of `random` ones, on
+            at most 60 slices per model.
         per_image: by the image's name in the manifest.
     """
 
@@ -110,6 +114,7 @@ class Localisation:
     baselines: dict[str, dict[str, Estimate]]
     threshold: float
     survivors: tuple[str, ...]
+    faithfulness: dict[str, dict[str, Estimate]]
     per_image: dict[str, Inside]
 
 
@@ -234,17 +239,41 @@ def localise(
     found: list[Look] = []
     seen: list[Look] = []
     thresholds: list[float] = []
+    tested: list[tuple[Row, Faith, Faith]] = []
     for part in parts:
         before = looks(part.model, part.validation, reference, cache, erase=False)
         now = looks(part.model, part.test, reference, cache, erase=True)
         thresholds += [best_threshold([look.found for look in before])] * len(now)
         seen, found = [*seen, *before], [*found, *now]
+        tested += faithfulness(part.model, part.test, [each.row for each in now])
         done += len(part.test) + len(part.validation)
         if progress:
             progress(done, total)
     blind = {name: best_threshold([look.baselines[name] for look in seen]) for name in BASELINES}
     numbers = np.array([groups[look.row.image] for look in found], np.int64)
-    return summarise(found, numbers, thresholds, blind)
+    members = np.array([groups[row.image] for row, _, _ in tested], np.int64)
+    own, random = ([pair[place] for _, *pair in tested] for place in (0, 1))
+    faithful = {"map": summed(own, members), "random": summed(random, members)}
+    return summarise(found, numbers, thresholds, blind, faithful)
+
+
+def faithfulness(model: Model, images: Manifest, rows: Sequence[Row]) -> list[tuple[Row, Faith, Faith]]:
+    """Return how faithful the maps of the true class are, and random maps, on some of the slices, evenly chosen."""
+    found = []
+    for seed, place in enumerate(np.unique(np.linspace(0, len(rows) - 1, min(TESTED, len(rows))).astype(int)).tolist()):
+        row = rows[place]
+        levels = model.card.preprocess.grey_levels(read(images.path(row)))
+        own = answers([levels], model)[0].class_maps[CLASSES.index(row.label)]
+        noise = np.random.default_rng(seed).random(own.shape, np.float32)
+        ask = asking(model, row.label)
+        found.append((row, faith(levels, own, ask, seed), faith(levels, noise, ask, seed)))
+    return found
+
+
+def summed(found: Sequence[Faith], groups: Integers) -> dict[str, Estimate]:
+    """Return the means of N tests of faithfulness, with intervals over groups (N,)."""
+    names = [each.name for each in fields(Faith)]
+    return {name: mean(np.array([getattr(each, name) for each in found]), groups) for name in names}
 
 
 def looks(model: Model, images: Manifest, reference: Path, cache: Path, *, erase: bool) -> list[Look]:
@@ -323,7 +352,11 @@ def best_threshold(found: Sequence[Overlap]) -> float:
 
 
 def summarise(
-    found: Sequence[Look], groups: Integers, thresholds: Sequence[float], baseline_thresholds: dict[str, float]
+    found: Sequence[Look],
+    groups: Integers,
+    thresholds: Sequence[float],
+    baseline_thresholds: dict[str, float],
+    faithful: dict[str, dict[str, Estimate]],
 ) -> Localisation:
     """Return the rates of N looks.
 
@@ -332,6 +365,7 @@ def summarise(
         groups: (N,) group of each image.
         thresholds: N fractions of a map's maximum, each chosen on the validation images of the model that answered.
         baseline_thresholds: the same for each of `BASELINES`.
+        faithful: see `Localisation.faithfulness`.
 
     Raises:
         DataError: there are no looks.
@@ -361,6 +395,7 @@ def summarise(
         baselines=blind,
         threshold=float(np.mean(thresholds)),
         survivors=tuple(survivors[:LISTED]),
+        faithfulness=faithful,
         per_image={each.row.image: Inside(each.area, each.found.energy) for each in found},
     )
 

@@ -22,6 +22,7 @@ from braintumor.training.checkpoint import Epoch, State
 from braintumor.training.loader import Images
 from braintumor.training.networks import Network, multiply_adds
 from braintumor.training.recipe import TrainConfig
+from braintumor.training.sanity import cascade
 
 PARITY_BATCHES = 2
 
@@ -54,6 +55,7 @@ def write_artefact(
     export.export(network, gate, config.size, file)
     batches = [batch for batch, _ in validation.batches(config.batch_size, cpu)]
     parity = export.check_parity(network, gate, batches[:PARITY_BATCHES], file)
+    sanity = cascade(network, gate, batches[0])
     answers = export.run(file, batches)
     labels, groups = validation.labels.numpy(), np.array(manifest.part("val").group_numbers(), np.int64)
     heat = temperature(answers.logits, labels)
@@ -74,7 +76,7 @@ def write_artefact(
         weights_origin=state.weights_origin,
         data=data_facts(manifest, skipped),
         precisions={"float32": parity},
-        metrics=metrics(network, config.size, state, answers.logits, labels),
+        metrics=metrics(network, config.size, state, answers.logits, labels) | {"shuffled_maps": sanity},
     )
     write_text(out / "card.json", card.to_json())
     return card
