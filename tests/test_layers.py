@@ -15,7 +15,7 @@ LAYERS = (
     "scan preprocess decision data.manifest data.split data.phantom data.orientations "
     "data.download data.unzip data.matlab evaluate.metrics",
     "defects sandbox model dicom.read data.layout data.figshare "
-    "evaluate.reject evaluate.charts evaluate.pages evaluate.planes",
+    "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
     "read zoo overlay evaluate.calibrate data.miniatures data.structure data.neighbours data.kaggle "
     "training.networks training.augment training.recipe training.integers",
     "data.duplicates data.alignment data.reference data.groups data.outlines data.contact_sheet "

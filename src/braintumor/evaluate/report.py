@@ -65,6 +65,7 @@ class Report:
         decisions: what becomes of the images where answers may be withheld.
         subgroups: by class, by plane as told from the pixels, by where the images come from, by brightness of the head
             and, where outlines are known, by the size of the tumor.
+        crossed: images of each class by plane and by source.
         skipped: reason of every file that was left out.
         localisation: how well class maps agree with outlines of tumors; None without a reference folder.
         images_per_second: reading, preparing and predicting, on the machine of the evaluation.
@@ -82,6 +83,7 @@ class Report:
     confusion: tuple[tuple[int, ...], ...]
     decisions: Decisions
     subgroups: dict[str, dict[str, Subgroup]]
+    crossed: dict[str, dict[str, dict[str, int]]]
     leakage: Leakage
     skipped: dict[str, str]
     images_per_second: float
@@ -304,6 +306,10 @@ def judge(
         confusion=tuple(map(tuple, confusion(labels, predicted).tolist())),
         decisions=decisions(said, [model.card for model in models], precision, labels, relation.groups),
         subgroups=divided(answers, relation, labels, maps),
+        crossed={
+            "plane": crossed(relation.planes, [row.label for row, _ in answers]),
+            "source": crossed(relation.origins, [row.label for row, _ in answers]),
+        },
         leakage=leakage_of(relation, predicted == labels),
         skipped={},
         images_per_second=0.0,
@@ -329,6 +335,12 @@ def divided(
         parts["tumor size"] = ["" if look is None else size_of(look.area) for look in looked]
     energy = np.array([np.nan if look is None else look.energy for look in looked])
     return subgroups(parts, [answer for _, answer in answers], labels, relation.groups, energy)
+
+
+def crossed(names: Sequence[str], labels: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the number of images of each class for each name that is not empty."""
+    counts = Counter(zip(names, labels, strict=True))
+    return {name: {label: counts[name, label] for label in CLASSES} for name in sorted(set(names) - {""})}
 
 
 def without_temperature(probabilities: Floats, temperatures: Floats) -> Floats:
