@@ -1,4 +1,4 @@
-"""Write model-cards/ again, from the models of the folds in runs/ and their pooled reports; `make models` makes these."""
+"""Write model-cards/ again, from the models of the folds in runs/ (`make models`) and their pooled reports."""
 
 import json
 from pathlib import Path

@@ -72,7 +72,7 @@ def test_training_writes_a_model_folder_that_predicts(data: Path, tmp_path: Path
     assert card.data["counts"]["val"] == {"glioma": 2, "meningioma": 2, "pituitary": 2, "no_tumor": 2}
     model = load(tmp_path / "run")
     assert model.card == card
-    logits, maps = model(np.zeros((3, 1, 32, 32), np.float32))
+    logits, maps, _ = model(np.zeros((3, 1, 32, 32), np.float32))
     assert (logits.shape, maps.shape) == ((3, 4), (3, 4, 1, 1))
 
 
