@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from mapie.classification import SplitConformalClassifier
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from braintumor.errors import DataError
 from braintumor.evaluate.calibrate import (
@@ -77,3 +79,41 @@ def test_sets_cover_each_class_as_often_as_promised() -> None:
     covered = prediction_sets(probabilities[tested], quantiles)[np.arange(4000), labels[tested]]
     for label in range(4):
         assert covered[labels[tested] == label].mean() == pytest.approx(0.9, abs=0.03)
+
+
+class Given(ClassifierMixin, BaseEstimator):
+    """A classifier whose inputs are its probabilities."""
+
+    classes_ = np.arange(3)
+
+    def fit(self, probabilities: np.ndarray, labels: np.ndarray) -> "Given":
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def predict_proba(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities
+
+    def predict(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities.argmax(axis=1)
+
+
+@pytest.mark.filterwarnings("ignore:WARNING. your conformalization dataset has less labels")  # on purpose
+@pytest.mark.parametrize("error", [0.05, 0.1, 0.2])
+def test_sets_of_ungrouped_images_are_those_of_mapie_for_each_class_alone(error: float) -> None:
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 3, 300)
+    probabilities = random.dirichlet(np.ones(3), 300)
+    probabilities = 0.6 * probabilities + 0.4 * np.eye(3)[labels]
+    new = random.dirichlet(np.ones(3), 200)
+    quantiles = conformal_quantiles(probabilities, labels, np.arange(300), error)
+    best = new.argmax(axis=1)
+    found = prediction_sets(new, quantiles)
+    for label in range(3):
+        own = labels == label
+        oracle = SplitConformalClassifier(Given(), confidence_level=1 - error, prefit=True, conformity_score="lac")
+        oracle.conformalize(probabilities[own], labels[own])
+        expected = oracle.predict_set(new)[1][:, label, 0]
+        others = best != label  # ours always holds the best class
+        np.testing.assert_array_equal(found[others, label], expected[others])
