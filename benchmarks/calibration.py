@@ -5,7 +5,7 @@ validation slices. Unprefixed numbers are those of the ResNet18, `cnn.` those of
 temperature. `int8` compares what the 8-bit variants decide with what the models decide, both with their own
 thresholds; it is written here where it is missing.
 
-Takes: 10 minutes.
+Takes: long, ten minutes with the models of `folds.py`.
 Command: python benchmarks/calibration.py
 """
 

@@ -10,7 +10,7 @@ The score was chosen by `photographs`, `noise`, `blank`, `text` and `phantom`, a
 `half` and `inverted`; no picture of any set has a part in the thresholds. `compare` holds scores that others have
 published, on the first fold's ResNet18, without its threshold.
 
-Takes: 15 minutes.
+Takes: long, a quarter of an hour with the models of `folds.py`.
 Command: python benchmarks/rejection.py
 """
 

@@ -52,6 +52,20 @@ ASKED: dict[str, dict[str, str]] = {
         "folder.peak_mib": "≤ 600",
     },
     "cold-start": {"seconds": "≤ 1.0", "ratio": "≥ 4"},
+    "localisation": {
+        "guided.pointing": "≥ 0.85",
+        "guided.energy": "≥ 0.40",
+        "guided.iou": "≥ 0.40",
+    },
+    "calibration": {"ece": "≤ 0.02", "int8.decision_agreement": "≥ 0.995"},
+    "rejection": {
+        **{
+            f"{name}.{rate}": bar
+            for name in ("spine-mri", "photographs", "noise", "blank", "text")
+            for rate, bar in (("auroc", "≥ 0.99"), ("fpr95", "≤ 0.03"))
+        },
+        "refused_real": "≤ 0.01",
+    },
     "audit": {
         "precision": "≥ 0.99",
         "recall": "≥ 0.97",

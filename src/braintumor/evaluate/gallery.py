@@ -1,4 +1,4 @@
-"""What the worst mistakes look like: the slice, and where the wrong and the right class found evidence."""
+"""What the worst mistakes look like, and answers that do not need the tumor: slices with their class maps."""
 
 import base64
 import io
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from braintumor.classes import CLASSES
-from braintumor.data.manifest import Row
+from braintumor.data.manifest import Manifest, Row
+from braintumor.data.outlines import outlines
+from braintumor.evaluate.localise import answers, filled, hole_of
 from braintumor.inference import Prediction, predict
 from braintumor.model import Model
 from braintumor.overlay import has_evidence, overlay
@@ -19,6 +21,7 @@ from braintumor.preprocess import pad_to_square
 from braintumor.read import read
 
 MISTAKES = 24
+SURVIVORS = 12
 SIDE = 256
 LEGEND_HEIGHT = 16
 
@@ -43,20 +46,20 @@ class Mistake:
     evidence: tuple[bool, bool]
 
 
-def worst_mistakes(answers: Sequence[tuple[Row, Prediction]], root: Path, model: Model) -> list[Mistake]:
+def worst_mistakes(given: Sequence[tuple[Row, Prediction]], root: Path, model: Model) -> list[Mistake]:
     """Return the at most 24 wrong answers that gave the true class the smallest probability, smallest first.
 
     The class maps are computed again, so that nobody has to keep those of all images.
 
     Args:
-        answers: rows and what the model said.
+        given: rows and what the model said.
         root: the folder that the rows' images are relative to.
         model: the model that said it.
 
     Raises:
         ImageError: an image has become unreadable.
     """
-    wrong = [(row, answer) for row, answer in answers if answer.predicted != row.label]
+    wrong = [(row, answer) for row, answer in given if answer.predicted != row.label]
     worst = sorted(wrong, key=lambda pair: (float(pair[1].probabilities[CLASSES.index(pair[0].label)]), pair[0].image))
     rows = [row for row, _ in worst[:MISTAKES]]
     again = predict([root / row.image for row in rows], model)
@@ -77,6 +80,44 @@ def mistake(row: Row, answer: Prediction, root: Path, model: Model) -> Mistake:
         maps=(picture(overlay(pixels, predicted, scale)), picture(overlay(pixels, true, scale))),
         evidence=(has_evidence(predicted, scale), has_evidence(true, scale)),
     )
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A right answer that stays the same without the tumor; the pictures are `data:` addresses of JPEG images.
+
+    Attributes:
+        slice: as the network saw it, with the class map of the true class.
+        without: the slice whose tumor is filled from its surroundings, with the class map of the same class there.
+    """
+
+    image: str
+    label: str
+    slice: str
+    without: str
+
+
+def survivors(model: Model, images: Manifest, reference: Path, cache: Path) -> list[Survivor]:
+    """Return what a model saw in images, with and without the tumor whose outline a reference folder knows.
+
+    Raises:
+        DataError: the reference folder cannot be used.
+        ImageError: an image has become unreadable.
+    """
+    found = []
+    for row, polygon in zip(images, outlines(images, reference, cache), strict=True):
+        if polygon is None:
+            continue
+        levels = model.card.preprocess.grey_levels(read(images.path(row)))
+        both = [levels, filled(levels, hole_of(polygon, levels.shape[0]))]
+        maps = [answer.class_maps[CLASSES.index(row.label)] for answer in answers(both, model)]
+        scale = model.card.class_map_scale
+        shown = [
+            picture(overlay(each.astype(np.float32) / np.float32(255), heat, scale))
+            for each, heat in zip(both, maps, strict=True)
+        ]
+        found.append(Survivor(row.image, row.label, *shown))
+    return found
 
 
 def legend() -> str:

@@ -181,6 +181,11 @@ def filled(levels: Levels, hole: Bools) -> Levels:
     return result
 
 
+def hole_of(polygon: Polygon, side: int) -> Bools:
+    """Return the pixels (S, S) of a slice that are filled to remove a tumor: inside its outline and a little around."""
+    return np.asarray(ndimage.binary_dilation(mask(polygon, side) > 127, iterations=RIM_PIXELS))
+
+
 def elsewhere(hole: Bools, head: Bools, seed: int) -> Bools | None:
     """Return a hole of the same shape, moved within the head so that it does not touch the first; None without room.
 
@@ -306,7 +311,7 @@ def look(
     without: list[str | None] = [answer.predicted for answer in shown]
     control: list[str | None] = [None] * len(some)
     if erase:
-        holes = [ndimage.binary_dilation(mask(polygon, side) > 127, iterations=RIM_PIXELS) for _, polygon in some]
+        holes = [hole_of(polygon, side) for _, polygon in some]
         without = said(slices, holes, model)
         pieces = [elsewhere(*pair, start + n) for n, pair in enumerate(zip(holes, heads, strict=True))]
         control = said(slices, pieces, model)

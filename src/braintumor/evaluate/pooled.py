@@ -8,7 +8,7 @@ from braintumor.data.groups import group_numbers, name_of
 from braintumor.data.manifest import Manifest, Row, read_manifest
 from braintumor.data.miniatures import miniatures
 from braintumor.errors import DataError, UnreadableDataError
-from braintumor.evaluate.gallery import MISTAKES, Mistake, worst_mistakes
+from braintumor.evaluate.gallery import MISTAKES, Mistake, Survivor, worst_mistakes
 from braintumor.evaluate.leakage import unseen
 from braintumor.evaluate.localise import Part
 from braintumor.evaluate.report import Progress, Report, ask, compare_maps, judge, write
@@ -58,16 +58,16 @@ def evaluate_folds(
         mistakes += worst_mistakes(found, data_dir, model)
     mistakes = sorted(mistakes, key=lambda mistake: mistake.probabilities[mistake.label])[:MISTAKES]
     relation = unseen(Manifest(data_dir, tuple(row for row, _ in answers)))
-    maps = None
+    maps, surviving = None, list[Survivor]()
     if masks:
         parts = [
             Part(model, manifest.part("test"), manifest.part("val"))
             for model, manifest in zip(models, manifests, strict=True)
         ]
-        maps = compare_maps(parts, relation.groups, masks, progress)
-    report = judge(answering, "folds", answers, relation, maps)
+        maps, surviving = compare_maps(parts, relation.groups, masks, progress)
+    report = judge(answering, "folds", answers, relation, maps, data_dir)
     report = dataclasses.replace(report, excluded=before - total, images_per_second=total / seconds)
-    write(report, answers, mistakes, models[0], out)
+    write(report, answers, mistakes, surviving, models[0], out)
     return report
 
 

@@ -16,10 +16,12 @@ from braintumor import __version__
 from braintumor.classes import CLASSES, DISCLAIMER
 from braintumor.data.layout import Listing, has_part, list_images
 from braintumor.data.manifest import Manifest, Row, read_manifest, validation_images
+from braintumor.data.quality import Facts, quality
+from braintumor.data.shortcuts import Shortcuts, shortcuts
 from braintumor.errors import DataError, ImageError, UnreadableDataError
 from braintumor.evaluate import charts, pages
 from braintumor.evaluate.decisions import Decisions, Subgroup, decisions, subgroups, thirds
-from braintumor.evaluate.gallery import Mistake, legend, worst_mistakes
+from braintumor.evaluate.gallery import SURVIVORS, Mistake, Survivor, legend, survivors, worst_mistakes
 from braintumor.evaluate.leakage import Leakage, Relation, leakage_of, relate
 from braintumor.evaluate.localise import Localisation, Part, localise, size_of
 from braintumor.evaluate.metrics import (
@@ -66,6 +68,7 @@ class Report:
         subgroups: by class, by plane as told from the pixels, by where the images come from, by brightness of the head
             and, where outlines are known, by the size of the tumor.
         crossed: images of each class by plane and by source.
+        shortcuts: how far size, format and brightness give the class of these images away, without any model.
         skipped: reason of every file that was left out.
         localisation: how well class maps agree with outlines of tumors; None without a reference folder.
         images_per_second: reading, preparing and predicting, on the machine of the evaluation.
@@ -84,6 +87,7 @@ class Report:
     decisions: Decisions
     subgroups: dict[str, dict[str, Subgroup]]
     crossed: dict[str, dict[str, dict[str, int]]]
+    shortcuts: Shortcuts | None
     leakage: Leakage
     skipped: dict[str, str]
     images_per_second: float
@@ -184,35 +188,58 @@ def evaluate(
         origin, before = "clean", len(answers)
         answers, relation = unrelated(answers, relation)
         excluded = before - len(answers)
-    maps = None
+    maps, surviving = None, list[Survivor]()
     if masks:
         tested = Manifest(data_dir, tuple(row for row, _ in answers))
         parts = [Part(model, tested, validation_images(model.folder, data_dir))]
-        maps = compare_maps(parts, relation.groups, masks, progress)
+        maps, surviving = compare_maps(parts, relation.groups, masks, progress)
     report = dataclasses.replace(
-        judge([model] * len(answers), origin, answers, relation, maps),
+        judge([model] * len(answers), origin, answers, relation, maps, data_dir),
         excluded=excluded,
         skipped=dict(sorted(unusable.items())),
         images_per_second=len(listing.manifest) / seconds,
     )
-    write(report, answers, worst_mistakes(answers, data_dir, model), model, out)
+    write(report, answers, worst_mistakes(answers, data_dir, model), surviving, model, out)
     return report
 
 
-def compare_maps(parts: Sequence[Part], groups: Integers, masks: Path, progress: Progress | None) -> Localisation:
-    """Return how the class maps for the test images of the parts, in groups (N,) in their order, fit the outlines.
+def compare_maps(
+    parts: Sequence[Part], groups: Integers, masks: Path, progress: Progress | None
+) -> tuple[Localisation, list[Survivor]]:
+    """Return how the class maps for the test images of the parts fit the outlines, and some answers that need no tumor.
+
+    Args:
+        parts: models and images.
+        groups: (N,) of all test images, in the order of the parts.
+        masks: reference folder.
+        progress: called with the images done and in all.
 
     Raises:
         DataError: see `localise`.
     """
     images = [row.image for part in parts for row in part.test]
-    return localise(parts, dict(zip(images, groups.tolist(), strict=True)), masks, cache_folder(), progress)
+    maps = localise(parts, dict(zip(images, groups.tolist(), strict=True)), masks, cache_folder(), progress)
+    places = np.linspace(0, len(maps.survivors) - 1, min(SURVIVORS, len(maps.survivors))).astype(int)
+    chosen = {maps.survivors[place] for place in places.tolist()}
+    shown: list[Survivor] = []
+    for part in parts:
+        rows = tuple(row for row in part.test if row.image in chosen)
+        if rows:
+            shown += survivors(part.model, Manifest(part.test.root, rows), masks, cache_folder())
+    return maps, shown
 
 
-def write(report: Report, answers: Answers, mistakes: Sequence[Mistake], model: Model, out: Path) -> None:
+def write(
+    report: Report,
+    answers: Answers,
+    mistakes: Sequence[Mistake],
+    surviving: Sequence[Survivor],
+    model: Model,
+    out: Path,
+) -> None:
     """Write predictions.csv, report.html and report.json into a folder."""
     pages.write_csv(out / "predictions.csv", COLUMNS, map(line, answers))
-    write_text(out / "report.html", render(report, answers, mistakes, model))
+    write_text(out / "report.html", render(report, answers, mistakes, surviving, model))
     pages.write_json(out / "report.json", report.to_json())
 
 
@@ -279,9 +306,15 @@ NO_MAPS = np.empty((len(CLASSES), 0, 0), np.float32)
 
 
 def judge(
-    models: Sequence[Model], protocol: str, answers: Answers, relation: Relation, maps: Localisation | None
+    models: Sequence[Model],
+    protocol: str,
+    answers: Answers,
+    relation: Relation,
+    maps: Localisation | None,
+    data_dir: Path,
 ) -> Report:
     """Return the report on N answers, without skipped files and speed; `models` are those that gave them, N."""
+    manifest = Manifest(data_dir, tuple(row for row, _ in answers))
     labels, probabilities = arrays(answers)
     heat = np.array([model.card.temperature for model in models])
     predicted = probabilities.argmax(axis=1)
@@ -298,7 +331,7 @@ def judge(
         },
         protocol=protocol,
         excluded=0,
-        fingerprint=Manifest(Path(), tuple(row for row, _ in answers)).fingerprint(),
+        fingerprint=manifest.fingerprint(),
         groups=tuple(relation.groups.tolist()),
         counts={name: counts[name] for name in CLASSES},
         measured=measure(labels, probabilities, relation.groups),
@@ -310,6 +343,7 @@ def judge(
             "plane": crossed(relation.planes, [row.label for row, _ in answers]),
             "source": crossed(relation.origins, [row.label for row, _ in answers]),
         },
+        shortcuts=shortcuts_of(manifest, labels, relation.groups),
         leakage=leakage_of(relation, predicted == labels),
         skipped={},
         images_per_second=0.0,
@@ -337,6 +371,13 @@ def divided(
     return subgroups(parts, [answer for _, answer in answers], labels, relation.groups, energy)
 
 
+def shortcuts_of(manifest: Manifest, labels: Integers, groups: Integers) -> Shortcuts | None:
+    """Return how far the files of N images give their class away; None where they are too few or have changed."""
+    facts = [found for _, found in quality(manifest, lambda done, total: None)]
+    known = [found for found in facts if isinstance(found, Facts)]
+    return shortcuts(known, labels, groups) if len(known) == len(facts) else None
+
+
 def crossed(names: Sequence[str], labels: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the number of images of each class for each name that is not empty."""
     counts = Counter(zip(names, labels, strict=True))
@@ -362,7 +403,9 @@ def line(answer: tuple[Row, Prediction]) -> tuple[object, ...]:
     return tuple((said.record(row.label) | {"image": row.image}).values())
 
 
-def render(report: Report, answers: Answers, mistakes: Sequence[Mistake], model: Model) -> str:
+def render(
+    report: Report, answers: Answers, mistakes: Sequence[Mistake], surviving: Sequence[Survivor], model: Model
+) -> str:
     """Return the text of report.html."""
     labels, probabilities = arrays(answers)
     return pages.page(
@@ -370,6 +413,7 @@ def render(report: Report, answers: Answers, mistakes: Sequence[Mistake], model:
         report=report,
         card=model.card,
         mistakes=mistakes,
+        surviving=surviving,
         n_mistakes=sum(answer.predicted != row.label for row, answer in answers),
         legend=legend(),
         roc=Markup(charts.receiver_operating(labels, probabilities, report.measured)),
