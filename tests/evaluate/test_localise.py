@@ -11,6 +11,7 @@ from braintumor.data.manifest import Manifest, Row
 from braintumor.decision import Policy
 from braintumor.errors import DataError
 from braintumor.evaluate import localise as module
+from braintumor.evaluate.gallery import survivors
 from braintumor.evaluate.localise import (
     SIDE,
     THRESHOLDS,
@@ -143,6 +144,7 @@ class Seeing:
 
         preprocess = Preprocess(64)
         temperature = 1.0
+        class_map_scale = 1.0
 
     card = Card()
     identity = "seeing 1"
@@ -185,3 +187,24 @@ def test_a_model_that_sees_the_tumor_alone_has_full_marks(reference: Path, tmp_p
     assert result.baselines["head"]["energy"].value == pytest.approx(12 * 12 / 56**2, rel=0.1)
     assert result.survivors == ()
     assert done == [(4, 4)]
+
+
+class Stubborn(Seeing):
+    """A model that says glioma whatever it sees."""
+
+    def __call__(self, images: np.ndarray) -> Answers:
+        answers = super().__call__(images)
+        answers.logits[:, 0] = 3
+        return answers
+
+
+def test_answers_that_need_no_tumor_are_named_and_shown(reference: Path, tmp_path: Path) -> None:
+    rows = tuple(Row(f"images/{number}.png", "glioma") for number in range(4))
+    test, model = Manifest(reference, rows[:3]), Stubborn()
+    part = Part(model, test, Manifest(reference, rows[3:]))  # type: ignore[arg-type]
+    groups = {row.image: index for index, row in enumerate(rows)}
+    result = localise([part], groups, reference, tmp_path / "cache")
+    assert result.survivors == tuple(row.image for row in rows[:3])
+    shown = survivors(model, test, reference, tmp_path / "cache")  # type: ignore[arg-type]
+    assert [each.image for each in shown] == list(result.survivors)
+    assert all(each.slice != each.without for each in shown)

@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,7 @@ from braintumor.data.manifest import Manifest, Row, write_manifest
 from braintumor.errors import DataError, UnreadableDataError
 from braintumor.evaluate.report import evaluate
 from braintumor.inference import predict
-from braintumor.model import Model
+from braintumor.model import Model, load
 
 EVIL = "<script>alert(1)<script> & ' \".png"
 
@@ -325,3 +326,43 @@ def test_the_calibration_without_temperature_is_that_of_the_plain_logits(
         assert plain["uncalibrated"][name]["value"] == pytest.approx(plain["metrics"][name]["value"], abs=1e-6)
         assert found["uncalibrated"][name]["value"] == pytest.approx(plain["metrics"][name]["value"], abs=1e-4)
         assert found["metrics"][name]["value"] != pytest.approx(plain["metrics"][name]["value"], abs=1e-3)
+
+
+@pytest.fixture
+def outlined(phantoms: Path, tmp_path: Path) -> Path:
+    """Return a reference folder of all phantoms with tumors, each with an outline in its middle."""
+    (tmp_path / "reference" / "images").mkdir(parents=True)
+    lines = ["figshare_id,class,patient,tumor_outline_xy"]
+    for file in sorted(phantoms.glob("*/*/*.png")):
+        if file.parent.name != "notumor":
+            shutil.copy(file, tmp_path / "reference" / "images" / file.name)
+            lines.append(f"{file.stem},{file.parent.name},{file.stem},36 36;60 36;60 60;36 60")
+    (tmp_path / "reference" / "annotations.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "reference"
+
+
+def test_maps_are_compared_with_outlines(model_folder: Path, phantoms: Path, outlined: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    rows = list_images(phantoms, parts=("train",)).manifest.rows
+    kept = tuple(replace(row, split="val" if place % 3 else "train") for place, row in enumerate(rows))
+    write_manifest(Manifest(phantoms, kept), folder / "manifest.csv")
+    report = evaluate(load(folder), phantoms, tmp_path / "out", masks=outlined)
+    assert report.localisation is not None
+    assert report.localisation.overall["pointing"].n == 3  # one test slice of each tumor
+    assert set(report.localisation.faithfulness) == {"map", "random"}
+    saved = json.loads((tmp_path / "out/report.json").read_text())
+    assert "per_image" not in saved["localisation"]
+    sizes = saved["subgroups"]["tumor size"]
+    assert sum(part["accuracy"]["n"] for part in sizes.values()) == 3
+    assert saved["subgroups"]["class"]["no_tumor"]["energy"] is None
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("<b>Without the tumor</b>") == min(12, len(report.localisation.survivors))
+    assert "Do the coloured pixels carry the answer?" in page
+
+
+def test_what_file_facts_give_away_stands_beside_the_parts(data_dir: Path, model: Model, tmp_path: Path) -> None:
+    report = evaluate(model, data_dir, tmp_path / "out")
+    assert report.shortcuts is not None
+    assert report.shortcuts.accuracy.n == 12
+    assert "without looking at the brain" in (tmp_path / "out/report.html").read_text()
+    assert sum(report.crossed["source"]["Testing"].values()) == 12
