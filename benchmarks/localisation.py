@@ -14,20 +14,27 @@ import csv
 import json
 import shutil
 import sys
+import tempfile
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from record import RESULTS, ROOT, WEIGHTS, data_folder, number, record
 
 from braintumor.evaluate.metrics import mean
+from braintumor.model import OUTPUTS, open_session, usable_cores
+from braintumor.training.export import export, gate_of
 from braintumor.training.folds import FOLDS, folds
+from braintumor.training.networks import build
 from braintumor.training.recipe import TrainConfig, recipe
 
 UNGUIDED: dict[str, Any] = {"attention": False, "guidance": 0.0}
 VARIANTS: dict[str, dict[str, Any]] = {"plain": {"map_stride": 0, **UNGUIDED}, "finer": UNGUIDED, "guided": {}}
 JOBS = 2
+BATCH, REPEATS = 8, 20
 Numbers = dict[str, dict[str, Any]]
 
 
@@ -49,7 +56,35 @@ def main() -> None:
     for name in ("finer", "guided"):
         if all((RESULTS / f"localisation-{each}.report.json").exists() for each in (name, "plain")):
             numbers[f"{name}_minus_plain.accuracy"] = gain(name)
-    record("localisation", "python benchmarks/localisation.py", numbers)
+    record("localisation", "python benchmarks/localisation.py", numbers | time_ratios())
+
+
+def time_ratios() -> Numbers:
+    """Return how long the finer networks take for a batch, logits and class maps, over the time of the plain one."""
+    batch = np.random.default_rng(0).random((BATCH, 1, 224, 224), np.float32)
+    with tempfile.TemporaryDirectory() as place:
+        sessions = []
+        for name, changes in VARIANTS.items():
+            settings, file = config(changes), Path(place) / f"{name}.onnx"
+            network = build("resnet", map_stride=settings.map_stride, attention=settings.attention).eval()
+            export(network, gate_of(network, [torch.from_numpy(batch)]), 224, file)
+            sessions.append(open_session(file, usable_cores()))
+        times = []
+        for _ in range(REPEATS + 1):
+            row = []
+            for session in sessions:
+                began = time.perf_counter()
+                session.run(OUTPUTS, {"image": batch})
+                row.append(time.perf_counter() - began)
+            times.append(row)
+    plain, *others = np.array(times[1:]).T
+    found = {}
+    for name, taken in zip(list(VARIANTS)[1:], others, strict=True):
+        ratios = (taken / plain).tolist()
+        found[f"{name}.time_ratio"] = number(
+            float(np.median(ratios)), "", low=min(ratios), high=max(ratios), n=len(ratios)
+        )
+    return found
 
 
 def evaluated(folder: Path) -> bool:
