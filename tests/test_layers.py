@@ -14,7 +14,7 @@ LAYERS = (
     "errors classes files",
     "scan preprocess decision data.manifest data.split data.phantom data.orientations "
     "data.download data.unzip data.matlab evaluate.metrics",
-    "defects sandbox model dicom.read data.layout data.figshare "
+    "defects model dicom.read data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
     "read zoo overlay evaluate.calibrate data.miniatures data.structure data.neighbours data.kaggle "
     "training.networks training.augment training.recipe training.integers",
@@ -22,7 +22,7 @@ LAYERS = (
     "training.export training.sanity training.loader training.checkpoint "
     "training.weights training.artefact training.schedule training.hardware training.board "
     "data.quality data.copies data.crossing data.shortcuts "
-    "inference braintumor evaluate.faithful evaluate.localise evaluate.decisions "
+    "inference sandbox braintumor evaluate.faithful evaluate.localise evaluate.decisions "
     "evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train data.audit archive dicom.write evaluate.report terminal",
     "training.folds evaluate.pooled evaluate.audit_page",

@@ -43,7 +43,7 @@ DECODER_ERRORS: Final = (
 """What Pillow raises on damaged files."""
 
 
-def read(source: str | Path | bytes, name: str | None = None) -> Scan:
+def read(source: str | Path | bytes, name: str | None = None, *, largest: int = LARGEST_SIDE**2) -> Scan:
     """Return the slice in a PNG, JPEG, TIFF or BMP file, recognised by its content, upright as its EXIF data says.
 
     Colour becomes ITU-R 601 luma, transparency lies on black. 8-bit grey values are divided by 255. 16-bit grey
@@ -55,13 +55,14 @@ def read(source: str | Path | bytes, name: str | None = None) -> Scan:
     Args:
         source: a path, or the content of a file.
         name: what to call the slice; the path as given, or `bytes`, by default.
+        largest: number of pixels that are read at most.
 
     Raises:
         ImageError: missing, unreadable, damaged or truncated file, another format, several frames, float or more
             than 16-bit pixels, less than 16 or more than 8,000 pixels on a side.
     """
     name = name or ("bytes" if isinstance(source, bytes) else str(source))
-    with decoding(source, name) as image:
+    with decoding(source, name, largest) as image:
         return Scan(grey_values(image, name), source=name)
 
 
@@ -142,7 +143,7 @@ def open_source(source: str | Path | bytes, name: str) -> AbstractContextManager
 
 
 @contextmanager
-def decoding(source: str | Path | bytes, name: str) -> Iterator[Image.Image]:
+def decoding(source: str | Path | bytes, name: str, largest: int = LARGEST_SIDE**2) -> Iterator[Image.Image]:
     """Yield the upright image in a file; what Pillow raises on it, here or in the caller's block, is an `ImageError`.
 
     Raises:
@@ -151,14 +152,14 @@ def decoding(source: str | Path | bytes, name: str) -> Iterator[Image.Image]:
     silence_decoders()
     with open_source(source, name) as stream:
         try:
-            with upright(stream, name) as image:
+            with upright(stream, name, largest) as image:
                 yield image
         except DECODER_ERRORS as error:
             raise ImageError(name, failure_reason(error)) from error
 
 
 @contextmanager
-def upright(stream: IO[bytes], name: str) -> Iterator[Image.Image]:
+def upright(stream: IO[bytes], name: str, largest: int) -> Iterator[Image.Image]:
     """Yield the decoded image in a stream, turned as its EXIF data says.
 
     Raises:
@@ -168,6 +169,8 @@ def upright(stream: IO[bytes], name: str) -> Iterator[Image.Image]:
         width, height = image.size
         if max(width, height) > LARGEST_SIDE:
             raise ImageError(name, f"{width} x {height} pixels; at most {LARGEST_SIDE} on each side are read")
+        if width * height > largest:
+            raise ImageError(name, f"{width} x {height} pixels; at most {largest:,} in all are read here")
         if min(width, height) < SMALLEST_SIDE:
             raise ImageError(name, f"{width} x {height} pixels; at least {SMALLEST_SIDE} on each side are needed")
         frames = getattr(image, "n_frames", 1)

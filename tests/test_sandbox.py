@@ -1,0 +1,115 @@
+"""Whether bytes from outside are decoded as by `read`, and what becomes of those that bite."""
+
+import io
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from braintumor import sandbox as module
+from braintumor.errors import ImageError
+from braintumor.read import read
+from braintumor.sandbox import Sandbox
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(children=2) as sandbox:
+        yield sandbox
+
+
+def png(width: int, height: int) -> bytes:
+    """Return a black PNG of one bit per pixel, a few kilobytes for any size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    packer = zlib.compressobj(9)
+    rows = [packer.compress(bytes(1 + width // 8)) for _ in range(height)]
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    body = b"".join([*rows, packer.flush()])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_pixels_are_those_of_read(sandbox: Sandbox, slices: list[Path]) -> None:
+    for file in slices[:4]:
+        scan = sandbox.read(file.read_bytes(), "a slice")
+        np.testing.assert_array_equal(scan.pixels, read(file).pixels)
+        assert scan.source == "a slice"
+
+
+def test_reasons_are_those_of_read(sandbox: Sandbox, slices: list[Path]) -> None:
+    whole = slices[0].read_bytes()
+    for content in (b"", b"hello", whole[: len(whole) // 2], png(4, 4)):
+        with pytest.raises(ImageError) as expected:
+            read(content)
+        with pytest.raises(ImageError) as found:
+            sandbox.read(content, "x")
+        assert found.value.reason == expected.value.reason
+        assert found.value.source == "x"
+
+
+@pytest.mark.parametrize("side", [7_000, 40_000])
+def test_bombs_are_refused_from_their_header(sandbox: Sandbox, slices: list[Path], side: int) -> None:
+    began = time.monotonic()
+    with pytest.raises(ImageError, match="pixels; at most"):
+        sandbox.read(png(side, side), "bomb")
+    assert time.monotonic() - began < 1
+    assert sandbox.read(slices[0].read_bytes(), "next").pixels.size
+
+
+def test_what_takes_too_long_is_refused_and_the_child_replaced(slices: list[Path]) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (3900, 3900), np.uint8)).save(stream, "PNG")
+    with Sandbox(children=1) as sandbox:
+        sandbox.read(slices[0].read_bytes(), "first")
+        before = sandbox._all[0].process.pid
+        sandbox.deadline = 0.02
+        with pytest.raises(ImageError, match="takes too long to decode; export it again as PNG"):
+            sandbox.read(stream.getvalue(), "slow")
+        sandbox.deadline = 20
+        assert sandbox.read(slices[0].read_bytes(), "next").pixels.size
+        assert sandbox._all[0].process.pid != before
+
+
+def test_a_child_that_dies_is_a_refusal_and_replaced(slices: list[Path]) -> None:
+    with Sandbox(children=1) as sandbox:
+        sandbox.read(slices[0].read_bytes(), "first")
+        sandbox._all[0].process.kill()
+        with pytest.raises(ImageError, match="damaged, or of a kind that cannot be decoded"):
+            sandbox.read(slices[0].read_bytes(), "second")
+        assert sandbox.read(slices[0].read_bytes(), "third").pixels.size
+
+
+def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = os.fork()
+    if pid == 0:  # a process of its own, since limits cannot be taken back
+        try:
+            module.confine()
+            np.ones(1 << 28)
+        except MemoryError:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def test_threads_get_their_own_answers(sandbox: Sandbox, slices: list[Path]) -> None:
+    files = slices * 4
+    with ThreadPoolExecutor(6) as pool:
+        scans = list(pool.map(lambda file: sandbox.read(file.read_bytes(), str(file)), files))
+    for file, scan in zip(files, scans, strict=True):
+        np.testing.assert_array_equal(scan.pixels, read(file).pixels)
+
+
+def test_closing_ends_the_children(slices: list[Path]) -> None:
+    sandbox = Sandbox(children=2)
+    sandbox.close()
+    assert all(child.process.returncode is not None for child in sandbox._all)
