@@ -286,7 +286,7 @@ class Predict:
     max_error: float | None = None
     """Instead: largest share of the answers that may be wrong."""
     set_error: float | None = None
-    """Show sets of classes that miss the true one on at most this share of images: 0.01, 0.05, 0.1 or 0.2."""
+    """Show sets of classes that miss the true one on about this share of images: 0.01, 0.02, 0.05 or 0.1."""
 
     def run(self) -> int:
         """Print one answer per slice as they come; what cannot be read goes to the error stream."""

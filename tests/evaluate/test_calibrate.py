@@ -60,7 +60,10 @@ def test_quantiles_worked_by_hand_give_every_group_the_same_weight() -> None:
     assert conformal_quantiles(probabilities, labels, groups, 0.75)[0] == pytest.approx(0.3)  # 3 thirds of 1 / 4
     assert conformal_quantiles(probabilities, labels, groups, 0.5)[0] == pytest.approx(0.4)
     assert conformal_quantiles(probabilities, labels, groups, 0.25)[0] == pytest.approx(0.6)
-    assert conformal_quantiles(probabilities, labels, groups, 0.2).tolist() == [1, 1]  # too few groups
+    # beyond the last image, at 3/4 and at 1/2, the quantile rises to 1 at 1
+    found = conformal_quantiles(probabilities, labels, groups, 0.2)
+    assert found.tolist() == pytest.approx([0.6 + 0.4 * 0.05 / 0.25, 0.5 + 0.5 * 0.3 / 0.5])
+    assert conformal_quantiles(probabilities[:5], labels[:5], groups[:5], 0.2)[1] == 1  # without an image
     with pytest.raises(ValueError, match="between 0 and 1, got 1"):
         conformal_quantiles(probabilities, labels, groups, 1)
 
@@ -103,11 +106,11 @@ class Given(ClassifierMixin, BaseEstimator):
 @pytest.mark.parametrize("error", [0.05, 0.1, 0.2])
 def test_sets_of_ungrouped_images_are_those_of_mapie_for_each_class_alone(error: float) -> None:
     random = np.random.default_rng(3)
-    labels = random.integers(0, 3, 300)
-    probabilities = random.dirichlet(np.ones(3), 300)
+    labels = random.permutation(np.repeat(np.arange(3), 99))  # whose quantiles need no interpolation
+    probabilities = random.dirichlet(np.ones(3), 297)
     probabilities = 0.6 * probabilities + 0.4 * np.eye(3)[labels]
     new = random.dirichlet(np.ones(3), 200)
-    quantiles = conformal_quantiles(probabilities, labels, np.arange(300), error)
+    quantiles = conformal_quantiles(probabilities, labels, np.arange(297), error)
     best = new.argmax(axis=1)
     found = prediction_sets(new, quantiles)
     for label in range(3):

@@ -15,7 +15,7 @@ Integers = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 COVERAGES: Final = tuple(round(1 - step / 100, 2) for step in range(51))
-SET_ERRORS: Final = (0.01, 0.05, 0.1, 0.2)
+SET_ERRORS: Final = (0.01, 0.02, 0.05, 0.1)
 LOWEST, HIGHEST, STEPS = 0.05, 20.0, 60
 
 
@@ -114,9 +114,10 @@ def points(confidence: Floats, right: Bools) -> tuple[Point, ...]:
 def conformal_quantiles(probabilities: Floats, labels: Integers, groups: Integers, error: float) -> Floats:
     """Return (C,) the largest 1 - probability at which a class belongs to the prediction set.
 
-    For each class on its own the set leaves out the true class on at most about a share of `error` of new groups'
-    images: the quantile is that of validation images of the class, in which every group weighs the same and one more
-    group counts as infinitely unlike. A class with too few groups for the wished error is in every set.
+    For each class on its own the set leaves out the true class on about a share of `error` of a new group's images: the
+    quantile is that of validation images of the class, in which every group weighs the same and one more group counts
+    as unlike as can be. Between two images it is interpolated, since with few groups the next larger image would
+    promise far more than was asked for. A class without validation images is in every set.
 
     Args:
         probabilities: (N, C) of validation images.
@@ -140,8 +141,7 @@ def conformal_quantiles(probabilities: Floats, labels: Integers, groups: Integer
         strange = 1 - probabilities[chosen, label]
         order = np.argsort(strange, kind="stable")
         share = (1 / sizes[members])[order].cumsum() / (len(names) + 1)
-        reached = np.flatnonzero(share >= 1 - error - 1e-12)
-        quantiles[label] = strange[order][reached[0]] if len(reached) else 1.0
+        quantiles[label] = np.interp(1 - error, [*share, 1.0], [*strange[order], 1.0])
     return quantiles
 
 
