@@ -82,7 +82,7 @@ def class_reliability(labels: Integers, probabilities: Floats) -> str:
             found = [(labels[part] == c).mean() for part in chosen]
             style: dict[str, Any] = {"color": CLASS_COLOURS[name], "linestyle": DASHES[name], "linewidth": 1.6}
             axes.plot(given, found, marker="o", markersize=3.5, label=TITLES[name], **style)
-        finish(axes, "Probability given to the class", "Share with this label")
+        finish(axes, "Probability given to the class", "Share with this label", legend="upper left")
     return result[0]
 
 
@@ -98,6 +98,8 @@ def accuracy_coverage(labels: Integers, probabilities: Floats) -> str:
     with drawing("Accuracy over coverage") as (axes, result):
         axes.plot(coverage, 1 - risk, color=ACCENT, linewidth=1.6, label="most confident first")
         finish(axes, "Coverage (share of images answered)", "Accuracy")
+        lowest = np.floor(10 * (1 - risk.max())) / 10
+        axes.set(ylim=(max(0.0, min(lowest, 0.9)) - 0.002, 1.002), aspect="auto")
     return result[0]
 
 
@@ -126,7 +128,7 @@ def drawing(description: str) -> Iterator[tuple[Axes, list[str]]]:
     result.append(inline(text.getvalue(), description))
 
 
-def finish(axes: Axes, across: str, up: str) -> None:
+def finish(axes: Axes, across: str, up: str, legend: str = "lower center") -> None:
     """Name the axes, both of which are fractions from 0 to 1, and draw grid and legend."""
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), aspect="equal")
     axes.set_xlabel(across, color=INK)
@@ -136,7 +138,7 @@ def finish(axes: Axes, across: str, up: str) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.legend(loc="lower center", frameon=False, labelcolor=INK, fontsize=10, handlelength=2.6)
+    axes.legend(loc=legend, frameon=False, labelcolor=INK, fontsize=10, handlelength=2.6)
 
 
 def inline(svg: str, description: str) -> str:

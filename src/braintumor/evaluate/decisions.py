@@ -170,5 +170,12 @@ def subgroups(
         )
 
     return {
-        way: {name: part(np.array(names) == name) for name in sorted(set(names) - {""})} for way, names in parts.items()
+        way: {name: part(np.array(names) == name) for name in sorted(set(names) - {""}, key=rank)}
+        for way, names in parts.items()
     }
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Return what sorts the names of parts: from little to much, classes as everywhere, others by the alphabet."""
+    order = (*CLASSES, "dark", "middle", "bright", "small", "medium", "large")
+    return (order.index(name) if name in order else len(order), name)
