@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -128,7 +128,7 @@ def drawing(description: str) -> Iterator[tuple[Axes, list[str]]]:
     result.append(inline(text.getvalue(), description))
 
 
-def finish(axes: Axes, across: str, up: str, legend: str = "lower center") -> None:
+def finish(axes: Axes, across: str, up: str, legend: Literal["lower center", "upper left"] = "lower center") -> None:
     """Name the axes, both of which are fractions from 0 to 1, and draw grid and legend."""
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), aspect="equal")
     axes.set_xlabel(across, color=INK)
