@@ -23,6 +23,7 @@ RUNS = {
     "figshare-folds": ("figshare", {"resnet": 8}),
 }
 JOBS = 2
+FOLDS = 5
 
 
 def main() -> None:
@@ -31,13 +32,23 @@ def main() -> None:
         numbers: dict[str, dict[str, Any]] = {}
         for model, epochs in models.items():
             out = ROOT / "runs" / name / f"{model}-best"
-            subprocess.run(training(model, epochs, source, out), cwd=ROOT, check=True)
+            if not evaluated(out):
+                subprocess.run(training(model, epochs, source, out), cwd=ROOT, check=True)
             for file in ("report.json", "predictions.csv"):
                 shutil.copyfile(out / "evaluation" / file, RESULTS / f"{name}-{model}.{file}")
             numbers |= numbers_of(model, out)
         if len(models) == 2:
             numbers |= paired(*(ROOT / "runs" / name / f"{model}-best" for model in models))
         record(name, "python benchmarks/folds.py", numbers)
+
+
+def evaluated(folder: Path) -> bool:
+    """Tell whether a folder of folds holds a report with outlines that is younger than its models."""
+    report = folder / "evaluation" / "report.json"
+    if not report.exists() or not json.loads(report.read_text())["localisation"]:
+        return False
+    cards = [folder / str(fold) / "card.json" for fold in range(FOLDS)]
+    return all(card.exists() and card.stat().st_mtime < report.stat().st_mtime for card in cards)
 
 
 def training(model: str, epochs: int | None, source: str, out: Path) -> list[str]:
@@ -55,7 +66,7 @@ def training(model: str, epochs: int | None, source: str, out: Path) -> list[str
 def numbers_of(model: str, out: Path) -> dict[str, dict[str, Any]]:
     """Return the pooled numbers of one model: rates with intervals over groups, by class, plane and source, minutes."""
     report = json.loads((out / "evaluation" / "report.json").read_text())
-    cards = [json.loads((out / str(fold) / "card.json").read_text()) for fold in range(5)]
+    cards = [json.loads((out / str(fold) / "card.json").read_text()) for fold in range(FOLDS)]
     found = {f"{model}.{name}": entry | {"unit": "fraction"} for name, entry in report["metrics"].items()}
     for label, entries in report["per_class"].items():
         if entries["support"]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from folds import evaluated
 from record import RESULTS, ROOT, WEIGHTS, data_folder, number, record
 
 from braintumor.evaluate.metrics import mean
@@ -85,15 +86,6 @@ def time_ratios() -> Numbers:
             float(np.median(ratios)), "", low=min(ratios), high=max(ratios), n=len(ratios)
         )
     return found
-
-
-def evaluated(folder: Path) -> bool:
-    """Tell whether a folder of folds holds a report with outlines that is younger than its models."""
-    report = folder / "evaluation" / "report.json"
-    if not report.exists() or not json.loads(report.read_text())["localisation"]:
-        return False
-    cards = [folder / str(fold) / "card.json" for fold in range(FOLDS)]
-    return all(card.exists() and card.stat().st_mtime < report.stat().st_mtime for card in cards)
 
 
 def gain(name: str) -> dict[str, Any]:
