@@ -518,7 +518,8 @@ def explained(prediction: "Prediction", model: "Model", shown_class: str, out: P
     with replacing(out / f"{name}.npy") as aside, aside.open("wb") as file:
         np.save(file, class_map)
     state = "evidence" if has_evidence(class_map, scale) else "no evidence"
-    return f"{prediction.image}: {TITLES[prediction.predicted]}; {state} for {TITLES[shown_class]} -> {out / name}.png"
+    refused = f"refer ({'; '.join(prediction.reasons)})" if prediction.decision == REFER else ""
+    return f"{prediction.image}: {refused or TITLES[prediction.predicted]}; {state} for {TITLES[shown_class]} -> {out / name}.png"
 
 
 def kaggle_text(out: Path) -> str:
