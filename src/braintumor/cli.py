@@ -519,7 +519,8 @@ def explained(prediction: "Prediction", model: "Model", shown_class: str, out: P
         np.save(file, class_map)
     state = "evidence" if has_evidence(class_map, scale) else "no evidence"
     refused = f"refer ({'; '.join(prediction.reasons)})" if prediction.decision == REFER else ""
-    return f"{prediction.image}: {refused or TITLES[prediction.predicted]}; {state} for {TITLES[shown_class]} -> {out / name}.png"
+    said = refused or TITLES[prediction.predicted]
+    return f"{prediction.image}: {said}; {state} for {TITLES[shown_class]} -> {out / name}.png"
 
 
 def kaggle_text(out: Path) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from braintumor.evaluate.model_card import gaps, model_card, percent
+from braintumor.evaluate.model_card import gaps, model_card, origin, percent
 from braintumor.evaluate.report import evaluate
 from braintumor.model import Model
 
@@ -44,3 +44,11 @@ def test_what_the_data_lacks_is_told_from_counts() -> None:
 def test_a_rate_that_is_not_known_is_a_dash() -> None:
     assert percent(None) == percent({"value": None, "low": None, "high": None}) == "–"
     assert percent({"value": 0.5, "low": None, "high": None}) == "50.0 %"
+
+
+def test_missing_tensors_are_counted() -> None:
+    assert origin("") == "none"
+    assert origin("a.safetensors (sha256 12)") == "a.safetensors (sha256 12)"
+    assert (
+        origin("a.safetensors (sha256 12), He-normal: x, y") == "a.safetensors (sha256 12); 2 tensors start He-normal"
+    )

@@ -40,7 +40,7 @@ def lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     settings = card.train
     yield f"- {card.architecture}, recipe `{card.recipe}`, {card.metrics['parameters']:,} parameters,"
     yield f"  {card.metrics['multiply_adds'] / 1e9:.2f} billion multiply-adds a slice of {card.preprocess.size} pixels"
-    yield f"- starting weights: {card.weights_origin or 'none'}"
+    yield f"- starting weights: {origin(card.weights_origin)}"
     yield f"- taught by outlines of tumors: {'yes' if settings.get('masks') else 'no'}"
     shuffled = card.metrics.get("shuffled_maps")
     if shuffled:
@@ -81,6 +81,12 @@ def lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     yield from ("", "## What this model does not know", "", "| measured | what follows |", "|---|---|")
     yield from (f"| {fact} | {consequence} |" for fact, consequence in gaps(report))
     yield ""
+
+
+def origin(weights: str) -> str:
+    """Return where the starting weights come from, with the number of the tensors that they lack, not their names."""
+    file, _, missing = weights.partition(", He-normal: ")
+    return f"{file}; {len(missing.split(', '))} tensors start He-normal" if missing else file or "none"
 
 
 def gaps(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
