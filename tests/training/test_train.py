@@ -117,7 +117,8 @@ def test_the_seed_decides_the_weights(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_in_order_and_says_how_to_go_on(data: Path, tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-m", "braintumor", "train", "--model", "cnn", "--epochs", "50", "--data_dir", str(data)]
+    command = [sys.executable, "-m", "braintumor", "train", "--model", "cnn", "--data_dir", str(data)]
+    command += ["--recipe", "fast", "--epochs", "500"]  # which never stops early, however late the signal comes
     running = subprocess.Popen(
         [*command, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
