@@ -379,7 +379,7 @@ def summarise(
         raise DataError("no test image has a known tumor outline; name a reference folder that the images come from")
     columns = columns_of(found, thresholds)
     label = np.array([each.row.label for each in found])
-    area = columns["area"]
+    size = np.array([size_of(each.area) for each in found])
     survivors = [each.row.image for each in found if each.predicted == each.row.label == each.without]
     blind = {
         name: {
@@ -392,11 +392,7 @@ def summarise(
     return Localisation(
         overall=rates(columns, groups, np.ones(len(found), bool)),
         per_class={name: rates(columns, groups, label == name) for name in CLASSES if (label == name).any()},
-        per_size={
-            name: rates(columns, groups, (low <= area) & (area < high))
-            for name, (low, high) in SIZES.items()
-            if ((low <= area) & (area < high)).any()
-        },
+        per_size={name: rates(columns, groups, size == name) for name in SIZES if (size == name).any()},
         baselines=blind,
         threshold=float(np.mean(thresholds)),
         survivors=tuple(survivors[:LISTED]),
