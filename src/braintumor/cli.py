@@ -66,6 +66,8 @@ class Train:
     """Start tensors that the weights lack from He-normal values; recorded in the model card."""
     masks: Path | None = None
     """Reference folder with tumor outlines, which teach the network where to look; needs a recipe with attention."""
+    keep_last: bool = False
+    """Keep the last epoch instead of the one that validates best; the run then has all its epochs."""
     resume: bool = False
     """Go on after the last finished epoch of an interrupted run."""
     skip_unreadable: bool = False
@@ -87,6 +89,7 @@ class Train:
         config = dataclasses.replace(
             recipe(self.recipe, self.model),
             allow_partial_weights=self.allow_partial_weights,
+            keep_last=self.keep_last,
             **{name: value for name, value in given.items() if value is not None},
         )
         out = self.out or Path("runs") / f"{self.model}-{self.recipe}"
@@ -112,7 +115,7 @@ class Train:
         validation = card.metrics["validation"]
         print(
             f"model folder: {out}\n"
-            f"best epoch {card.metrics['best_epoch']} of {card.metrics['epochs']}, "
+            f"epoch {card.metrics['kept_epoch']} of {card.metrics['epochs']} is kept, "
             f"{card.metrics['train_minutes']} minutes, "
             f"validation macro-F1 {validation['macro_f1']:.4f} on {validation['n']} images\n"
             f"next: braintumor evaluate {out} {self.data_dir}\n{DISCLAIMER}"

@@ -68,7 +68,7 @@ def test_training_writes_a_model_folder_that_predicts(data: Path, tmp_path: Path
     ]
     rows = list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert card.metrics["best_epoch"] == int(max(rows, key=lambda row: float(row["val_macro_f1"]))["epoch"])
+    assert card.metrics["kept_epoch"] == int(max(rows, key=lambda row: float(row["val_macro_f1"]))["epoch"])
     assert card.data["counts"]["val"] == {"glioma": 2, "meningioma": 2, "pituitary": 2, "no_tumor": 2}
     model = load(tmp_path / "run")
     assert model.card == card
@@ -297,7 +297,7 @@ def test_there_must_be_something_to_resume(data: Path, tmp_path: Path) -> None:
         train(TINY, data, tmp_path / "run", Silent(), resume=True)
 
 
-@pytest.mark.parametrize("damage", ["state.json", "last-001.safetensors", "best-001.safetensors"])
+@pytest.mark.parametrize("damage", ["state.json", "last-001.safetensors", "kept-001.safetensors"])
 def test_a_damaged_checkpoint_is_refused(data: Path, tmp_path: Path, damage: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(TINY, data, tmp_path / "run", Silent(lambda _: (_ for _ in ()).throw(KeyboardInterrupt)))
@@ -307,9 +307,9 @@ def test_a_damaged_checkpoint_is_refused(data: Path, tmp_path: Path, damage: str
         train(TINY, data, tmp_path / "run", Silent(), resume=True)
 
 
-def history(*scores: float) -> State:
+def history(*scores: float, keep_last: bool = False) -> State:
     rows = [Epoch(number, 0.0, 0.0, 0.0, 0.0, score, 0.0, 0.0) for number, score in enumerate(scores, 1)]
-    return State({}, "float32", "", history=rows)
+    return State({"settings": {"keep_last": keep_last}}, "float32", "", history=rows)
 
 
 def test_early_stopping_waits_for_five_epochs_without_a_better_one() -> None:
@@ -318,7 +318,20 @@ def test_early_stopping_waits_for_five_epochs_without_a_better_one() -> None:
     assert not is_over(history(0.5, 0.9, 0.8, 0.8, 0.8, 0.8), config)
     assert is_over(history(0.5, 0.9, 0.8, 0.8, 0.8, 0.8, 0.9), config)  # equal is not better
     assert not is_over(history(0.5, 0.9, 0.8, 0.8, 0.8, 0.8, 0.91), config)
-    assert history(0.5, 0.9, 0.8, 0.9).best.epoch == 2
+    assert history(0.5, 0.9, 0.8, 0.9).kept.epoch == 2
+
+
+def test_the_last_epoch_is_kept_where_the_settings_say_so(data: Path, tmp_path: Path) -> None:
+    assert history(0.5, 0.9, 0.8, keep_last=True).kept.epoch == 3
+    patient = replace(TINY, epochs=50, patience=1, keep_last=True)
+    assert not is_over(history(0.5, 0.9, 0.8, keep_last=True), patient)  # nor does the run stop early
+    config = replace(TINY, epochs=3, keep_last=True)
+    lines = Silent()
+    card = train(config, data, tmp_path / "run", lines)
+    assert card.metrics["kept_epoch"] == 3
+    assert any("epoch 3 is kept" in message for message in lines.messages)
+    rows = list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))
+    assert card.metrics["validation"]["macro_f1"] == float(rows[-1]["val_macro_f1"])
 
 
 def test_the_reference_recipe_is_the_documented_one() -> None:

@@ -38,7 +38,7 @@ def write_artefact(
     validation: Images,
     machine: Mapping[str, Any],
 ) -> Card:
-    """Write the model folder of a network that is in the state of its best epoch; the card comes last.
+    """Write the model folder of a network that is in the state of the epoch to keep; the card comes last.
 
     `usual` are training images, unaugmented, from which unusual ones are told apart. `machine` is what
     the card says about what the run was computed on.
@@ -110,10 +110,10 @@ def metrics(network: Network, size: int, state: State, logits: np.ndarray, label
         "multiply_adds": multiply_adds(network, size),
         "train_minutes": round(state.seconds / 60, 2),
         "epochs": len(state.history),
-        "best_epoch": state.best.epoch,
+        "kept_epoch": state.kept.epoch,
         "validation": {
             "accuracy": float((logits.argmax(axis=1) == labels).mean()),
-            "macro_f1": state.best.val_macro_f1,
+            "macro_f1": state.kept.val_macro_f1,
             "n": len(labels),
         },
     }

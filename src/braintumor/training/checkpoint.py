@@ -51,9 +51,14 @@ class State:
         """The first epoch with the highest validation macro-F1."""
         return max(self.history, key=lambda epoch: (epoch.val_macro_f1, -epoch.epoch))
 
+    @property
+    def kept(self) -> Epoch:
+        """The epoch whose weights the model has: the last one or the best one, as the settings want it."""
+        return self.history[-1] if self.identity["settings"].get("keep_last") else self.best
+
 
 def save(folder: Path, state: State, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the state, its tensors and, if the last epoch is the best one, the best weights; then drop older ones."""
+    """Write the state, its tensors and, if the last epoch is to be kept, those to keep; then drop older ones."""
     last = state.history[-1].epoch
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
     if averaged is not network:
@@ -61,9 +66,9 @@ def save(folder: Path, state: State, network: nn.Module, averaged: nn.Module, op
     for index, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in entry.items()}
     write_tensors(folder / last_name(last), tensors)
-    if state.best.epoch == last:
-        write_tensors(folder / best_name(last), averaged.state_dict())
-    names = (last_name(last), best_name(state.best.epoch))
+    if state.kept.epoch == last:
+        write_tensors(folder / kept_name(last), averaged.state_dict())
+    names = (last_name(last), kept_name(state.kept.epoch))
     record = asdict(state) | {"files": {name: file_sha256(folder / name) for name in names}}
     write_text(folder / "state.json", json.dumps(record, indent=2))
     for file in folder.glob("*.safetensors"):
@@ -115,9 +120,9 @@ def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
-def restore_best(folder: Path, state: State, network: nn.Module) -> None:
-    """Put the network into the state after its best epoch."""
-    network.load_state_dict(read_tensors(folder / best_name(state.best.epoch)))
+def restore_kept(folder: Path, state: State, network: nn.Module) -> None:
+    """Put the network into the state after the epoch that is kept."""
+    network.load_state_dict(read_tensors(folder / kept_name(state.kept.epoch)))
 
 
 def clear(folder: Path) -> None:
@@ -150,6 +155,6 @@ def last_name(epoch: int) -> str:
     return f"last-{epoch:03d}.safetensors"
 
 
-def best_name(epoch: int) -> str:
-    """Return the name of the file with the best weights."""
-    return f"best-{epoch:03d}.safetensors"
+def kept_name(epoch: int) -> str:
+    """Return the name of the file with the weights to keep."""
+    return f"kept-{epoch:03d}.safetensors"

@@ -132,8 +132,9 @@ def train_fold(config: TrainConfig, data_dir: Path, out: Path, manifest: Manifes
         raise TrainingError("folds are trained side by side with --jobs, not under torchrun")
     validation = card.metrics["validation"]
     return (
-        f"fold {out.name}: {card.metrics['train_minutes']} minutes, best epoch {card.metrics['best_epoch']} of "
-        f"{card.metrics['epochs']}, validation accuracy {validation['accuracy']:.4f} on {validation['n']} images"
+        f"fold {out.name}: {card.metrics['train_minutes']} minutes, "
+        f"epoch {card.metrics['kept_epoch']} of {card.metrics['epochs']} is kept, "
+        f"validation accuracy {validation['accuracy']:.4f} on {validation['n']} images"
     )
 
 

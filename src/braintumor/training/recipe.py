@@ -25,6 +25,8 @@ class TrainConfig:
             0 keeps the weights themselves. Source: arXiv:1803.05407.
         dropout: in the head.
         patience: epochs without a better validation macro-F1 after which the run ends.
+        keep_last: keep the last epoch instead of the one with the best validation macro-F1, and never stop early. Where
+            weights are averaged and the learning rate has fallen to its end, the best of many epochs is best by chance.
         validation_fraction: share of the training images held out, in whole groups.
         norm_batches: unaugmented training batches on which the statistics of trained batch norms are measured before
             every validation; 0 keeps the running ones, which follow the augmented images. Source: arXiv:2105.07576.
@@ -54,6 +56,7 @@ class TrainConfig:
     averaging: float = 0.0
     dropout: float = 0.6
     patience: int = 5
+    keep_last: bool = False
     validation_fraction: float = 0.15
     norm_batches: int = 0
     frozen: tuple[str, ...] = ()

@@ -178,8 +178,8 @@ def train(
 
         if not group.leads:
             return None
-        checkpoint.restore_best(out / "checkpoint", state, run.averaged)
-        progress.say(f"best epoch {state.best.epoch}; exporting and checking the model")
+        checkpoint.restore_kept(out / "checkpoint", state, run.averaged)
+        progress.say(f"epoch {state.kept.epoch} is kept; exporting and checking the model")
         state = replace(state, seconds=before + time.perf_counter() - began)
         machine = {"device": place.type, "threads": torch.get_num_threads(), "processes": group.size}
         card = write_artefact(out, run.averaged, config, state, manifest, skipped, usual, validation, machine)
@@ -295,9 +295,10 @@ def unfold(config: TrainConfig, network: Network, images: Images, device: torch.
 
 
 def is_over(state: State, config: TrainConfig) -> bool:
-    """Tell whether all epochs are done or `patience` epochs brought nothing better."""
+    """Tell whether all epochs are done or `patience` epochs brought nothing better, where the best one is kept."""
     done = len(state.history)
-    return done >= config.epochs or (done > 0 and done - state.best.epoch >= config.patience)
+    stalled = not config.keep_last and done > 0 and done - state.best.epoch >= config.patience
+    return done >= config.epochs or stalled
 
 
 def one_epoch(run: Run, number: int) -> Epoch:
