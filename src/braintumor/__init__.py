@@ -2,9 +2,10 @@
 
 from braintumor.errors import BrainTumorError
 from braintumor.inference import Prediction, predict
-from braintumor.model import Model, load
+from braintumor.model import Model
 from braintumor.read import read
 from braintumor.scan import Scan
+from braintumor.zoo import load
 
 __version__ = "0.1.0"
 

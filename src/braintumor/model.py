@@ -154,20 +154,22 @@ class Model:
         return Model(self.folder, self.card, self._session, self.precision, policy)
 
 
-def load(folder: str | Path, *, precision: str = "float32", threads: int | None = None) -> Model:
+def load(folder: str | Path, *, precision: str | None = None, threads: int | None = None) -> Model:
     """Return the model in a model folder.
 
     Args:
         folder: a folder with `card.json` and the ONNX file of the precision.
-        precision: `float32`, or `int8` where `braintumor quantize` has written it.
+        precision: `float32`, or `int8` where `braintumor quantize` has written it; by default the first that is there.
         threads: CPU threads to use; by default one for each core that the process may use.
 
     Raises:
         ModelError: the folder or one of its files is missing, damaged or of another kind.
     """
+    folder = Path(folder)
+    if precision is None:
+        precision = next((name for name, file in ONNX_FILES.items() if (folder / file).is_file()), "float32")
     if precision not in ONNX_FILES:
         raise ModelError(f"no precision is called {precision!r}; choose one of {', '.join(ONNX_FILES)}")
-    folder = Path(folder)
     network_file = folder / ONNX_FILES[precision]
     card = Card.from_json(content(folder / "card.json").decode(errors="replace"))
     if precision != "float32":

@@ -20,6 +20,7 @@ from braintumor.errors import ImageError
 from braintumor.scan import Scan
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
+UNKNOWN_FORMAT: Final = "not a readable PNG, JPEG, TIFF or BMP image"
 SMALLEST_SIDE: Final = 16
 LARGEST_SIDE: Final = 8_000  # the slice is padded to a square: 64 megapixels
 BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
@@ -236,7 +237,7 @@ def failure_reason(error: BaseException) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels; at most {LARGEST_SIDE} on each side are read"
     if isinstance(error, UnidentifiedImageError):
-        return "not a readable PNG, JPEG, TIFF or BMP image"
+        return UNKNOWN_FORMAT
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     if isinstance(error, EOFError) or "truncated" in str(error).lower():

@@ -79,7 +79,7 @@ def test_other_content_than_published_is_removed(
 ) -> None:
     server.files["slices.zip"] = CONTENT[::-1]
     (tmp_path / "slices.zip.part").write_bytes(beginning)
-    with pytest.raises(DownloadError, match=f"has the MD5 .*, expected {published.md5}; it was removed"):
+    with pytest.raises(DownloadError, match=f"has the MD5 .*, expected {published.checksum}; it was removed"):
         fetch(published, tmp_path, quiet)
     assert list(tmp_path.iterdir()) == []
 

@@ -20,16 +20,17 @@ LARGEST_ANSWER = 1 << 20  # bytes of a JSON answer
 
 @dataclass(frozen=True)
 class Remote:
-    """A published file, only ever accepted with this size in bytes and this MD5 in hexadecimal.
+    """A published file, only ever accepted with this size in bytes and this checksum in hexadecimal.
 
-    The MD5 is what figshare publishes. It tells damage; it does not protect from someone who can change the answer of
+    An MD5 is what figshare publishes. It tells damage; it does not protect from someone who can change the answer of
     the file list, which comes over HTTPS.
     """
 
     name: str
     url: str
     size: int
-    md5: str
+    checksum: str
+    algorithm: str = "md5"
 
 
 def fetch(remote: Remote, folder: Path, progress: Progress) -> Path:
@@ -83,6 +84,24 @@ def fetch_text(url: str) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise DownloadError(f"{url} answers with something else than UTF-8 text") from error
+
+
+def size_of(url: str) -> int:
+    """Return the bytes of the file at an address.
+
+    Raises:
+        DownloadError: no connection, an error status or no size.
+    """
+    head = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "braintumor"})
+    try:
+        with urllib.request.urlopen(head, timeout=TIMEOUT_S) as answer:
+            return int(answer.headers["Content-Length"])
+    except (OSError, http.client.HTTPException) as error:
+        raise DownloadError(f"cannot download {url} ({error})") from error
+    except (TypeError, ValueError) as error:
+        raise DownloadError(
+            f"{url} does not say how large it is; download it and give braintumor models add"
+        ) from error
 
 
 def complete(remote: Remote, part: Path, progress: Progress) -> None:
@@ -152,8 +171,11 @@ def difference(file: Path, remote: Remote) -> str:
     if size != remote.size:
         return f"has {size} bytes, expected {remote.size}"
     with file.open("rb") as stream:
-        received = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    return "" if received == remote.md5 else f"has the MD5 {received}, expected {remote.md5}"
+        digest = hashlib.file_digest(stream, lambda: hashlib.new(remote.algorithm, usedforsecurity=False))
+    received = digest.hexdigest()
+    if received == remote.checksum:
+        return ""
+    return f"has the {remote.algorithm.upper()} {received}, expected {remote.checksum}"
 
 
 def keep(part: Path, target: Path) -> None:
