@@ -11,12 +11,13 @@ import braintumor
 
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
-    "errors classes files",
+    "errors classes files web.settings web.answers web.protocol web.numbers web.reference",
     "scan preprocess decision data.manifest data.split data.phantom data.orientations "
     "data.download data.unzip data.matlab evaluate.metrics",
     "defects model dicom.read data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
-    "read zoo overlay evaluate.calibrate data.miniatures data.structure data.neighbours data.kaggle "
+    "read zoo overlay web.guard web.uploads web.forms "
+    "evaluate.calibrate data.miniatures data.structure data.neighbours data.kaggle "
     "training.networks training.augment training.recipe training.integers",
     "data.duplicates data.alignment data.reference data.groups data.outlines data.contact_sheet "
     "training.export training.sanity training.loader training.checkpoint "
@@ -24,9 +25,10 @@ LAYERS = (
     "data.quality data.copies data.crossing data.shortcuts "
     "inference sandbox braintumor evaluate.faithful evaluate.localise evaluate.decisions "
     "evaluate.compare evaluate.gallery evaluate.leakage",
-    "training.quantize training.train data.audit archive dicom.write evaluate.report terminal",
-    "training.folds evaluate.pooled evaluate.audit_page",
-    "cli web.app dicom.pacs",
+    "training.quantize training.train data.audit archive dicom.write evaluate.report terminal web.desk",
+    "training.folds evaluate.pooled evaluate.audit_page web.counter",
+    "web.app",
+    "cli web.server dicom.pacs",
     "__main__",
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,15 @@ EXTRA_OF = {
     "scipy": "evaluate",
     "h5py": "data",
     "kagglehub": "data",
+    "fastapi": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "h11": "serve",
+    "python_multipart": "serve",
+    "prometheus_client": "serve",
 }
+DEFAULT_MODEL = "cnn"
+TOKEN_VARIABLE = "BRAINTUMOR_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -278,12 +287,12 @@ class Predict:
 
     paths: Positional[tuple[Path, ...]]
     """Images (PNG, JPEG, TIFF, BMP) or folders."""
-    model: Path
-    """Model folder."""
+    model: str = DEFAULT_MODEL
+    """Model folder, or a name from braintumor models list; the model that comes with the package by default."""
     format: Literal["text", "json", "csv"] = "text"
     """text for people, json or csv for programs."""
-    precision: Literal["float32", "int8"] = "float32"
-    """int8 is faster; braintumor quantize writes it."""
+    precision: Literal["float32", "int8"] | None = None
+    """float32 where the model has it, by default; int8 is faster, braintumor quantize writes it."""
     coverage: float | None = None
     """Share of usual images that is answered, the least certain others are referred; 0.95 by default, 1 answers all."""
     max_error: float | None = None
@@ -294,8 +303,8 @@ class Predict:
     def run(self) -> int:
         """Print one answer per slice as they come; what cannot be read goes to the error stream."""
         from braintumor.inference import predict_each
-        from braintumor.model import load
         from braintumor.terminal import csv_writer, json_writer, text_writer
+        from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
         model = model.deciding(coverage=self.coverage, max_error=self.max_error, set_error=self.set_error)
@@ -309,21 +318,21 @@ class Explain:
 
     paths: Positional[tuple[Path, ...]]
     """Images (PNG, JPEG, TIFF, BMP) or folders."""
-    model: Path
-    """Model folder."""
+    model: str = DEFAULT_MODEL
+    """Model folder, or a name from braintumor models list; the model that comes with the package by default."""
     out: Path = Path("explanations")
     """Folder for the overlays and maps."""
     show_class: Annotated[
         Literal["glioma", "meningioma", "pituitary", "no_tumor"] | None, tyro.conf.arg(name="class")
     ] = None
     """Class whose map is shown; the predicted one by default."""
-    precision: Literal["float32", "int8"] = "float32"
-    """int8 is faster; braintumor quantize writes it."""
+    precision: Literal["float32", "int8"] | None = None
+    """float32 where the model has it, by default; int8 is faster, braintumor quantize writes it."""
 
     def run(self) -> int:
         """Write the files and say for each slice what they show."""
         from braintumor.inference import predict_each
-        from braintumor.model import load
+        from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
         sources = list(images_in(self.paths))
@@ -423,12 +432,122 @@ class Data:
         return self.command.run()
 
 
+@dataclass(frozen=True)
+class ModelsList:
+    """List the models that can be named: those of the package, and those added on this machine."""
+
+    def run(self) -> int:
+        """Print a line for each."""
+        from braintumor.zoo import known
+
+        for each in known():
+            tested = each.card.metrics.get("tested", {})
+            accuracy = tested.get("accuracy", {}).get("value")
+            measured = f"{100 * accuracy:.1f} % on new patients" if accuracy else "not measured on new patients"
+            precisions = ", ".join(each.precisions)
+            print(f"{each.name:<16} {each.card.architecture:<8} {precisions:<14} {measured}  {each.folder}")
+        print(DISCLAIMER)
+        return DONE
+
+
+@dataclass(frozen=True)
+class ModelsGet:
+    """Download a model, an archive with card.json and ONNX files, and add it; an interrupted download goes on."""
+
+    url: Positional[str]
+    """Address of a ZIP archive, http or https."""
+    sha256: str
+    """Its SHA-256 in hexadecimal, from whoever published it."""
+    name: str | None = None
+    """What to call it; by default the name in its card."""
+
+    def run(self) -> int:
+        """Download, verify, add and say how to use it."""
+        from braintumor.terminal import Bar
+        from braintumor.zoo import get
+
+        with Bar("downloading") as bar:
+            found = get(self.url, self.sha256, self.name, bar.show)
+        print(added_text(found.name, found.folder))
+        return DONE
+
+
+@dataclass(frozen=True)
+class ModelsAdd:
+    """Add a model from a file or folder, without a network."""
+
+    source: Positional[Path]
+    """Model folder, or ZIP archive with card.json and ONNX files at its top."""
+    sha256: str | None = None
+    """SHA-256 that the archive must have, in hexadecimal."""
+    name: str | None = None
+    """What to call it; by default the name in its card."""
+
+    def run(self) -> int:
+        """Check, add and say how to use it."""
+        from braintumor.zoo import add
+
+        found = add(self.source, self.name, self.sha256)
+        print(added_text(found.name, found.folder))
+        return DONE
+
+
+@dataclass(frozen=True)
+class Models:
+    """List models, or add further ones."""
+
+    command: Annotated[
+        Annotated[ModelsList, tyro.conf.subcommand("list")]
+        | Annotated[ModelsGet, tyro.conf.subcommand("get")]
+        | Annotated[ModelsAdd, tyro.conf.subcommand("add")],
+        tyro.conf.arg(name=""),
+    ]
+
+    def run(self) -> int:
+        """Run the command behind `models`."""
+        return self.command.run()
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Answer in the browser and to programs: a viewer, and an interface described under /docs."""
+
+    model: tuple[str, ...] = (DEFAULT_MODEL,)
+    """One or more model folders or names from braintumor models list; two are shown side by side."""
+    precision: Literal["float32", "int8"] | None = None
+    """float32 where the model has it, by default; int8 is faster, braintumor quantize writes it."""
+    host: str = "127.0.0.1"
+    """Interface to listen on; for any but this machine's own, BRAINTUMOR_TOKEN must hold a token in the environment."""
+    port: int = 8000
+    """0 takes any that is free."""
+
+    def run(self) -> int:
+        """Answer until Ctrl-C or SIGTERM."""
+        from braintumor.web.server import serve
+        from braintumor.web.settings import Settings
+        from braintumor.zoo import load
+
+        models = [load(model, precision=self.precision, threads=1) for model in self.model]
+        names = [model.card.name for model in models]
+        if len(set(names)) < len(names):
+            raise BrainTumorError(f"models of the same name cannot be told apart: {', '.join(names)}; leave one out")
+
+        def ready(address: str) -> None:
+            print(
+                f"{', '.join(model.identity for model in models)}\nopen {address} (Ctrl-C ends)\n{DISCLAIMER}",
+                flush=True,
+            )
+
+        serve(models, Settings(token=os.environ.get(TOKEN_VARIABLE, "")), host=self.host, port=self.port, ready=ready)
+        return DONE
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0 for done, 2 for bad input or usage, 3 for done with findings, 130 for interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     command = tyro.cli(
-        Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Audit | Data,
+        Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Audit | Data | Models | Serve,
         prog="braintumor",
         description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
         args=arguments,
@@ -552,6 +671,11 @@ def figshare_text(out: Path) -> str:
         "cite: Cheng 2017, brain tumor dataset, doi 10.6084/m9.figshare.1512427, CC BY 4.0; changed: to PNG, grey "
         "values stretched"
     )
+
+
+def added_text(name: str, folder: Path) -> str:
+    """Return what to say about a model that was added."""
+    return f"{name}: {folder}\nnext: braintumor predict IMAGES --model {name}\n{DISCLAIMER}"
 
 
 class UniqueNames:

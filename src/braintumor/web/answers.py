@@ -1,0 +1,109 @@
+"""What the service answers, as JSON: the names are those of predictions.csv."""
+
+from pydantic import BaseModel, Field
+
+from braintumor.classes import DISCLAIMER
+
+
+class PredictionAnswer(BaseModel):
+    """One model's answer for one slice, under the names of predictions.csv."""
+
+    image: str = Field(description="which file of the request, counted from 1; never the client's name of it")
+    label: str = Field(description="the true class where it is known; empty here")
+    predicted: str = Field(description="the most probable class")
+    decision: str = Field(description="a class, or refer where the answer should not be used")
+    reasons: str = Field(description="why it is refer; several reasons are parted by a semicolon")
+    p_glioma: float = Field(ge=0, le=1)
+    p_meningioma: float = Field(ge=0, le=1)
+    p_pituitary: float = Field(ge=0, le=1)
+    p_no_tumor: float = Field(ge=0, le=1)
+    model: str = Field(description="name, version and precision")
+    unusual: float = Field(description="how unlike the images of training it is, about 1 for those")
+    prediction_set: str = Field(description="classes parted by blanks; empty where none was asked for")
+    class_maps: list[list[list[float]]] | None = Field(
+        description="4 x h x w, non-negative, unscaled; divide by the model's class_map_scale to show them"
+    )
+
+
+class SliceAnswer(BaseModel):
+    """What the models say about one slice."""
+
+    file: int = Field(ge=0, description="number of the file in the request, counted from 0")
+    member: int | None = Field(description="number of the member in the archive, counted from 0; null outside one")
+    width: int
+    height: int
+    pixels: str | None = Field(description="base64 of a grey 8-bit PNG of the slice, where it was asked for")
+    agree: bool | None = Field(description="whether all models decide alike; null for one model")
+    predictions: list[PredictionAnswer]
+
+
+class RefusedFile(BaseModel):
+    """A file that could not be used."""
+
+    file: int
+    member: int | None
+    reason: str
+
+
+class Predictions(BaseModel):
+    """Answers to a request: every file or member of an archive is in one of the lists."""
+
+    disclaimer: str = DISCLAIMER
+    slices: list[SliceAnswer]
+    refused: list[RefusedFile]
+
+
+class Problem(BaseModel):
+    """Why a request was not answered."""
+
+    detail: str
+    refused: list[RefusedFile] = Field(default_factory=list)
+
+
+class ClassName(BaseModel):
+    """A class, in the order of the class maps."""
+
+    name: str
+    title: str
+
+
+class Scale(BaseModel):
+    """How class maps are shown."""
+
+    evidence: float = Field(description="share of the scale; a map below it everywhere shows no evidence")
+    opacity: float
+    colours: list[tuple[float, tuple[int, int, int]]] = Field(description="share of the scale and its colour, 0 to 255")
+
+
+class Limits(BaseModel):
+    """What is accepted."""
+
+    file_bytes: int
+    request_bytes: int
+    pixels: int
+    slices: int
+
+
+class ModelAnswer(BaseModel):
+    """A model that answers."""
+
+    name: str
+    identity: str
+    architecture: str
+    input_pixels: int
+    class_map_scale: float
+    confidence: float = Field(description="least probability of a class that is not referred")
+    unusual: float | None = Field(description="above it an image is referred as unusual; null for never")
+    foreign: float | None = Field(description="above it an image is taken for no brain MRI; null for never")
+    card: dict[str, object]
+
+
+class Models(BaseModel):
+    """The models of the service, and how to show what they answer."""
+
+    disclaimer: str = DISCLAIMER
+    version: str
+    classes: list[ClassName]
+    scale: Scale
+    limits: Limits
+    models: list[ModelAnswer]

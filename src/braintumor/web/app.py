@@ -1,0 +1,212 @@
+"""The service: which address answers what."""
+
+import dataclasses
+import json
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.staticfiles import StaticFiles
+
+import braintumor
+from braintumor.classes import CLASSES, DISCLAIMER, TITLES
+from braintumor.model import Model
+from braintumor.overlay import COLOURS, EVIDENCE, OPACITY
+from braintumor.sandbox import LARGEST
+from braintumor.web.answers import ClassName, Limits, ModelAnswer, Models, Predictions, Problem, Scale
+from braintumor.web.counter import RETRY, Counter, RefusalError, Wishes
+from braintumor.web.desk import Desk
+from braintumor.web.forms import FILES_FIELD, uploaded
+from braintumor.web.guard import Guard
+from braintumor.web.numbers import Numbers
+from braintumor.web.reference import reference_page
+from braintumor.web.settings import Settings
+
+STATIC: Final = Path(__file__).parent / "static"
+BODY: Final = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FILES_FIELD],
+                "properties": {
+                    FILES_FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+                },
+            }
+        }
+    },
+}
+QUERY: Final = {"maps", "pixels"}
+PROBLEMS: Final = {
+    400: "no form with files",
+    401: "the service has a token, and it was not sent",
+    403: "asked under another name, or by a page of another site",
+    404: "no such model",
+    408: "the request came too slowly",
+    413: "too large, or too many slices",
+    415: "no file of a known type",
+    422: "nothing in the request could be used",
+    503: "too much to do; come back after Retry-After seconds",
+    504: "the answer took too long",
+}
+
+
+def create_app(models: Sequence[Model], settings: Settings = Settings()) -> FastAPI:  # noqa: B008 (frozen)
+    """Return the service for models that were loaded with one thread each; it stores nothing.
+
+    Args:
+        models: one or more, whose names differ.
+        settings: limits, token and the names under which it may be asked for.
+    """
+    numbers = Numbers()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.counter = Counter(Desk(models, batch=settings.batch), settings, numbers)
+        await app.state.counter.warm_up()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(app.state.counter.desk.close)
+
+    app = FastAPI(
+        title="braintumor",
+        summary=DISCLAIMER,
+        version=braintumor.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(Guard, settings=settings, observe=numbers.answered)
+    about = json.dumps(models_answer(models, settings).model_dump()).encode()
+
+    @app.get("/v1/models", response_model=Models, responses=problems(401, 403))
+    async def list_models() -> Response:
+        """The models, what their maps are shown with, and what is accepted."""
+        return Response(about, media_type="application/json")
+
+    @app.post(
+        "/v1/predictions",
+        response_model=Predictions,
+        responses=problems(*PROBLEMS),
+        openapi_extra={"requestBody": BODY},
+    )
+    async def predict(
+        request: Request,
+        model: Annotated[list[str], Query(description="names of models; all by default")] = [],  # noqa: B006
+        maps: Annotated[bool, Query(description="send class maps, too")] = False,
+        pixels: Annotated[bool, Query(description="send the slices as they were understood, too")] = False,
+    ) -> Response:
+        """Classify slices: PNG, JPEG, TIFF or BMP files, or ZIP archives of these. Nothing is stored."""
+        wanted = chosen(models, model)
+        files = await uploaded(request, settings)
+        answer = await app.state.counter.answer(files, Wishes(wanted, maps, pixels))
+        return Response(answer, media_type="application/json")
+
+    @app.exception_handler(RequestValidationError)
+    async def misunderstood(request: Request, error: RequestValidationError) -> Response:
+        wrong = ", ".join(sorted(QUERY & {str(each["loc"][-1]) for each in error.errors()}))
+        return JSONResponse({"detail": f"expected true or false for {wrong}", "refused": []}, 422)
+
+    @app.exception_handler(RefusalError)
+    async def refused(request: Request, error: RefusalError) -> Response:
+        return Response(error.content, error.status, error.headers, "application/json")
+
+    add_pages(app)
+    add_monitoring(app, numbers)
+    return app
+
+
+def add_pages(app: FastAPI) -> None:
+    """Add what people look at: the viewer and the description of the interface."""
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(reference_page(app.openapi()))
+
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+
+def add_monitoring(app: FastAPI, numbers: Numbers) -> None:
+    """Add what whoever runs the service asks."""
+
+    @app.get("/healthz", response_class=PlainTextResponse)
+    async def healthy() -> str:
+        """Whether the process answers."""
+        return "ok"
+
+    @app.get("/readyz", response_class=PlainTextResponse, responses=problems(503))
+    async def ready() -> str:
+        """Whether slices are answered; not while all places are taken."""
+        if app.state.counter.full:
+            raise HTTPException(503, "all places are taken", RETRY)
+        return "ready"
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses=problems(401, 403))
+    async def metrics() -> Response:
+        """Numbers for monitoring, in the format of Prometheus; none is about a patient."""
+        return Response(numbers.text(app.state.counter.desk.waiting), media_type=numbers.media_type)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the interface's description says about these statuses."""
+    return {status: {"model": Problem, "description": PROBLEMS[status]} for status in statuses}
+
+
+def models_answer(models: Sequence[Model], settings: Settings) -> Models:
+    """Return what is to be known about the models before asking them."""
+    return Models(
+        version=braintumor.__version__,
+        classes=[ClassName(name=name, title=TITLES[name]) for name in CLASSES],
+        scale=Scale(evidence=EVIDENCE, opacity=OPACITY, colours=list(COLOURS)),
+        limits=Limits(
+            file_bytes=settings.file_bytes,
+            request_bytes=settings.request_bytes,
+            pixels=LARGEST,
+            slices=settings.slices,
+        ),
+        models=[model_answer(model) for model in models],
+    )
+
+
+def model_answer(model: Model) -> ModelAnswer:
+    """Return what is to be known about one model."""
+    return ModelAnswer(
+        name=model.card.name,
+        identity=model.identity,
+        architecture=model.card.architecture,
+        input_pixels=model.card.preprocess.size,
+        class_map_scale=model.card.class_map_scale,
+        confidence=model.policy.confidence,
+        unusual=finite(model.policy.unusual),
+        foreign=finite(model.policy.foreign),
+        card=dataclasses.asdict(model.card),
+    )
+
+
+def finite(value: float) -> float | None:
+    """Return a number that JSON knows, or None."""
+    return value if math.isfinite(value) else None
+
+
+def chosen(models: Sequence[Model], names: Sequence[str]) -> tuple[int, ...]:
+    """Return the positions of the models of these names, of all without names.
+
+    Raises:
+        HTTPException: there is no such model.
+    """
+    known = [model.card.name for model in models]
+    if not set(names) <= set(known):
+        raise HTTPException(404, f"no such model here; there are {', '.join(known)}")
+    return tuple(number for number, name in enumerate(known) if not names or name in names)

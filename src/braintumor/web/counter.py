@@ -1,0 +1,196 @@
+"""Where requests wait for their answers, and how these are put together."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from fastapi.concurrency import run_in_threadpool
+
+from braintumor.classes import DISCLAIMER
+from braintumor.errors import ImageError
+from braintumor.overlay import png
+from braintumor.read import UNKNOWN_FORMAT
+from braintumor.web.desk import Desk, Judged, agree, maps_of, png_of
+from braintumor.web.numbers import Numbers
+from braintumor.web.settings import Settings
+from braintumor.web.uploads import Part, RefusedError, parts
+
+RETRY: Final = {"retry-after": "1"}
+AHEAD: Final = 4  # members of one archive that wait or are worked on at a time
+LARGE_REQUESTS: Final = 2  # of several slices, answered at a time
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a request asks for: positions of models, class maps, pixels."""
+
+    models: tuple[int, ...]
+    maps: bool
+    pixels: bool
+
+
+class RefusalError(Exception):
+    """An answer other than 200 that says which files were refused."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        refused: Sequence[dict[str, object]] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers)
+        self.content = json.dumps({"detail": detail, "refused": list(refused)})
+
+
+class Answer:
+    """What is known so far of the answer to one request."""
+
+    def __init__(self, wishes: Wishes, numbers: Numbers) -> None:
+        self._wishes = wishes
+        self._numbers = numbers
+        self._slices: list[str] = []
+        self._refused: list[dict[str, object]] = []
+        self._statuses: set[int] = set()
+
+    def refuse(self, part: Part, status: int, reason: str) -> None:
+        """Note that a file cannot be used."""
+        self._statuses.add(status)
+        self._refused.append({"file": part.file, "member": part.member, "reason": reason})
+
+    async def take(self, part: Part, judged: "Future[Judged]") -> None:
+        """Wait for what is said about a file, and note it."""
+        try:
+            found = await asyncio.wrap_future(judged)
+        except ImageError as error:
+            self.refuse(part, 415 if error.reason == UNKNOWN_FORMAT else 422, error.reason)
+            return
+        for prediction in found.predictions:
+            self._numbers.decided(prediction.decision)
+        self._slices.append(await run_in_threadpool(slice_text, part, found, self._wishes))
+
+    def text(self) -> bytes:
+        """Return the JSON text of `Predictions`.
+
+        Raises:
+            RefusalError: nothing could be used.
+        """
+        self._numbers.refused(len(self._refused))
+        if not self._slices:
+            raise RefusalError(nothing_usable(self._statuses), str(self._refused[0]["reason"]), self._refused)
+        head = json.dumps({"disclaimer": DISCLAIMER, "refused": self._refused}).removesuffix("}")
+        return (head + ', "slices": [' + ",\n".join(self._slices) + "]}").encode()
+
+
+class Counter:
+    """Where requests wait for their answers: a bounded number of them, those of many slices after one another."""
+
+    def __init__(self, desk: Desk, settings: Settings, numbers: Numbers) -> None:
+        self.desk = desk
+        self._settings = settings
+        self._numbers = numbers
+        self._present = 0
+        self._large = asyncio.Semaphore(LARGE_REQUESTS)
+
+    @property
+    def full(self) -> bool:
+        """Tell whether the next request would be sent away."""
+        return self._present >= self._settings.requests
+
+    async def warm_up(self) -> None:
+        """Start what starts slowly: the children of the sandbox and the first run of each network."""
+        everyone = tuple(range(len(self.desk.models)))
+        content = png(np.full((64, 64), 64, np.uint8))
+        first = [self.desk.judge(content, "warm-up", everyone, self._settings.answer_seconds) for _ in range(2)]
+        await asyncio.gather(*map(asyncio.wrap_future, first))
+
+    async def answer(self, files: list[bytes], wishes: Wishes) -> bytes:
+        """Return the JSON text of `Predictions` for the contents of files.
+
+        Raises:
+            RefusalError: there are too many requests, nothing could be used, or it took too long.
+        """
+        if self.full:
+            raise RefusalError(503, "too much to do at the moment; try again", headers=RETRY)
+        self._present += 1
+        try:
+            async with asyncio.timeout(self._settings.answer_seconds):
+                return await self._judged(files, wishes)
+        except TimeoutError:
+            raise RefusalError(
+                504, f"not answered within {self._settings.answer_seconds:g} seconds; send less"
+            ) from None
+        finally:
+            self._present -= 1
+
+    async def _judged(self, files: list[bytes], wishes: Wishes) -> bytes:
+        """Return the same text, however long it takes."""
+        remaining = parts(files, self._settings)
+        answer = Answer(wishes, self._numbers)
+        waiting: deque[tuple[Part, Future[Judged]]] = deque()
+        async with self._room(files):
+            try:
+                while (part := await run_in_threadpool(following, remaining)) is not None:
+                    if isinstance(part.content, RefusedError):
+                        answer.refuse(part, part.content.status, part.content.reason)
+                        continue
+                    seconds = self._settings.answer_seconds
+                    waiting.append((part, self.desk.judge(part.content, part.name, wishes.models, seconds)))
+                    if len(waiting) == AHEAD:
+                        await answer.take(*waiting.popleft())
+                while waiting:
+                    await answer.take(*waiting.popleft())
+            except RefusedError as error:
+                raise RefusalError(error.status, error.reason) from error
+            finally:
+                for _, judged in waiting:
+                    judged.cancel()
+            return await run_in_threadpool(answer.text)
+
+    @asynccontextmanager
+    async def _room(self, files: list[bytes]) -> AsyncIterator[None]:
+        """Wait until a request may be worked on: at once for one file that is no archive."""
+        if len(files) == 1 and not files[0].startswith(b"PK"):
+            yield
+            return
+        async with self._large:
+            yield
+
+
+def following(remaining: Iterator[Part]) -> Part | None:
+    """Return the next part, None at the end."""
+    return next(remaining, None)
+
+
+def slice_text(part: Part, found: Judged, wishes: Wishes) -> str:
+    """Return the JSON text of `SliceAnswer`."""
+    height, width = found.pixels.shape
+    predictions = [
+        {**prediction.record(), "class_maps": maps_of(prediction) if wishes.maps else None}
+        for prediction in found.predictions
+    ]
+    answer = {
+        "file": part.file,
+        "member": part.member,
+        "width": width,
+        "height": height,
+        "pixels": png_of(found.pixels) if wishes.pixels else None,
+        "agree": agree(found.predictions),
+        "predictions": predictions,
+    }
+    return json.dumps(answer)
+
+
+def nothing_usable(statuses: set[int]) -> int:
+    """Return the status of a request of which every file was refused with one of these."""
+    return 415 if statuses == {415} else 413 if statuses == {413} else 422

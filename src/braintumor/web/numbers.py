@@ -1,0 +1,50 @@
+"""What monitoring learns about the service: counts and times, nothing about a slice or a person."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+PATHS: Final = frozenset(
+    {"/", "/docs", "/openapi.json", "/v1/models", "/v1/predictions", "/healthz", "/readyz", "/metrics"}
+)
+
+
+class Numbers:
+    """The numbers of one service."""
+
+    media_type: Final = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        self._answers = Counter(
+            "braintumor_answers", "Answers by path and status", ["path", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "braintumor_answer_seconds", "Time to the head of an answer", ["path"], registry=registry
+        )
+        self._decisions = Counter(
+            "braintumor_decisions", "Decisions of models on slices", ["decision"], registry=registry
+        )
+        self._refused = Counter("braintumor_refused_files", "Files that could not be used", registry=registry)
+        self._waiting = Gauge("braintumor_waiting_slices", "Slices that nobody has begun with", registry=registry)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Count an answer; addresses that are not known count as one, since clients can invent them."""
+        path = path if path in PATHS else "/static" if path.startswith("/static/") else "other"
+        self._answers.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def decided(self, decision: str) -> None:
+        """Count a decision."""
+        self._decisions.labels(decision).inc()
+
+    def refused(self, count: int) -> None:
+        """Count files that could not be used."""
+        self._refused.inc(count)
+
+    def text(self, waiting: int) -> bytes:
+        """Return all numbers in the format of Prometheus, with how many slices wait at the moment."""
+        self._waiting.set(waiting)
+        return generate_latest(self._registry)

@@ -1,0 +1,77 @@
+"""The service with the small model, asked without a network."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient
+
+from braintumor.model import Model, load
+from braintumor.web.app import create_app
+from braintumor.web.server import Server, configuration
+from braintumor.web.settings import Settings
+
+HERE = "http://testserver"
+Service = Callable[..., TestClient]
+Listening = Callable[..., AbstractContextManager[tuple[str, int]]]
+
+
+@pytest.fixture(scope="session")
+def twins(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
+    """Return the small model, and the same under another name."""
+    other = tmp_path_factory.mktemp("twin")
+    for file in model_folder.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    card = other / "card.json"
+    card.write_text(card.read_text().replace('"name": "tiny"', '"name": "twin"'))
+    return load(model_folder, threads=1), load(other, threads=1)
+
+
+@pytest.fixture(scope="session")
+def service(twins: tuple[Model, Model]) -> Iterator[Service]:
+    """Return a function that starts the service with settings, on one model unless `models` says 2."""
+    with ExitStack() as stack:
+
+        def start(models: int = 1, **settings: Any) -> TestClient:
+            return stack.enter_context(TestClient(create_app(twins[:models], Settings(**settings)), base_url=HERE))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def client(service: Service) -> TestClient:
+    """Return the service with its usual settings."""
+    return service()
+
+
+@pytest.fixture(scope="session")
+def both(service: Service) -> TestClient:
+    """Return the service with two models."""
+    return service(models=2)
+
+
+@pytest.fixture
+def listening(model: Model) -> Listening:
+    """Return a function that serves the small model in a thread while its block lasts, and yields host and port."""
+
+    @contextmanager
+    def start(**settings: Any) -> Iterator[tuple[str, int]]:
+        told = threading.Event()
+        app = create_app([model], Settings(**settings))
+        server = Server(configuration(app, "127.0.0.1", 0), lambda _: told.set())
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            assert told.wait(30)
+            yield server.servers[0].sockets[0].getsockname()
+        finally:
+            server.should_exit = True
+            thread.join()
+
+    return start

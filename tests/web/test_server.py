@@ -1,0 +1,150 @@
+"""The service as it is started: a process of its own, and connections that try its patience."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from braintumor.web import protocol
+from braintumor.web.server import is_local
+
+UPLOAD = (
+    b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+    b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+)
+COMMAND = [sys.executable, "-m", "braintumor", "serve", "--port", "0"]
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start `braintumor serve`, yield the process and its address."""
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        said = process.stdout.readline() + process.stdout.readline()
+        found = re.search(r"http://\S+/", said)
+        assert found, said + process.communicate()[1]
+        yield process, found.group()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until_closed(connection: socket.socket) -> None:
+    """Read until the other side closes the connection; raises `TimeoutError` if it does not."""
+    with connection, suppress(ConnectionResetError):
+        while connection.recv(1000):
+            pass
+
+
+def test_the_command_answers_and_ends_in_order(model_folder: Path, slices: list[Path]) -> None:
+    with running("--model", str(model_folder)) as (process, address):
+        with httpx.Client(base_url=address) as client:
+            answers = [client.post("v1/predictions", files={"files": slices[0].read_bytes()}) for _ in range(2)]
+            assert [answer.status_code for answer in answers] == [200, 200]
+            assert answers[0].content == answers[1].content
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+        process.send_signal(signal.SIGTERM)
+        _, complaints = process.communicate(timeout=15)
+        assert complaints == ""
+        assert process.returncode in (0, -signal.SIGTERM)
+        for child in children.stdout.split():
+            assert not Path(f"/proc/{child}").exists(), "a decoder outlives the service"
+
+
+def test_what_is_being_answered_is_finished(model_folder: Path, slices: list[Path]) -> None:
+    with running("--model", str(model_folder)) as (process, address):
+        host, port = httpx.URL(address).host, httpx.URL(address).port
+        content = slices[0].read_bytes()
+        request = httpx.Request("POST", f"{address}v1/predictions", files={"files": content})
+        body = request.read()
+        with socket.create_connection((host, port or 80)) as stream:
+            head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+            stream.sendall(f"POST /v1/predictions HTTP/1.1\r\n{head}\r\n".encode() + body[:-10])
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            stream.sendall(body[-10:])
+            assert stream.recv(100).startswith(b"HTTP/1.1 200")
+        process.communicate(timeout=15)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "set a token in the environment variable BRAINTUMOR_TOKEN"),
+        (["--host", "256.0.0.1"], "set a token"),
+        (["--model", "nothing"], "no model is called nothing"),
+    ],
+)
+def test_what_cannot_be_started_says_why(arguments: list[str], message: str) -> None:
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_said(model_folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [*COMMAND[:-2], "--port", str(port), "--model", str(model_folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert f"cannot listen on 127.0.0.1, port {port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_models_of_the_same_name_are_refused(model_folder: Path) -> None:
+    command = [*COMMAND, "--model", str(model_folder), str(model_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "models of the same name cannot be told apart: tiny, tiny" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("localhost", True), ("127.0.0.1", True), ("::1", True), ("0.0.0.0", False), ("10.0.0.1", False), ("x", False)],
+)
+def test_which_hosts_are_this_machine(host: str, local: bool) -> None:
+    assert is_local(host) == local
+
+
+def test_connections_that_ask_nothing_are_closed(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    with listening() as (host, port):
+        idle, dripping, kept = (socket.create_connection((host, port), timeout=5) for _ in range(3))
+        began = time.monotonic()
+        kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+        dripping.sendall(b"GET /healthz HT")
+        time.sleep(0.3)
+        dripping.sendall(b"TP/1.1\r\nHost: ")  # does not buy more time
+        for connection in (idle, dripping, kept):
+            until_closed(connection)
+        assert 0.4 < time.monotonic() - began < 3
+
+
+def test_bodies_that_drip_are_given_up_and_others_are_served_meanwhile(listening: Any, slices: list[Path]) -> None:
+    with listening(upload_seconds=1.0) as (host, port), socket.create_connection((host, port), timeout=10) as slow:
+        slow.sendall(UPLOAD + b"--x\r\n")
+        answer = httpx.post(f"http://{host}:{port}/v1/predictions", files={"files": slices[0].read_bytes()})
+        assert answer.status_code == 200
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_requests_that_never_end_are_cut_off(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "WHOLE_SECONDS", 0.5)
+    with listening() as (host, port), socket.create_connection((host, port), timeout=10) as silent:
+        began = time.monotonic()
+        silent.sendall(UPLOAD)
+        until_closed(silent)
+        assert 0.4 < time.monotonic() - began < 3
