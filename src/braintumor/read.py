@@ -174,12 +174,20 @@ def upright(stream: IO[bytes], name: str, largest: int) -> Iterator[Image.Image]
             raise ImageError(name, f"{width} x {height} pixels; at most {largest:,} in all are read here")
         if min(width, height) < SMALLEST_SIDE:
             raise ImageError(name, f"{width} x {height} pixels; at least {SMALLEST_SIDE} on each side are needed")
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1:
-            raise ImageError(name, f"holds {frames} images; save the slice to classify as one image")
+        if holds_several(image):
+            raise ImageError(name, "holds several images; save the slice to classify as one image")
         image.load()
         turn_upright(image)
         yield image
+
+
+def holds_several(image: Image.Image) -> bool:
+    """Tell whether a file goes on after its first image, without counting what may be a hundred thousand of them."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def turn_upright(image: Image.Image) -> None:

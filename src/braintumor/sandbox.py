@@ -26,6 +26,12 @@ DEADLINE_SECONDS: Final = 0.8
 START_SECONDS: Final = 20.0
 MEMORY_BYTES: Final = 640 << 20  # address space, libraries included
 LARGEST: Final = 16_000_000  # pixels
+USUAL: Final = 1_000_000
+PIXELS_PER_BYTE: Final = 200
+"""A file of more than the usual number of pixels may hold so many for each of its bytes: pictures of anything need far
+more bytes than that, blank ones that are packed to fill a decoder's memory far less."""
+DAMAGED: Final = "damaged, or of a kind that cannot be decoded; export it again as PNG"
+TOO_LONG: Final = "takes too long to decode; export it again as PNG"
 HEAD: Final = struct.Struct("<Q")
 """Before the content of a file, and before each of the two parts of an answer: its length in bytes."""
 
@@ -94,7 +100,8 @@ class Sandbox:
         """Return the slice in a file's content, as `read.read` does.
 
         Raises:
-            ImageError: it cannot be read, has more than 16 million pixels, or takes too long or too much memory.
+            ImageError: it cannot be read, has more than 16 million pixels or far more than its size can tell, or takes
+                too long or too much memory.
         """
         child = self._free.get()
         try:
@@ -105,8 +112,7 @@ class Sandbox:
         except (OSError, ValueError) as error:
             late = isinstance(error, TimeoutError)
             child = self._replace(child)
-            reason = "takes too long to decode" if late else "damaged, or of a kind that cannot be decoded"
-            raise ImageError(name, f"{reason}; export it again as PNG") from error
+            raise ImageError(name, TOO_LONG if late else DAMAGED) from error
         finally:
             self._free.put(child)
         if "reason" in answer:
@@ -164,7 +170,7 @@ def serve(stream: socket.socket) -> None:
         try:
             answer, pixels = decoded(content)
         except Exception:  # whatever a file does to its decoder is a refusal
-            answer, pixels = {"reason": "damaged, or of a kind that cannot be decoded; export it again as PNG"}, b""
+            answer, pixels = {"reason": DAMAGED}, b""
         text = json.dumps(answer).encode()
         stream.sendall(HEAD.pack(len(text)) + text + HEAD.pack(len(pixels)) + pixels)
 
@@ -172,7 +178,7 @@ def serve(stream: socket.socket) -> None:
 def decoded(content: bytes) -> tuple[dict[str, object], bytes]:
     """Return what `serve` answers for a file's content."""
     try:
-        scan = read(content, largest=LARGEST)
+        scan = read(content, largest=min(LARGEST, max(USUAL, PIXELS_PER_BYTE * len(content))))
     except ImageError as error:
         return {"reason": error.reason}, b""
     return {"shape": list(scan.pixels.shape)}, scan.pixels.tobytes()

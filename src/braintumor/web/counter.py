@@ -17,13 +17,16 @@ from braintumor.classes import DISCLAIMER
 from braintumor.errors import ImageError
 from braintumor.overlay import png
 from braintumor.read import UNKNOWN_FORMAT
-from braintumor.web.desk import Desk, Judged, agree, maps_of, png_of
+from braintumor.sandbox import TOO_LONG
+from braintumor.web.desk import Desk, Judged, agree, maps_of
 from braintumor.web.numbers import Numbers
 from braintumor.web.settings import Settings
 from braintumor.web.uploads import Part, RefusedError, parts
 
 RETRY: Final = {"retry-after": "1"}
-AHEAD: Final = 4  # members of one archive that wait or are worked on at a time
+AHEAD: Final = 4  # files of one request that wait or are worked on at a time
+AHEAD_BYTES: Final = 16 << 20  # these together, but for one
+GIVEN_UP: Final = RefusedError(422, "not looked at: a file before it took too long to decode; send it without that one")
 LARGE_REQUESTS: Final = 2  # of several slices, answered at a time
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -53,8 +56,23 @@ class RefusalError(Exception):
         self.content = json.dumps({"detail": detail, "refused": list(refused)})
 
 
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """A file that somebody is asked about, its size in bytes and what will be said."""
+
+    part: Part
+    size: int
+    judged: "Future[Judged]"
+
+
 class Answer:
-    """What is known so far of the answer to one request."""
+    """What is known so far of the answer to one request.
+
+    Attributes:
+        given_up: why the rest of the request is not looked at, once there is a reason.
+    """
+
+    given_up: RefusedError | None = None
 
     def __init__(self, wishes: Wishes, numbers: Numbers) -> None:
         self._wishes = wishes
@@ -68,16 +86,18 @@ class Answer:
         self._statuses.add(status)
         self._refused.append({"file": part.file, "member": part.member, "reason": reason})
 
-    async def take(self, part: Part, judged: "Future[Judged]") -> None:
+    async def take(self, waiting: Waiting) -> None:
         """Wait for what is said about a file, and note it."""
         try:
-            found = await asyncio.wrap_future(judged)
+            found = await asyncio.wrap_future(waiting.judged)
         except ImageError as error:
-            self.refuse(part, 415 if error.reason == UNKNOWN_FORMAT else 422, error.reason)
+            self.refuse(waiting.part, 415 if error.reason == UNKNOWN_FORMAT else 422, error.reason)
+            if error.reason == TOO_LONG:
+                self.given_up = GIVEN_UP
             return
         for prediction in found.predictions:
             self._numbers.decided(prediction.decision)
-        self._slices.append(await run_in_threadpool(slice_text, part, found, self._wishes))
+        self._slices.append(await run_in_threadpool(slice_text, waiting.part, found, self._wishes))
 
     def text(self) -> bytes:
         """Return the JSON text of `Predictions`.
@@ -111,7 +131,8 @@ class Counter:
         """Start what starts slowly: the children of the sandbox and the first run of each network."""
         everyone = tuple(range(len(self.desk.models)))
         content = png(np.full((64, 64), 64, np.uint8))
-        first = [self.desk.judge(content, "warm-up", everyone, self._settings.answer_seconds) for _ in range(2)]
+        seconds = self._settings.answer_seconds
+        first = [self.desk.judge(content, "warm-up", everyone, shown=True, seconds=seconds) for _ in range(2)]
         await asyncio.gather(*map(asyncio.wrap_future, first))
 
     async def answer(self, files: list[bytes], wishes: Wishes) -> bytes:
@@ -135,26 +156,28 @@ class Counter:
 
     async def _judged(self, files: list[bytes], wishes: Wishes) -> bytes:
         """Return the same text, however long it takes."""
-        remaining = parts(files, self._settings)
         answer = Answer(wishes, self._numbers)
-        waiting: deque[tuple[Part, Future[Judged]]] = deque()
+        waiting: deque[Waiting] = deque()
         async with self._room(files):
             try:
+                remaining = parts(files, self._settings)
                 while (part := await run_in_threadpool(following, remaining)) is not None:
-                    if isinstance(part.content, RefusedError):
-                        answer.refuse(part, part.content.status, part.content.reason)
+                    content = await run_in_threadpool(part.content) if answer.given_up is None else answer.given_up
+                    if isinstance(content, RefusedError):
+                        answer.refuse(part, content.status, content.reason)
                         continue
-                    seconds = self._settings.answer_seconds
-                    waiting.append((part, self.desk.judge(part.content, part.name, wishes.models, seconds)))
-                    if len(waiting) == AHEAD:
-                        await answer.take(*waiting.popleft())
+                    seconds, shown = self._settings.answer_seconds, wishes.pixels
+                    judged = self.desk.judge(content, part.name, wishes.models, shown=shown, seconds=seconds)
+                    waiting.append(Waiting(part, len(content), judged))
+                    while len(waiting) == AHEAD or sum(each.size for each in waiting) > AHEAD_BYTES:
+                        await answer.take(waiting.popleft())
                 while waiting:
-                    await answer.take(*waiting.popleft())
+                    await answer.take(waiting.popleft())
             except RefusedError as error:
                 raise RefusalError(error.status, error.reason) from error
             finally:
-                for _, judged in waiting:
-                    judged.cancel()
+                for each in waiting:
+                    each.judged.cancel()
             return await run_in_threadpool(answer.text)
 
     @asynccontextmanager
@@ -174,7 +197,7 @@ def following(remaining: Iterator[Part]) -> Part | None:
 
 def slice_text(part: Part, found: Judged, wishes: Wishes) -> str:
     """Return the JSON text of `SliceAnswer`."""
-    height, width = found.pixels.shape
+    height, width = found.shape
     predictions = [
         {**prediction.record(), "class_maps": maps_of(prediction) if wishes.maps else None}
         for prediction in found.predictions
@@ -184,7 +207,7 @@ def slice_text(part: Part, found: Judged, wishes: Wishes) -> str:
         "member": part.member,
         "width": width,
         "height": height,
-        "pixels": png_of(found.pixels) if wishes.pixels else None,
+        "pixels": found.picture,
         "agree": agree(found.predictions),
         "predictions": predictions,
     }

@@ -20,7 +20,6 @@ from braintumor.errors import ImageError
 from braintumor.inference import Prediction, Slice, decide
 from braintumor.model import Model
 from braintumor.sandbox import Sandbox
-from braintumor.scan import Scan
 
 SHOWN_SIDE: Final = 2048
 DECIMALS: Final = 4
@@ -32,6 +31,7 @@ class Job:
 
     Attributes:
         wanted: which models are to answer, in the order of the service.
+        shown: whether the slice is wanted back as a picture.
         until: when nobody waits for the answer any more, by the monotonic clock.
         done: becomes the answer, or the `ImageError` of a file that cannot be read.
     """
@@ -39,15 +39,22 @@ class Job:
     content: bytes
     name: str
     wanted: tuple[int, ...]
+    shown: bool
     until: float
     done: "Future[Judged]" = field(default_factory=Future)
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A slice, and what each of the wanted models says about it."""
+    """What each of the wanted models says about a slice.
 
-    pixels: NDArray[np.float32]
+    Attributes:
+        shape: height and width in pixels.
+        picture: base64 of a grey 8-bit PNG, where it was wanted.
+    """
+
+    shape: tuple[int, int]
+    picture: str | None
     predictions: tuple[Prediction, ...]
 
 
@@ -75,9 +82,11 @@ class Desk:
         """Return how many slices nobody has begun with."""
         return self._waiting.qsize()
 
-    def judge(self, content: bytes, name: str, wanted: tuple[int, ...], seconds: float) -> "Future[Judged]":
+    def judge(
+        self, content: bytes, name: str, wanted: tuple[int, ...], *, shown: bool, seconds: float
+    ) -> "Future[Judged]":
         """Return the answer to a file's content, in time; it is dropped unread if `seconds` are over."""
-        job = Job(content, name, wanted, time.monotonic() + seconds)
+        job = Job(content, name, wanted, shown, time.monotonic() + seconds)
         self._waiting.put(job)
         return job.done
 
@@ -109,25 +118,48 @@ class Desk:
 
     def _answer(self, jobs: list[Job]) -> None:
         """Decode the jobs' files and put the answers in place."""
-        read: list[tuple[Job, Scan, tuple[str, ...]]] = []
+        read: list[Read] = []
         for job in jobs:
             try:
-                scan = self._sandbox.read(job.content, job.name)
-                read.append((job, scan, defects(scan)))
+                read.append(self._read(job))
             except ImageError as error:
                 settle(job, error)
         try:
-            answers: dict[Job, dict[int, Prediction]] = {job: {} for job, *_ in read}
+            answers: list[dict[int, Prediction]] = [{} for _ in read]
             for number, model in enumerate(self.models):
-                asked = [entry for entry in read if number in entry[0].wanted]
-                slices = [Slice(job.name, model.card.preprocess.grey_levels(scan), why) for job, scan, why in asked]
-                for (job, *_), said in zip(asked, decide(slices, model) if slices else (), strict=True):
-                    answers[job][number] = said
-            for job, scan, _ in read:
-                settle(job, Judged(scan.pixels, tuple(answers[job].values())))
+                asked = [place for place, each in enumerate(read) if number in each.slices]
+                said = decide([read[place].slices[number] for place in asked], model) if asked else []
+                for place, prediction in zip(asked, said, strict=True):
+                    answers[place][number] = prediction
+            for each, found in zip(read, answers, strict=True):
+                settle(each.job, Judged(each.shape, each.picture, tuple(found.values())))
         except Exception as error:  # whoever waits must hear of it; the threads go on
-            for job, *_ in read:
-                settle(job, error)
+            for each in read:
+                settle(each.job, error)
+
+    def _read(self, job: Job) -> "Read":
+        """Return what is kept of a job's file: far less than its pixels.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        scan = self._sandbox.read(job.content, job.name)
+        why = defects(scan)
+        slices = {
+            number: Slice(job.name, self.models[number].card.preprocess.grey_levels(scan), why) for number in job.wanted
+        }
+        height, width = scan.pixels.shape
+        return Read(job, slices, (height, width), png_of(scan.pixels) if job.shown else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A file that was decoded: the slice as each of the wanted models takes it, its shape and its picture."""
+
+    job: Job
+    slices: dict[int, Slice]
+    shape: tuple[int, int]
+    picture: str | None
 
 
 def settle(job: Job, answer: Judged | Exception) -> None:

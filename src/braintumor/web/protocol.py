@@ -3,6 +3,7 @@
 import asyncio
 from typing import Final
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS: Final = 5.0
@@ -26,7 +27,11 @@ class DeadlineProtocol(H11Protocol):
     def handle_events(self) -> None:
         """Take what has come; a whole head starts the time of the request."""
         before = self.cycle
-        super().handle_events()
+        try:
+            super().handle_events()
+        except h11.LocalProtocolError:  # nonsense after an answer that closes the connection
+            self.transport.abort()
+            return
         if self.cycle is not before and not self.cycle.response_complete:
             self._wait(WHOLE_SECONDS)
 

@@ -51,7 +51,8 @@ def serve(models: Sequence[Model], settings: Settings, *, host: str, port: int, 
 
 def configuration(app: FastAPI, host: str, port: int) -> uvicorn.Config:
     """Return how uvicorn is to serve an application: nothing logged of requests, no trust in what proxies say."""
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it tells pieces of what was sent
     return uvicorn.Config(
         app,
         host=host,

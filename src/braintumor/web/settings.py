@@ -24,10 +24,10 @@ class Settings:
 
     token: str = ""
     hosts: tuple[str, ...] = ()
-    file_bytes: int = 32 << 20
+    file_bytes: int = 16 << 20
     request_bytes: int = 64 << 20
     held_bytes: int = 128 << 20
-    unpacked_bytes: int = 256 << 20
+    unpacked_bytes: int = 128 << 20
     slices: int = 500
     requests: int = 64
     batch: int = 8

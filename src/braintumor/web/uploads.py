@@ -3,14 +3,19 @@
 import io
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from braintumor.data.unzip import ZIP_ERRORS
+from braintumor.read import UNKNOWN_FORMAT
 from braintumor.web.settings import Settings
 
 ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
+"""Of PNG, JPEG, TIFF in both byte orders, 32-bit and 64-bit, and BMP. Nothing else is unpacked or decoded."""
+LONGEST_START: Final = 8
 END: Final = struct.Struct("<4s4H2LH")
 """The last record of an archive: signature, disk numbers, members here and in all, bytes and place of the directory,
 length of a comment. Source: APPNOTE.TXT of PKWARE, 4.3.16."""
@@ -30,6 +35,9 @@ class RefusedError(Exception):
         self.reason = reason
 
 
+NO_IMAGE: Final = RefusedError(415, UNKNOWN_FORMAT)
+
+
 @dataclass(frozen=True)
 class Part:
     """One file to decode.
@@ -37,12 +45,12 @@ class Part:
     Attributes:
         file: its number among the files of the request.
         member: its number among the members of the archive; None outside one.
-        content: its bytes, or why they are not to be had.
+        content: returns its bytes, or why they are not to be had; only until the next part is asked for.
     """
 
     file: int
     member: int | None
-    content: bytes | RefusedError
+    content: Callable[[], bytes | RefusedError]
 
     @property
     def name(self) -> str:
@@ -60,18 +68,23 @@ def parts(files: list[bytes], settings: Settings) -> Iterator[Part]:
     count = 0
     for number, content in enumerate(files):
         inside = unpacked(number, content, settings) if content.startswith(ZIP_STARTS) else None
-        for part in inside or (Part(number, None, sized(content, settings)),):
+        for part in inside or (Part(number, None, partial(usable, content, settings)),):
             count += 1
             if count > settings.slices:
                 raise RefusedError(413, f"more than {settings.slices} slices in one request; send them in several")
             yield part
 
 
-def sized(content: bytes, settings: Settings) -> bytes | RefusedError:
-    """Return a file's content, or that it is too large."""
+def usable(content: bytes, settings: Settings) -> bytes | RefusedError:
+    """Return a file's content, or that it is too large or cannot be an image."""
     if len(content) > settings.file_bytes:
-        return RefusedError(413, f"larger than {settings.file_bytes >> 20} MiB; export the slice alone")
-    return content
+        return too_large(settings)
+    return content if not content or content.startswith(IMAGE_STARTS) else NO_IMAGE
+
+
+def too_large(settings: Settings) -> RefusedError:
+    """Return what to say of a file above the limit."""
+    return RefusedError(413, f"larger than {settings.file_bytes >> 20} MiB; export the slice alone")
 
 
 def unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Part]:
@@ -86,7 +99,7 @@ def unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Part]:
             wanted = [member for member in archive.infolist() if is_wanted(member)]
             check_members(wanted, settings)
             for index, member in enumerate(wanted):
-                yield Part(number, index, member_content(archive, member, settings))
+                yield Part(number, index, partial(member_content, archive, member, settings))
     except ZIP_ERRORS as error:
         raise RefusedError(422, "a damaged ZIP archive; make it again") from error
 
@@ -140,12 +153,14 @@ def member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, settings: 
     if member.flag_bits & 1:
         return RefusedError(422, "encrypted; make the archive without a password")
     if member.file_size > settings.file_bytes:
-        return RefusedError(413, f"larger than {settings.file_bytes >> 20} MiB; export the slice alone")
+        return too_large(settings)
     try:
         with archive.open(member) as stream:
-            content = stream.read(settings.file_bytes)
+            start = stream.read(LONGEST_START)
+            if start.startswith(ZIP_STARTS):
+                return RefusedError(422, "an archive inside an archive; unpack it first")
+            if start and not start.startswith(IMAGE_STARTS):
+                return NO_IMAGE
+            return start + stream.read(settings.file_bytes - len(start))
     except ZIP_ERRORS:
         return RefusedError(422, "damaged in the archive; make it again")
-    if content.startswith(ZIP_STARTS):
-        return RefusedError(422, "an archive inside an archive; unpack it first")
-    return content
