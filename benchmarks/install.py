@@ -1,0 +1,59 @@
+"""How much a fresh environment with the package and its service takes on the disk, and how long it takes to make.
+
+The environment is made with `python -m venv` and filled with the locked libraries of `requirements/serve.txt`; pip and
+the compiled Python files count, too. Afterwards the installed package must classify phantom slices and start its
+service there. Needs the package index.
+
+Takes: 1 minute.
+Command: python benchmarks/install.py
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from record import ROOT, number, record
+
+from braintumor.data.phantom import write_phantoms
+
+
+def main() -> None:
+    """Produce `install.json`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        python = folder / "environment" / "bin" / "python"
+        began = time.perf_counter()
+        run(sys.executable, "-m", "venv", str(folder / "environment"))
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        run(*pip, "--require-hashes", "-r", str(ROOT / "requirements" / "serve.txt"))
+        run(*pip, "--no-deps", str(ROOT))
+        seconds = time.perf_counter() - began
+        size = mib(folder / "environment")
+        write_phantoms(folder / "slices", 2, size=224)
+        run(str(python), "-m", "braintumor", "predict", str(folder / "slices"), cwd=folder)
+        service = [str(python), "-m", "braintumor", "serve", "--port", "0"]
+        with subprocess.Popen(service, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            said = [process.stdout.readline() for _ in range(2)]
+            process.terminate()
+        assert said[1].startswith("open http://127.0.0.1:"), said
+        without_torch = subprocess.run([str(python), "-c", "import torch"], check=False, capture_output=True)
+        assert without_torch.returncode, "torch is there"
+    numbers = {"use_mib": number(size, "MiB"), "use_seconds": number(seconds, "seconds")}
+    record("install", "python benchmarks/install.py", numbers)
+
+
+def run(*command: str, cwd: Path = ROOT) -> None:
+    """Run a command that must succeed."""
+    subprocess.run(command, cwd=cwd, check=True)
+
+
+def mib(folder: Path) -> float:
+    """Return the bytes of all files in a folder, MiB."""
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink()) / 2**20
+
+
+if __name__ == "__main__":
+    main()
