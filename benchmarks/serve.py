@@ -142,7 +142,7 @@ def page() -> dict[str, Any]:
             began = time.perf_counter()
             with service() as running:
                 tab.goto(running.url)
-                tab.wait_for_function(USABLE)
+                tab.wait_for_selector(USABLE)
                 ready.append(time.perf_counter() - began)
                 transferred = [request.sizes() for request in received]
                 sizes.append(sum(each["responseBodySize"] + each["responseHeadersSize"] for each in transferred) / 1024)
@@ -151,7 +151,7 @@ def page() -> dict[str, Any]:
             for _ in range(DROPS + 1):
                 tab = browser.new_page(viewport={"width": 1280, "height": 800})
                 tab.goto(running.url)
-                tab.wait_for_function(USABLE)
+                tab.wait_for_selector(USABLE)
                 drops.append(tab.evaluate(DROP, list(content)))
                 tab.close()
         browser.close()
@@ -162,7 +162,7 @@ def page() -> dict[str, Any]:
     }
 
 
-USABLE = "() => document.documentElement.dataset.ready === 'true'"
+USABLE = "html[data-ready=true]"
 DROP = """async (bytes) => {
   const transfer = new DataTransfer();
   transfer.items.add(new File([new Uint8Array(bytes)], 'scan.png', {type: 'image/png'}));

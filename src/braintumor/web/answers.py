@@ -92,6 +92,7 @@ class ModelAnswer(BaseModel):
     architecture: str
     input_pixels: int
     class_map_scale: float
+    coverage: float | None = Field(description="share of usual images that is answered; null if it was never fitted")
     confidence: float = Field(description="least probability of a class that is not referred")
     unusual: float | None = Field(description="above it an image is referred as unusual; null for never")
     foreign: float | None = Field(description="above it an image is taken for no brain MRI; null for never")

@@ -16,6 +16,7 @@ from fastapi.staticfiles import StaticFiles
 
 import braintumor
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
+from braintumor.decision import COVERAGE
 from braintumor.model import Model
 from braintumor.overlay import COLOURS, EVIDENCE, OPACITY
 from braintumor.sandbox import LARGEST
@@ -188,6 +189,7 @@ def model_answer(model: Model) -> ModelAnswer:
         architecture=model.card.architecture,
         input_pixels=model.card.preprocess.size,
         class_map_scale=model.card.class_map_scale,
+        coverage=COVERAGE if model.card.rejection else None,
         confidence=model.policy.confidence,
         unusual=finite(model.policy.unusual),
         foreign=finite(model.policy.foreign),

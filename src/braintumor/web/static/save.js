@@ -1,0 +1,85 @@
+// Answers and views as files for the user's disk.
+
+import {canvasOf, draw, drawLegend} from "./render.js";
+
+const COLUMNS = [
+  "image", "label", "predicted", "decision", "reasons", "p_glioma", "p_meningioma", "p_pituitary", "p_no_tumor",
+  "model", "unusual", "prediction_set",
+];
+const FORMULA = /^[=+\-@\t\r]/;
+const SIDE = 768;
+const MARGIN = 20;
+
+export function csv(slices) {
+  const lines = slices.flatMap(({name, predictions}) =>
+    predictions.map((prediction) => COLUMNS.map((column) => cell(column === "image" ? name : prediction[column]))),
+  );
+  return [COLUMNS, ...lines].map((line) => line.join(",")).join("\r\n") + "\r\n";
+}
+
+function cell(value) {
+  const text = typeof value === "string" && FORMULA.test(value) ? `'${value}` : String(value ?? "");
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+export function json(about, slices, refused) {
+  const {disclaimer, version, models} = about;
+  return JSON.stringify({
+    disclaimer,
+    version,
+    models: models.map(({card, ...model}) => model),
+    slices: slices.map(({name, width, height, agree, predictions}) => ({
+      image: name,
+      width,
+      height,
+      agree,
+      predictions: predictions.map((each) => ({...each, image: name})),
+    })),
+    refused: refused.map(({name, reason}) => ({image: name, reason})),
+  });
+}
+
+// Views side by side; below each its legend and words, below all the disclaimer.
+export function picture(views, {view, opacity, scale, disclaimer}) {
+  const page = canvasOf(views.length * (SIDE + MARGIN) + MARGIN, 10);
+  const texts = views.map(({lines}) => lines);
+  const rows = Math.max(...texts.map((lines) => lines.length));
+  page.height = SIDE + 3 * MARGIN + 34 + 24 * rows + 40;
+  const context = page.getContext("2d");
+  context.fillStyle = "#121418";
+  context.fillRect(0, 0, page.width, page.height);
+  for (const [number, {layers, lines, hasMap}] of views.entries()) {
+    const left = MARGIN + number * (SIDE + MARGIN);
+    const shown = canvasOf(SIDE, SIDE);
+    draw(shown.getContext("2d"), layers, view, opacity, SIDE, SIDE);
+    context.drawImage(shown, left, MARGIN);
+    let top = SIDE + 2 * MARGIN;
+    if (hasMap) {
+      const legend = canvasOf(SIDE, 14);
+      drawLegend(legend, scale, opacity);
+      context.drawImage(legend, left, top);
+      for (const tick of [0, 0.25, 0.5, 0.75, 1]) {
+        write(context, String(tick), left + tick * SIDE, top + 30, 14, "#bec2c8", tick === 0 ? "left" : tick === 1 ? "right" : "center");
+      }
+    }
+    top += 58;
+    for (const [row, line] of lines.entries()) write(context, line, left, top + 24 * row, row ? 15 : 18, "#f0f0f0", "left", SIDE);
+  }
+  write(context, disclaimer, MARGIN, page.height - MARGIN, 16, "#e8b04a", "left", page.width - 2 * MARGIN);
+  return new Promise((resolve) => page.toBlob(resolve, "image/png"));
+}
+
+function write(context, text, x, y, size, colour, align, most) {
+  context.font = `${size}px system-ui, sans-serif`;
+  context.fillStyle = colour;
+  context.textAlign = align;
+  context.fillText(text, x, y, most);
+}
+
+export function download(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}

@@ -1,0 +1,65 @@
+// What answers are called and what they mean, in words.
+
+export const REFER = "refer";
+const NONE = "no_tumor";
+
+export class Wording {
+  constructor(classes) {
+    this.classes = classes;
+    this.titles = Object.fromEntries(classes.map(({name, title}) => [name, title]));
+  }
+
+  title(name) {
+    return this.titles[name] ?? name;
+  }
+
+  decision(name) {
+    if (name === REFER) return "Refer";
+    return name === NONE ? "No tumor class" : this.title(name);
+  }
+
+  heading(prediction) {
+    const said = this.decision(prediction.decision);
+    return prediction.decision === REFER ? said : `${said} predicted`;
+  }
+
+  meaning(prediction, model) {
+    const share = prediction[`p_${prediction.predicted}`];
+    const best = this.title(prediction.predicted);
+    const none = prediction.predicted === NONE;
+    if (prediction.decision === REFER) {
+      return `Do not use this answer; a person must look at the slice. Most probable would be ${none ? "the class No tumor" : best} (${rounded(share)}).`;
+    }
+    const said = none ? "No tumor class predicted on this slice." : `${best} is the most probable of the four classes.`;
+    if (!isCalibrated(model)) return `${said} This model was not calibrated: ${rounded(share)} is no chance of being right.`;
+    const [answered, right] = share > 0.985 ? ["0.99 or more", "99 in 100 or more"] : [rounded(share, 2), `${Math.round(100 * share)} in 100`];
+    return `${said} Of slices answered with ${answered}, about ${right} were right on patients not seen in training.`;
+  }
+
+  caution(prediction) {
+    return prediction.predicted === NONE ? "This is no finding that there is no tumor." : "";
+  }
+
+  agreement(slice) {
+    const [first] = slice.predictions;
+    if (slice.agree) return first.decision === REFER ? "All models refer this slice." : `The models agree: ${this.decision(first.decision)}.`;
+    return `The models disagree: ${slice.predictions.map((each) => `${each.model} – ${this.decision(each.decision)}`).join("; ")}.`;
+  }
+
+  result(slice) {
+    return slice.predictions
+      .map((each) => `${each.model}: ${this.heading(each)}${each.reasons ? `, ${each.reasons}` : `, ${rounded(each[`p_${each.predicted}`])}`}`)
+      .join("; ");
+  }
+}
+
+export function isCalibrated(model) {
+  return Object.keys(model.card.rejection ?? {}).length > 0;
+}
+
+export function rounded(share, places = 3) {
+  const least = 10 ** -places;
+  if (share > 0 && share < least / 2) return `<${least}`;
+  if (share < 1 && share > 1 - least / 2) return `>${(1 - least).toFixed(places)}`;
+  return share.toFixed(places);
+}
