@@ -4,7 +4,7 @@ Its card holds what it scored on the fold's own test part, whose patients it has
 to choose it. Needs `runs/folds/cnn-best` (`make models`). Writes `src/braintumor/models/cnn/`, and the report beside
 the results.
 
-Takes: 3 minutes.
+Takes: long, 3 minutes with the models of `folds.py`.
 Command: python benchmarks/bundle.py
 """
 
@@ -61,7 +61,7 @@ def tested_on(model: Model) -> dict[str, Any]:
     part = read_manifest(FOLD / "manifest.csv", data).part("test")
     answers, unreadable, _ = ask(part, model, None)
     assert not unreadable, unreadable
-    return judge([model] * len(answers), "folds", answers, unseen(part), None, data).to_json()
+    return judge([model] * len(answers), "held-out", answers, unseen(part), None, data).to_json()
 
 
 if __name__ == "__main__":

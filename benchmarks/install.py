@@ -4,7 +4,7 @@ The environment is made with `python -m venv` and filled with the locked librari
 the compiled Python files count, too. Afterwards the installed package must classify phantom slices and start its
 service there. Needs the package index.
 
-Takes: 1 minute.
+Takes: long, a minute where there is a package index.
 Command: python benchmarks/install.py
 """
 

@@ -76,6 +76,21 @@ ASKED: dict[str, dict[str, str]] = {
     "official-best": {"resnet.accuracy": "≥ 0.993", "cnn.accuracy": "≥ 0.985"},
     "folds": {"resnet.accuracy": "≥ 0.96", "cnn.accuracy": "≥ 0.945"},
     "figshare-folds": {"resnet.accuracy": "≥ 0.95"},
+    "bundled": {"mib": "≤ 6"},
+    "install": {"use_mib": "≤ 300"},
+    "serve": {
+        "ready_seconds": "≤ 2",
+        "page_kib": "≤ 150",
+        "drop_to_map_milliseconds": "≤ 300",
+        "load.errors": "≤ 0",
+        "load.ok_per_second": "≥ 20",
+        "load.p99_seconds": "≤ 3",
+        "bombs.seconds": "≤ 1",
+        "bombs.peak_mib": "≤ 600",
+        "fuzz.inputs": "≥ 10000",
+        "fuzz.failures": "≤ 0",
+        "slow.clients": "≥ 500",
+    },
     "data-profile": {"manifest.seconds": "≤ 30", "duplicates.seconds": "≤ 30", "report.seconds": "≤ 30"},
 }
 

@@ -1,10 +1,11 @@
-"""Write model-cards/ again, from the models of the folds in runs/ (`make models`) and their pooled reports."""
+"""Write model-cards/ again: from the folds in runs/ (`make models`) with their reports, and from the packaged model."""
 
 import json
 from pathlib import Path
 
 from braintumor.evaluate.model_card import model_card
 from braintumor.model import Card
+from braintumor.zoo import BUNDLED, DEFAULT
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"cnn-best": "Custom CNN, recipe `best`", "resnet-best": "ResNet18, recipe `best`"}
@@ -14,11 +15,15 @@ def main() -> None:
     """Write one page per model; `FileNotFoundError` names what is missing."""
     for folder, name in NAMES.items():
         folds = ROOT / "runs" / "folds" / folder
-        report = json.loads((folds / "evaluation" / "report.json").read_text())
-        card = Card.from_json((folds / "0" / "card.json").read_text())
-        page = ROOT / "docs" / "model-cards" / f"{folder}.md"
-        page.parent.mkdir(exist_ok=True)
-        page.write_text(model_card(card, report, name))
+        write(folder, name, folds / "0" / "card.json", folds / "evaluation" / "report.json")
+    report = ROOT / "benchmarks" / "results" / "bundled.report.json"
+    write("cnn", "The model that comes with the package", BUNDLED / DEFAULT / "card.json", report)
+
+
+def write(page: str, name: str, card: Path, report: Path) -> None:
+    """Write a page from a card and a report."""
+    text = model_card(Card.from_json(card.read_text()), json.loads(report.read_text()), name)
+    (ROOT / "docs" / "model-cards" / f"{page}.md").write_text(text)
 
 
 if __name__ == "__main__":
