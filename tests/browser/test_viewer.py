@@ -221,8 +221,8 @@ def test_no_tumor_is_never_told_as_a_finding(
     )
     assert said[0] == "No tumor class predicted"
     assert said[1] == (
-        "No tumor class predicted on this slice. "
-        "Of slices answered with 0.97, about 97 in 100 were right on patients not seen in training."
+        "No tumor class predicted on this slice. Calibrated on slices kept apart from training: "
+        "of slices like those, answered with 0.97, about 97 in 100 are right."
     )
     assert said[2] == "This is no finding that there is no tumor."
 

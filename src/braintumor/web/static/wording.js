@@ -33,7 +33,7 @@ export class Wording {
     const said = none ? "No tumor class predicted on this slice." : `${best} is the most probable of the four classes.`;
     if (!isCalibrated(model)) return `${said} This model was not calibrated: ${rounded(share)} is no chance of being right.`;
     const [answered, right] = share > 0.985 ? ["0.99 or more", "99 in 100 or more"] : [rounded(share, 2), `${Math.round(100 * share)} in 100`];
-    return `${said} Of slices answered with ${answered}, about ${right} were right on patients not seen in training.`;
+    return `${said} Calibrated on slices kept apart from training: of slices like those, answered with ${answered}, about ${right} are right.`;
   }
 
   caution(prediction) {
