@@ -17,6 +17,7 @@ from typing import Any
 from record import RESULTS, ROOT, WEIGHTS, data_folder, number, record
 
 from braintumor.evaluate.compare import compare
+from braintumor.model import ONNX_FILES
 
 RUNS = {
     "folds": ("brain-tumor-mri", {"resnet": None, "cnn": None}),
@@ -47,8 +48,8 @@ def evaluated(folder: Path) -> bool:
     report = folder / "evaluation" / "report.json"
     if not report.exists() or not json.loads(report.read_text())["localisation"]:
         return False
-    cards = [folder / str(fold) / "card.json" for fold in range(FOLDS)]
-    return all(card.exists() and card.stat().st_mtime < report.stat().st_mtime for card in cards)
+    networks = [folder / str(fold) / ONNX_FILES["float32"] for fold in range(FOLDS)]
+    return all(network.exists() and network.stat().st_mtime < report.stat().st_mtime for network in networks)
 
 
 def training(model: str, epochs: int | None, source: str, out: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """Temperature, operating points and prediction sets, worked by hand or against other implementations."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from mapie.classification import SplitConformalClassifier
@@ -7,12 +9,13 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from braintumor.classes import CLASSES
+from braintumor.decision import Policy
 from braintumor.errors import DataError
 from braintumor.evaluate.calibrate import (
     conformal_quantiles,
     nll,
     points,
-    prediction_sets,
     temperature,
 )
 
@@ -68,10 +71,17 @@ def test_quantiles_worked_by_hand_give_every_group_the_same_weight() -> None:
         conformal_quantiles(probabilities, labels, groups, 1)
 
 
+def sets(probabilities: np.ndarray, quantiles: Iterable[float]) -> np.ndarray:
+    """Return (N, 4) which classes a policy with these quantiles puts into the sets."""
+    policy = Policy(sets=tuple(quantiles))
+    return np.array([[name in policy.prediction_set(row) for name in CLASSES] for row in probabilities])
+
+
 def test_sets_hold_the_likely_classes_and_never_nothing() -> None:
-    probabilities = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]])
-    assert prediction_sets(probabilities, [0.25, 0.8, 0.7]).tolist() == [[True, True, False], [True, True, False]]
-    assert prediction_sets(probabilities, [0, 0, 0]).tolist() == [[True, False, False], [True, False, False]]
+    probabilities = np.array([[0.6, 0.25, 0.15, 0], [0.4, 0.35, 0.25, 0]])
+    first_two, best = [True, True, False, False], [True, False, False, False]
+    assert sets(probabilities, [0.25, 0.8, 0.7, 0.9]).tolist() == [first_two, first_two]
+    assert sets(probabilities, [0, 0, 0, 0]).tolist() == [best, best]
 
 
 def test_sets_cover_each_class_as_often_as_promised() -> None:
@@ -79,7 +89,7 @@ def test_sets_cover_each_class_as_often_as_promised() -> None:
     probabilities = softmax(logits, axis=1)
     fitted, tested = slice(0, 4000), slice(4000, 8000)
     quantiles = conformal_quantiles(probabilities[fitted], labels[fitted], np.arange(4000), 0.1)
-    covered = prediction_sets(probabilities[tested], quantiles)[np.arange(4000), labels[tested]]
+    covered = sets(probabilities[tested], quantiles)[np.arange(4000), labels[tested]]
     for label in range(4):
         assert covered[labels[tested] == label].mean() == pytest.approx(0.9, abs=0.03)
 
@@ -87,7 +97,7 @@ def test_sets_cover_each_class_as_often_as_promised() -> None:
 class Given(ClassifierMixin, BaseEstimator):
     """A classifier whose inputs are its probabilities."""
 
-    classes_ = np.arange(3)
+    classes_ = np.arange(4)
 
     def fit(self, probabilities: np.ndarray, labels: np.ndarray) -> "Given":
         return self
@@ -106,14 +116,14 @@ class Given(ClassifierMixin, BaseEstimator):
 @pytest.mark.parametrize("error", [0.05, 0.1, 0.2])
 def test_sets_of_ungrouped_images_are_those_of_mapie_for_each_class_alone(error: float) -> None:
     random = np.random.default_rng(3)
-    labels = random.permutation(np.repeat(np.arange(3), 99))  # whose quantiles need no interpolation
-    probabilities = random.dirichlet(np.ones(3), 297)
-    probabilities = 0.6 * probabilities + 0.4 * np.eye(3)[labels]
-    new = random.dirichlet(np.ones(3), 200)
-    quantiles = conformal_quantiles(probabilities, labels, np.arange(297), error)
+    labels = random.permutation(np.repeat(np.arange(4), 99))  # whose quantiles need no interpolation
+    probabilities = random.dirichlet(np.ones(4), 396)
+    probabilities = 0.6 * probabilities + 0.4 * np.eye(4)[labels]
+    new = random.dirichlet(np.ones(4), 200)
+    quantiles = conformal_quantiles(probabilities, labels, np.arange(396), error)
     best = new.argmax(axis=1)
-    found = prediction_sets(new, quantiles)
-    for label in range(3):
+    found = sets(new, quantiles)
+    for label in range(4):
         own = labels == label
         oracle = SplitConformalClassifier(Given(), confidence_level=1 - error, prefit=True, conformity_score="lac")
         oracle.conformalize(probabilities[own], labels[own])

@@ -1,6 +1,5 @@
 """How sure a model may say it is: temperature, operating points and prediction sets, all from validation images."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -143,10 +142,3 @@ def conformal_quantiles(probabilities: Floats, labels: Integers, groups: Integer
         share = (1 / sizes[members])[order].cumsum() / (len(names) + 1)
         quantiles[label] = np.interp(1 - error, [*share, 1.0], [*strange[order], 1.0])
     return quantiles
-
-
-def prediction_sets(probabilities: Floats, quantiles: Sequence[float] | Floats) -> Bools:
-    """Return (N, C) which classes belong to the sets; the most probable class always does."""
-    found: Bools = 1 - probabilities <= np.asarray(quantiles) + 1e-12
-    found[np.arange(len(found)), probabilities.argmax(axis=1)] = True
-    return found
