@@ -133,6 +133,35 @@ def test_connections_that_ask_nothing_are_closed(listening: Any, monkeypatch: py
         assert 0.4 < time.monotonic() - began < 3
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"GET /\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"x: " + b"y" * 100_000,
+        b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9" + b"9" * 30 + b"\r\n\r\n",
+        b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"GET /static/../../../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /%ff%00 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3,
+    ],
+)
+def test_nonsense_is_refused_and_the_next_one_served(
+    listening: Any, nonsense: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with listening() as (host, port):
+        with socket.create_connection((host, port), timeout=10) as stream:
+            stream.sendall(nonsense)
+            stream.shutdown(socket.SHUT_WR)
+            answer = stream.recv(1000)
+            until_closed(stream)
+        assert answer[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 413", b"HTTP/1.1 200")
+        assert b"root:" not in answer
+        assert httpx.get(f"http://{host}:{port}/healthz").status_code == 200
+    assert capfd.readouterr() == ("", "")
+
+
 def test_bodies_that_drip_are_given_up_and_others_are_served_meanwhile(listening: Any, slices: list[Path]) -> None:
     with listening(upload_seconds=1.0) as (host, port), socket.create_connection((host, port), timeout=10) as slow:
         slow.sendall(UPLOAD + b"--x\r\n")
