@@ -18,7 +18,7 @@ from typing import Any
 from official_reference import numbers_of
 from record import RESULTS, ROOT, WEIGHTS, data_folder, record
 
-EPOCHS = {"resnet": 30, "cnn": 120}
+EPOCHS = {"resnet": 30, "cnn": 80}
 
 
 def main() -> None:
