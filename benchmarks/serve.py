@@ -138,7 +138,7 @@ def page() -> dict[str, Any]:
         for _ in range(STARTS):
             tab = browser.new_page(viewport={"width": 1280, "height": 800})
             received: list[Any] = []
-            tab.on("requestfinished", received.append)
+            tab.on("requestfinished", lambda request, received=received: received.append(request))
             began = time.perf_counter()
             with service() as running:
                 tab.goto(running.url)
