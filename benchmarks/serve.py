@@ -59,10 +59,8 @@ class Service:
 
     def processes(self) -> list[int]:
         """Return the service's process and its children."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         threads = Path(f"/proc/{self.process.pid}/task").iterdir()
-        children += [each for task in threads for each in (task / "children").read_text().split()]
-        return [self.process.pid, *sorted({int(each) for each in children})]
+        return [self.process.pid, *(int(each) for task in threads for each in (task / "children").read_text().split())]
 
     def memory(self, entry: str) -> float:
         """Return VmRSS or VmHWM of all processes together, MiB."""
@@ -88,9 +86,9 @@ def service() -> Iterator[Service]:
         running.process.wait()
 
 
-def form(content: bytes, name: str = "scan.png") -> tuple[bytes, dict[str, str]]:
+def form(content: bytes) -> tuple[bytes, dict[str, str]]:
     """Return body and headers of a request with one file."""
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="scan.png"\r\n\r\n'
     body = head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
     return body, {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
 
@@ -102,12 +100,12 @@ class Client:
         self._service = running
         self._connection = http.client.HTTPConnection(running.host, running.port, timeout=120)
 
-    def ask(self, content: bytes, query: str = "?maps=true") -> tuple[int, bytes]:
+    def ask(self, content: bytes) -> tuple[int, bytes]:
         """Return status and body of the answer to a file; a connection that the service has closed is made anew."""
         body, headers = form(content)
         for last in (False, True):
             try:
-                self._connection.request("POST", f"/v1/predictions{query}", body, headers)
+                self._connection.request("POST", "/v1/predictions?maps=true", body, headers)
                 answer = self._connection.getresponse()
                 return answer.status, answer.read()
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):

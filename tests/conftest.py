@@ -5,10 +5,11 @@ import os
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -179,3 +180,28 @@ def no_server() -> str:
     """Return an address of this machine at which nothing listens."""
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as closed:
         return f"http://127.0.0.1:{closed.server_port}"
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[..., AbstractContextManager[tuple[str, int]]]:
+    """Return a function that serves models in a thread while its block lasts, and yields host and port."""
+    pytest.importorskip("uvicorn", reason="the service needs the extra serve")
+    from braintumor.web.app import create_app
+    from braintumor.web.server import Server, configuration
+    from braintumor.web.settings import Settings
+
+    @contextmanager
+    def start(models: Sequence[Model], **settings: Any) -> Iterator[tuple[str, int]]:
+        told = threading.Event()
+        app = create_app(models, Settings(**settings))
+        server = Server(configuration(app, "127.0.0.1", 0), lambda _: told.set())
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            assert told.wait(30)
+            yield server.servers[0].sockets[0].getsockname()
+        finally:
+            server.should_exit = True
+            thread.join()
+
+    return start

@@ -17,6 +17,7 @@ from tyro.conf import OmitSubcommandPrefixes, Positional
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.decision import REFER
 from braintumor.errors import BrainTumorError, ImageError, MissingExtraError
+from braintumor.zoo import DEFAULT
 
 if TYPE_CHECKING:
     from braintumor.inference import Prediction
@@ -45,7 +46,6 @@ EXTRA_OF = {
     "python_multipart": "serve",
     "prometheus_client": "serve",
 }
-DEFAULT_MODEL = "cnn"
 TOKEN_VARIABLE = "BRAINTUMOR_TOKEN"
 
 
@@ -287,7 +287,7 @@ class Predict:
 
     paths: Positional[tuple[Path, ...]]
     """Images (PNG, JPEG, TIFF, BMP) or folders."""
-    model: str = DEFAULT_MODEL
+    model: str = DEFAULT
     """Model folder, or a name from braintumor models list; the model that comes with the package by default."""
     format: Literal["text", "json", "csv"] = "text"
     """text for people, json or csv for programs."""
@@ -318,7 +318,7 @@ class Explain:
 
     paths: Positional[tuple[Path, ...]]
     """Images (PNG, JPEG, TIFF, BMP) or folders."""
-    model: str = DEFAULT_MODEL
+    model: str = DEFAULT
     """Model folder, or a name from braintumor models list; the model that comes with the package by default."""
     out: Path = Path("explanations")
     """Folder for the overlays and maps."""
@@ -512,7 +512,7 @@ class Models:
 class Serve:
     """Answer in the browser and to programs: a viewer, and an interface described under /docs."""
 
-    model: tuple[str, ...] = (DEFAULT_MODEL,)
+    model: tuple[str, ...] = (DEFAULT,)
     """One or more model folders or names from braintumor models list; two are shown side by side."""
     precision: Literal["float32", "int8"] | None = None
     """float32 where the model has it, by default; int8 is faster, braintumor quantize writes it."""

@@ -167,7 +167,7 @@ def load(folder: str | Path, *, precision: str | None = None, threads: int | Non
     """
     folder = Path(folder)
     if precision is None:
-        precision = next((name for name, file in ONNX_FILES.items() if (folder / file).is_file()), "float32")
+        precision = next(iter(precisions_in(folder)), "float32")
     if precision not in ONNX_FILES:
         raise ModelError(f"no precision is called {precision!r}; choose one of {', '.join(ONNX_FILES)}")
     network_file = folder / ONNX_FILES[precision]
@@ -177,6 +177,11 @@ def load(folder: str | Path, *, precision: str | None = None, threads: int | Non
     session = open_session(network_file, threads or usable_cores())
     check_signature(session, card, network_file)
     return Model(folder, card, session, precision)
+
+
+def precisions_in(folder: Path) -> tuple[str, ...]:
+    """Return the precisions whose ONNX files are in a folder."""
+    return tuple(name for name, file in ONNX_FILES.items() if (folder / file).is_file())
 
 
 def check_quantized(file: Path, card: Card, precision: str) -> None:

@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from braintumor import model as loading
-from braintumor.data.download import Progress, Remote, fetch, size_of
 from braintumor.data.unzip import ZIP_ERRORS
 from braintumor.errors import ModelError, StorageError
 from braintumor.files import cache_folder, file_sha256, publish
-from braintumor.model import ONNX_FILES, Card, Model
+from braintumor.model import ONNX_FILES, Card, Model, precisions_in
+
+if TYPE_CHECKING:
+    from braintumor.data.download import Progress
 
 BUNDLED: Final = Path(__file__).parent / "models"
 DEFAULT: Final = "cnn"
@@ -71,7 +73,7 @@ def known() -> list[Known]:
     for place in (BUNDLED, models_folder()):
         for card in sorted(place.glob("*/card.json")):
             folder = card.parent
-            precisions = tuple(name for name, file in ONNX_FILES.items() if (folder / file).is_file())
+            precisions = precisions_in(folder)
             if precisions and NAME.fullmatch(folder.name):
                 found[folder.name] = Known(folder.name, folder, precisions, Card.from_json(card.read_text()))
     return [found[name] for name in sorted(found)]
@@ -104,8 +106,7 @@ def add(source: Path, name: str | None = None, sha256: str | None = None) -> Kno
             copy_parts(source, aside)
         else:
             unpack_parts(source, aside)
-        precisions = [each for each, file in ONNX_FILES.items() if (aside / file).is_file()]
-        for precision in precisions or ["float32"]:  # which says what is missing
+        for precision in precisions_in(aside) or ("float32",):  # which says what is missing
             card = loading.load(aside, precision=precision).card
         name = card.name if name is None else name
         if not NAME.fullmatch(name):
@@ -118,7 +119,7 @@ def add(source: Path, name: str | None = None, sha256: str | None = None) -> Kno
     return next(each for each in known() if each.name == name)
 
 
-def get(url: str, sha256: str, name: str | None, progress: Progress) -> Known:
+def get(url: str, sha256: str, name: str | None, progress: "Progress") -> Known:
     """Download an archive of a model, verify it and add it; an interrupted download goes on where it was.
 
     Raises:
@@ -126,6 +127,8 @@ def get(url: str, sha256: str, name: str | None, progress: Progress) -> Known:
         DownloadError: no connection, or another content than the checksum's.
         StorageError: it cannot be written.
     """
+    from braintumor.data.download import Remote, fetch, size_of  # what else starts needs no network
+
     if not SHA256.fullmatch(sha256):
         raise ModelError(f"expected a SHA-256 of 64 hexadecimal digits beside the address, got {sha256!r}")
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):

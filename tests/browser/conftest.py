@@ -4,10 +4,7 @@ import base64
 import json
 import os
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from braintumor.inference import predict
 from braintumor.model import Model, load
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright, of the extra dev")
-uvicorn = pytest.importorskip("uvicorn", reason="the service needs the extra serve")
 
 TOKEN = "open-sesame"
 DROP = """(files) => {
@@ -123,28 +119,11 @@ def models(model_folder: Path, slices: list[Path], tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="module")
-def addresses(models: tuple[Model, Model]) -> Iterator[dict[str, str]]:
+def addresses(models: tuple[Model, Model], served: Any) -> Iterator[dict[str, str]]:
     """Return the addresses of services with one model, with two, and with a token."""
-    with served(models[:1]) as one, served(models) as two, served(models[:1], TOKEN) as closed:
-        yield {"one": one, "two": two, "closed": closed}
-
-
-@contextmanager
-def served(models: Sequence[Model], token: str = "") -> Iterator[str]:
-    """Run the service in a thread; the value is its address."""
-    from braintumor.web.app import create_app
-    from braintumor.web.settings import Settings
-
-    app = create_app(models, Settings(token=token))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    with served(models[:1]) as one, served(models) as two, served(models[:1], token=TOKEN) as closed:
+        places = {"one": one, "two": two, "closed": closed}
+        yield {name: f"http://{host}:{port}/" for name, (host, port) in places.items()}
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """The service with the small model, asked without a network."""
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from fastapi.testclient import TestClient
 
 from braintumor.model import Model, load
 from braintumor.web.app import create_app
-from braintumor.web.server import Server, configuration
 from braintumor.web.settings import Settings
 
 HERE = "http://testserver"
@@ -57,21 +55,7 @@ def both(service: Service) -> TestClient:
 
 
 @pytest.fixture
-def listening(model: Model) -> Listening:
+def listening(model: Model, served: Listening) -> Listening:
     """Return a function that serves the small model in a thread while its block lasts, and yields host and port."""
 
-    @contextmanager
-    def start(**settings: Any) -> Iterator[tuple[str, int]]:
-        told = threading.Event()
-        app = create_app([model], Settings(**settings))
-        server = Server(configuration(app, "127.0.0.1", 0), lambda _: told.set())
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            assert told.wait(30)
-            yield server.servers[0].sockets[0].getsockname()
-        finally:
-            server.should_exit = True
-            thread.join()
-
-    return start
+    return lambda **settings: served([model], **settings)

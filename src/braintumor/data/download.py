@@ -92,9 +92,8 @@ def size_of(url: str) -> int:
     Raises:
         DownloadError: no connection, an error status or no size.
     """
-    head = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "braintumor"})
     try:
-        with urllib.request.urlopen(head, timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(request(url, method="HEAD"), timeout=TIMEOUT_S) as answer:
             return int(answer.headers["Content-Length"])
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(f"cannot download {url} ({error})") from error
@@ -146,10 +145,10 @@ def receive(remote: Remote, part: Path, progress: Progress) -> None:
                 progress(arrived, remote.size)
 
 
-def request(url: str, start: int = 0) -> urllib.request.Request:
+def request(url: str, start: int = 0, method: str = "GET") -> urllib.request.Request:
     """Return the request for an address from a byte on."""
     headers = {"User-Agent": "braintumor"} | ({"Range": f"bytes={start}-"} if start else {})
-    return urllib.request.Request(url, headers=headers)
+    return urllib.request.Request(url, headers=headers, method=method)
 
 
 def write(file: IO[bytes], chunk: bytes, part: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -28,7 +27,6 @@ AHEAD: Final = 4  # files of one request that wait or are worked on at a time
 AHEAD_BYTES: Final = 16 << 20  # these together, but for one
 GIVEN_UP: Final = RefusedError(422, "not looked at: a file before it took too long to decode; send it without that one")
 LARGE_REQUESTS: Final = 2  # of several slices, answered at a time
-NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,11 @@ class RefusalError(Exception):
         status: int,
         detail: str,
         refused: Sequence[dict[str, object]] = (),
-        headers: Mapping[str, str] = NO_HEADERS,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
-        self.headers = dict(headers)
+        self.headers = headers
         self.content = json.dumps({"detail": detail, "refused": list(refused)})
 
 
