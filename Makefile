@@ -109,7 +109,7 @@ LOCK = .venv-lock/bin/uv pip compile --quiet pyproject.toml --universal --python
 lock: ## resolve the libraries again; versions younger than a week are not taken
 	test -x .venv-lock/bin/uv || { $(BOOTSTRAP) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==$(UV_VERSION); }
 	$(LOCK) --extra dev --upgrade --output-file requirements/dev.txt
-	for extra in evaluate train serve data docs; do \
+	for extra in evaluate train serve dicom nifti data docs; do \
 		$(LOCK) --extra $$extra --constraint requirements/dev.txt --output-file requirements/$$extra.txt || exit 1; done
 	$(LOCK) --constraint requirements/dev.txt --output-file requirements/use.txt
 
