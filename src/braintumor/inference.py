@@ -4,8 +4,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from threading import Lock
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +18,21 @@ from braintumor.defects import defects
 from braintumor.errors import ImageError
 from braintumor.model import Model
 from braintumor.preprocess import network_input
-from braintumor.read import read
-from braintumor.scan import Scan
+from braintumor.read import open_source, read, volume_kind
+from braintumor.sandbox import Sandbox
+from braintumor.scan import EVERYTHING, Choice, Place, Scan
 
-Source = str | Path | Scan
+Source = str | Path | Scan | tuple[bytes, str]
+"""A path, a slice, or the content of a file and what to call it."""
 COLUMNS = (
     *("image", "label", "predicted", "decision", "reasons"),
     *(f"p_{name}" for name in CLASSES),
-    *("model", "unusual", "prediction_set"),
+    *("model", "unusual", "prediction_set", "notes", "volume", "slice"),
 )
 
 BATCH = 32
 BATCHES_AHEAD = 3
+FEW = 8
 DECODERS = 2
 
 
@@ -39,11 +44,15 @@ class Slice:
         name: what to call it in results.
         levels: (S, S) grey levels.
         defects: why it is not good enough to be judged.
+        notes: what had to be assumed in reading it.
+        place: where it lies in its volume.
     """
 
     name: str
     levels: NDArray[np.uint8]
     defects: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    place: Place | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +69,8 @@ class Prediction:
         model: name and version of the model.
         unusual: how unlike the images of training the slice is, about 1 for those, see `evaluate.reject.Gate`.
         prediction_set: classes one of which is the true one as often as was asked for; empty where nobody asked.
+        notes: what had to be assumed in reading the slice.
+        place: where the slice lies in its volume; None for an image that stands alone.
     """
 
     image: str
@@ -71,6 +82,8 @@ class Prediction:
     model: str
     unusual: float
     prediction_set: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    place: Place | None = None
 
     def record(self, label: str = "") -> dict[str, str | float]:
         """Return the answer under `COLUMNS`, probabilities to 6 places; `label` is the true class where it is known."""
@@ -85,51 +98,124 @@ class Prediction:
             self.model,
             float(f"{self.unusual:.4g}"),
             " ".join(self.prediction_set),
+            "; ".join(self.notes),
+            self.place.volume if self.place else "",
+            self.place.number if self.place else "",
         )
         return dict(zip(COLUMNS, values, strict=True))
 
 
-def predict(scans: Source | Iterable[Source], model: Model) -> list[Prediction]:
-    """Return the model's answer for a path, a `Scan`, or several of them, in order.
+def predict(scans: str | Path | Scan | Iterable[Source], model: Model, choice: Choice = EVERYTHING) -> list[Prediction]:
+    """Return the model's answer for a path, a `Scan`, or several of them, in order; for each slice of a volume.
 
     Raises:
         ImageError: one of the files cannot be read.
     """
     sources = [scans] if isinstance(scans, str | Path | Scan) else scans
     predictions = []
-    for answer in predict_each(sources, model):
+    for answer in predict_each(sources, model, choice):
         if isinstance(answer, ImageError):
             raise answer
         predictions.append(answer)
     return predictions
 
 
-def predict_each(sources: Iterable[Source], model: Model) -> Iterator[Prediction | ImageError]:
-    """Yield the answer for each source in order, or why it cannot be read; the next files are decoded meanwhile.
+def predict_each(
+    sources: Iterable[Source], model: Model, choice: Choice = EVERYTHING
+) -> Iterator[Prediction | ImageError]:
+    """Yield the answers for each source in order, or why it cannot be read; the next files are decoded meanwhile.
 
-    Holds a few batches at a time, however many sources there are.
+    DICOM and NIfTI files, and the content of any file, are decoded in other processes, see `sandbox`. A file that turns
+    out to be damaged after some of its slices has the answers for these, then the reason. Holds a few batches at a
+    time, however many sources there are.
+
+    Args:
+        sources: what to answer.
+        model: a loaded model.
+        choice: which slices of volumes are wanted.
     """
     remaining = iter(sources)
-    waiting: deque[Future[Slice | ImageError]] = deque()
+    waiting: deque[Future[list[Slice | ImageError]]] = deque()
+    ready: list[Slice | ImageError] = []
     pool = ThreadPoolExecutor(DECODERS)
-    try:
-        while True:
-            for source in islice(remaining, BATCHES_AHEAD * BATCH - len(waiting)):
-                waiting.append(pool.submit(prepare, source, model))
-            if not waiting:
-                return
-            yield from answer([waiting.popleft().result() for _ in range(min(BATCH, len(waiting)))], model)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with Decoders(model, choice) as decoders:
+        try:
+            while True:
+                for source in islice(remaining, BATCHES_AHEAD * BATCH - len(waiting)):
+                    waiting.append(pool.submit(decoders.prepare, source))
+                while waiting and len(ready) < BATCH:
+                    ready += waiting.popleft().result()
+                if not ready:
+                    return
+                yield from answer(ready[:BATCH], model)
+                del ready[:BATCH]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def prepare(source: Source, model: Model) -> Slice | ImageError:
-    """Return the source as the network takes it, or why it cannot be read."""
-    try:
-        scan = source if isinstance(source, Scan) else read(source)
-    except ImageError as error:
-        return error
-    return Slice(scan.source, model.card.preprocess.grey_levels(scan), defects(scan))
+def judge_each(
+    sources: Iterable[Source], model: Model, choice: Choice = EVERYTHING
+) -> Iterator[tuple[Scan, Prediction] | ImageError]:
+    """Yield the slices with their answers, or why there are none; as `predict_each`, with a few slices in memory."""
+    with Decoders(model, choice) as decoders:
+        remaining = chain.from_iterable(map(decoders.scans, sources))
+        while batch := list(islice(remaining, FEW)):
+            slices = [each if isinstance(each, ImageError) else decoders.ready(each) for each in batch]
+            for each, said in zip(batch, answer(slices, model), strict=True):
+                if isinstance(each, Scan) and isinstance(said, Prediction):
+                    yield each, said
+                elif isinstance(each, ImageError):
+                    yield each
+
+
+class Decoders:
+    """What turns sources into what the network takes; starts other processes for those that need them."""
+
+    def __init__(self, model: Model, choice: Choice) -> None:
+        self._preprocess = model.card.preprocess
+        self._choice = choice
+        self._lock = Lock()
+        self._sandbox: Sandbox | None = None
+
+    def __enter__(self) -> Self:
+        """Return this, whose processes end with the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes."""
+        if self._sandbox is not None:
+            self._sandbox.close()
+
+    def prepare(self, source: Source) -> list[Slice | ImageError]:
+        """Return the slices of a source as the network takes them; last, why there are no more."""
+        return [each if isinstance(each, ImageError) else self.ready(each) for each in self.scans(source)]
+
+    def ready(self, scan: Scan) -> Slice:
+        """Return a slice as the network takes it."""
+        return Slice(scan.source, self._preprocess.grey_levels(scan), defects(scan), scan.notes, scan.place)
+
+    def scans(self, source: Source) -> Iterator[Scan | ImageError]:
+        """Yield the slices of a source; last, why there are no more."""
+        try:
+            if isinstance(source, Scan):
+                yield source
+            elif isinstance(source, tuple):
+                yield from self._children().read_all(*source, self._choice)
+            elif volume_kind(source, str(source)) is None:
+                yield read(source)
+            else:
+                with open_source(source, str(source)) as stream:
+                    content = stream.read()
+                yield from self._children().read_all(content, str(source), self._choice)
+        except ImageError as error:
+            yield error
+
+    def _children(self) -> Sandbox:
+        """Return the sandbox, started when first asked for."""
+        with self._lock:
+            if self._sandbox is None:
+                self._sandbox = Sandbox(DECODERS)
+            return self._sandbox
 
 
 def answer(batch: Sequence[Slice | ImageError], model: Model) -> Iterator[Prediction | ImageError]:
@@ -151,7 +237,13 @@ def decide(slices: Sequence[Slice], model: Model) -> list[Prediction]:
     ):
         reasons = each.defects + model.policy.reasons(shares, unusual)
         decision, classes = REFER if reasons else best, model.policy.prediction_set(shares)
-        answers.append(Prediction(each.name, shares, best, decision, reasons, maps, model.identity, unusual, classes))
+        answers.append(
+            Prediction(
+                *(each.name, shares, best, decision, reasons, maps, model.identity, unusual, classes),
+                notes=each.notes,
+                place=each.place,
+            )
+        )
     return answers
 
 

@@ -1,4 +1,4 @@
-"""How a file becomes a slice: the only code that decodes image files."""
+"""How a file becomes slices: the only code that decodes files."""
 
 import io
 import re
@@ -9,18 +9,19 @@ import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from braintumor.errors import ImageError
-from braintumor.scan import Scan
+from braintumor.errors import ImageError, MissingExtraError
+from braintumor.scan import EVERYTHING, Choice, Scan
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
-UNKNOWN_FORMAT: Final = "not a readable PNG, JPEG, TIFF or BMP image"
+UNKNOWN_FORMAT: Final = "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"
 SMALLEST_SIDE: Final = 16
 LARGEST_SIDE: Final = 8_000  # the slice is padded to a square: 64 megapixels
 BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
@@ -45,12 +46,13 @@ DECODER_ERRORS: Final = (
 
 
 def read(source: str | Path | bytes, name: str | None = None, *, largest: int = LARGEST_SIDE**2) -> Scan:
-    """Return the slice in a PNG, JPEG, TIFF or BMP file, recognised by its content, upright as its EXIF data says.
+    """Return the slice in a PNG, JPEG, TIFF, BMP, DICOM or NIfTI file, recognised by its content.
 
-    Colour becomes ITU-R 601 luma, transparency lies on black. 8-bit grey values are divided by 255. 16-bit grey
-    values are divided by 2^bits - 1, with bits the smallest of 8, 10, 12, 14 and 16 that holds the largest value of
-    the image: scanners store 12 bits in 16, and dividing those by 65535 gives an almost black slice. An 8-bit image
-    times 257 gives the pixels of the 8-bit one as soon as its largest value exceeds 16383.
+    Images are turned as their EXIF data says. Colour becomes ITU-R 601 luma, transparency lies on black. 8-bit grey
+    values are divided by 255. 16-bit grey values are divided by 2^bits - 1, with bits the smallest of 8, 10, 12, 14 and
+    16 that holds the largest value of the image: scanners store 12 bits in 16, and dividing those by 65535 gives an
+    almost black slice. An 8-bit image times 257 gives the pixels of the 8-bit one as soon as its largest value exceeds
+    16383. For DICOM see `dicom.read.slices`, for NIfTI `nifti.slices`.
     Calls from several threads are safe. Warnings of Pillow's decoders are silenced for the process.
 
     Args:
@@ -59,12 +61,110 @@ def read(source: str | Path | bytes, name: str | None = None, *, largest: int = 
         largest: number of pixels that are read at most.
 
     Raises:
-        ImageError: missing, unreadable, damaged or truncated file, another format, several frames, float or more
-            than 16-bit pixels, less than 16 or more than 8,000 pixels on a side.
+        ImageError: missing, unreadable, damaged or truncated file, another format, several slices or frames, float or
+            more than 16-bit pixels of an image, less than 16 or more than 8,000 pixels on a side.
+        MissingExtraError: the libraries for DICOM or NIfTI are not installed.
     """
-    name = name or ("bytes" if isinstance(source, bytes) else str(source))
-    with decoding(source, name, largest) as image:
-        return Scan(grey_values(image, name), source=name)
+    scans = list(islice(read_all(source, name, largest=largest), 2))
+    if len(scans) > 1:
+        raise ImageError(named(source, name), SEVERAL)
+    return scans[0]
+
+
+def read_all(
+    source: str | Path | bytes,
+    name: str | None = None,
+    *,
+    largest: int = LARGEST_SIDE**2,
+    choice: Choice = EVERYTHING,
+) -> Iterator[Scan]:
+    """Yield the wanted slices of a file of any kind that `read` knows, one at a time; at least one.
+
+    A slice of a DICOM file of several frames, or of a NIfTI volume, is called by the file's name, # and its number.
+
+    Args:
+        source: a path, or the content of a file.
+        name: what to call the file; the path as given, or `bytes`, by default.
+        largest: number of pixels of a slice that are read at most.
+        choice: which slices of a volume are wanted.
+
+    Raises:
+        ImageError: as `read`; or no slice of the file is wanted.
+        MissingExtraError: the libraries for DICOM or NIfTI are not installed.
+    """
+    name = named(source, name)
+    kind = volume_kind(source, name)
+    if kind is None:
+        with decoding(source, name, largest) as image:
+            yield Scan(grey_values(image, name), source=name)
+        return
+    if not isinstance(source, bytes):
+        with open_source(source, name) as stream:
+            source = stream.read(LARGEST_FILE + 1)
+        if len(source) > LARGEST_FILE:
+            raise ImageError(name, f"larger than {LARGEST_FILE >> 20} MiB; split the volume")
+    count = 0
+    try:
+        for scan in volume_slices(kind, source, name, largest, choice):
+            count += 1
+            yield scan
+    except (ModuleNotFoundError, ImageError):
+        raise
+    except DECODER_ERRORS as error:
+        raise ImageError(name, MEMORY if isinstance(error, MemoryError) else UNDECODABLE) from error
+    if not count:
+        raise ImageError(name, "none of its slices has a wanted number")
+
+
+LARGEST_FILE: Final = 512 << 20
+MEMORY: Final = "not enough memory to decode it"
+UNDECODABLE: Final = "damaged, or of a kind that cannot be decoded; export it again"
+SEVERAL: Final = "holds several slices; ask for all of them, or choose one"
+
+
+def named(source: str | Path | bytes, name: str | None) -> str:
+    """Return what to call a file."""
+    return name or ("bytes" if isinstance(source, bytes) else str(source))
+
+
+def volume_kind(source: str | Path | bytes, name: str = "bytes") -> Literal["dicom", "nifti"] | None:
+    """Return which of the kinds of files that may hold a volume this is, by its first bytes; None for all others.
+
+    Raises:
+        ImageError: the file cannot be opened.
+    """
+    if isinstance(source, bytes):
+        start = source[:START_BYTES]
+    else:
+        with open_source(source, name) as stream:
+            start = stream.read(START_BYTES)
+    if start[128:132] == b"DICM":
+        return "dicom"
+    packed = start.startswith(b"\x1f\x8b")
+    return "nifti" if packed or start[344:348] in NIFTI_1 or start[4:12] == NIFTI_2 else None
+
+
+START_BYTES: Final = 352
+NIFTI_1: Final = (b"n+1\0", b"ni1\0")
+NIFTI_2: Final = b"n+2\0\r\n\x1a\n"
+
+
+def volume_slices(
+    kind: Literal["dicom", "nifti"], content: bytes, name: str, largest: int, choice: Choice
+) -> Iterator[Scan]:
+    """Return the slices of a DICOM or NIfTI file.
+
+    Raises:
+        MissingExtraError: its libraries are not installed.
+    """
+    try:
+        if kind == "dicom":
+            from braintumor.dicom.read import slices
+        else:
+            from braintumor.nifti import slices
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(kind, str(error.name)) from error
+    return slices(content, name, largest, choice)
 
 
 @dataclass(frozen=True)
@@ -88,7 +188,7 @@ def read_stored(source: str | Path | bytes, name: str | None = None) -> tuple[Sc
     Raises:
         ImageError: as `read`.
     """
-    name = name or ("bytes" if isinstance(source, bytes) else str(source))
+    name = named(source, name)
     with decoding(source, name) as image:
         stored = Stored(image.format or "", image.mode, coloured_share(image))
         return Scan(grey_values(image, name), source=name), stored
@@ -247,7 +347,7 @@ def failure_reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return UNKNOWN_FORMAT
     if isinstance(error, MemoryError):
-        return "not enough memory to decode it"
+        return MEMORY
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return "truncated; copy the file again"
-    return "damaged, or of a kind that cannot be decoded; export it again as PNG"
+    return UNDECODABLE

@@ -4,6 +4,8 @@ A file that takes too long, too much memory or kills its decoder is refused like
 untouched, and a new child takes the place of the old one.
 """
 
+import dataclasses
+import importlib
 import json
 import os
 import queue
@@ -13,16 +15,20 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
-from braintumor.errors import ImageError
-from braintumor.read import read
-from braintumor.scan import Scan
+from braintumor.errors import BrainTumorError, ImageError
+from braintumor.read import SEVERAL, UNDECODABLE, read_all, volume_kind
+from braintumor.scan import EVERYTHING, Choice, Place, Scan
 
 DEADLINE_SECONDS: Final = 0.8
+NEXT_SECONDS: Final = 0.1  # more, for each further slice of a file
+MIB_PER_SECOND: Final = 16  # more time for large volumes, which are unpacked before the first slice
 START_SECONDS: Final = 20.0
 MEMORY_BYTES: Final = 640 << 20  # address space, libraries included
 LARGEST: Final = 16_000_000  # pixels
@@ -30,8 +36,7 @@ USUAL: Final = 1_000_000
 PIXELS_PER_BYTE: Final = 200
 """A file of more than the usual number of pixels may hold so many for each of its bytes: pictures of anything need far
 more bytes than that, blank ones that are packed to fill a decoder's memory far less."""
-DAMAGED: Final = "damaged, or of a kind that cannot be decoded; export it again as PNG"
-TOO_LONG: Final = "takes too long to decode; export it again as PNG"
+TOO_LONG: Final = "takes too long to decode; export it again without compression"
 HEAD: Final = struct.Struct("<Q")
 """Before the content of a file, and before each of the two parts of an answer: its length in bytes."""
 
@@ -53,16 +58,27 @@ class Child:
                 env={**os.environ, **limits},
             )
 
-    def ask(self, content: bytes, until: float) -> tuple[dict[str, object], bytes]:
-        """Return the two parts of the answer to a file's content.
+    def ask(self, content: bytes, name: str, choice: Choice, seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Yield the child's messages about a file: one for each slice, and one that says that there are no more.
+
+        Only the time spent waiting for the child counts.
 
         Raises:
             OSError: the time is over, or the process has ended.
         """
-        self.socket.settimeout(max(until - time.monotonic(), 1e-3))
-        self.socket.sendall(HEAD.pack(len(content)) + content)
-        answer, pixels = (received(self.socket, until) for _ in range(2))
-        return json.loads(answer), pixels
+        asked = json.dumps({"name": name, "choice": dataclasses.asdict(choice)}).encode()
+        began = time.monotonic()
+        self.socket.settimeout(seconds)
+        self.socket.sendall(HEAD.pack(len(asked)) + asked + HEAD.pack(len(content)))
+        self.socket.sendall(content)
+        while True:
+            answer, pixels = (received(self.socket, began + seconds) for _ in range(2))
+            waited = time.monotonic() - began
+            message: dict[str, Any] = json.loads(answer)
+            yield message, pixels
+            if "shape" not in message:
+                return
+            began, seconds = time.monotonic(), seconds - waited + NEXT_SECONDS
 
     def end(self) -> None:
         """Kill the process; it holds nothing worth keeping."""
@@ -100,26 +116,42 @@ class Sandbox:
         """Return the slice in a file's content, as `read.read` does.
 
         Raises:
+            ImageError: as `read_all`, or there are several slices.
+        """
+        with closing(self.read_all(content, name)) as remaining:
+            scan, another = next(remaining), next(remaining, None)
+        if another is not None:
+            raise ImageError(name, SEVERAL)
+        return scan
+
+    def read_all(self, content: bytes, name: str, choice: Choice = EVERYTHING) -> Generator[Scan]:
+        """Yield the wanted slices in a file's content, as `read.read_all` does.
+
+        A child is kept until the last one: take them all, or close the iterator.
+
+        Raises:
             ImageError: it cannot be read, has more than 16 million pixels or far more than its size can tell, or takes
                 too long or too much memory.
         """
         child = self._free.get()
+        whole = False
         try:
             # the first answer of a child waits until it has started
             patience = self.deadline if child in self._started else START_SECONDS
-            answer, pixels = child.ask(content, time.monotonic() + patience)
-            self._started.add(child)
+            if volume_kind(content):
+                patience += (len(content) >> 20) / MIB_PER_SECOND
+            for answer, pixels in child.ask(content, name, choice, patience):
+                self._started.add(child)
+                if "shape" not in answer:
+                    whole = True
+                    if "reason" in answer:
+                        raise ImageError(name, answer["reason"])
+                    return
+                yield scan_of(answer, pixels)
         except (OSError, ValueError) as error:
-            late = isinstance(error, TimeoutError)
-            child = self._replace(child)
-            raise ImageError(name, TOO_LONG if late else DAMAGED) from error
+            raise ImageError(name, TOO_LONG if isinstance(error, TimeoutError) else UNDECODABLE) from error
         finally:
-            self._free.put(child)
-        if "reason" in answer:
-            raise ImageError(name, str(answer["reason"]))
-        shape = answer["shape"]
-        assert isinstance(shape, list)
-        return Scan(np.frombuffer(pixels, np.float32).reshape(shape), source=name)
+            self._free.put(child if whole else self._replace(child))
 
     def _replace(self, child: Child) -> Child:
         """Return a new child after ending one."""
@@ -160,28 +192,64 @@ def exactly(stream: socket.socket, length: int, until: float) -> bytes:
     return bytes(content)
 
 
+def scan_of(answer: dict[str, Any], pixels: bytes) -> Scan:
+    """Return the slice in a child's message."""
+    values = np.frombuffer(pixels, np.float32).reshape(answer["shape"])
+    spacing, place = answer["spacing"], answer["place"]
+    return Scan(
+        values,
+        spacing and tuple(spacing),
+        answer["source"],
+        tuple(answer["notes"]),
+        place and Place(**place),
+        answer["origin"],
+    )
+
+
 def serve(stream: socket.socket) -> None:
-    """Answer files until the other side goes: a JSON object with `shape` or `reason`, and the float32 pixels."""
-    while True:
-        try:
-            content = received(stream)
-        except OSError:
-            return
-        try:
-            answer, pixels = decoded(content)
-        except Exception:  # whatever a file does to its decoder is a refusal
-            answer, pixels = {"reason": DAMAGED}, b""
-        text = json.dumps(answer).encode()
-        stream.sendall(HEAD.pack(len(text)) + text + HEAD.pack(len(pixels)) + pixels)
+    """Answer files until the other side goes.
+
+    For each slice a JSON object with `shape`, and the float32 pixels; then one without, with the `reason` if the file
+    was refused.
+    """
+    with suppress(OSError):
+        while True:
+            asked, content = (received(stream) for _ in range(2))
+            last: dict[str, Any] = {}
+            try:
+                for message, pixels in decoded(content, json.loads(asked)):
+                    send(stream, message, pixels)
+            except BrainTumorError as error:
+                last = {"reason": error.reason if isinstance(error, ImageError) else str(error)}
+            except OSError:
+                return
+            except Exception:  # whatever a file does to its decoder is a refusal
+                last = {"reason": UNDECODABLE}
+            send(stream, last, b"")
 
 
-def decoded(content: bytes) -> tuple[dict[str, object], bytes]:
-    """Return what `serve` answers for a file's content."""
-    try:
-        scan = read(content, largest=min(LARGEST, max(USUAL, PIXELS_PER_BYTE * len(content))))
-    except ImageError as error:
-        return {"reason": error.reason}, b""
-    return {"shape": list(scan.pixels.shape)}, scan.pixels.tobytes()
+def send(stream: socket.socket, message: dict[str, Any], pixels: bytes) -> None:
+    """Send one message of a child."""
+    text = json.dumps(message).encode()
+    stream.sendall(HEAD.pack(len(text)) + text + HEAD.pack(len(pixels)))
+    stream.sendall(pixels)
+
+
+def decoded(content: bytes, asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield what `serve` answers for the slices of a file's content."""
+    choice = asked["choice"]
+    wanted = Choice(choice["plane"], tuple((first, last) for first, last in choice["ranges"]))
+    largest = min(LARGEST, max(USUAL, PIXELS_PER_BYTE * len(content)))
+    for scan in read_all(content, asked["name"], largest=largest, choice=wanted):
+        message = {
+            "shape": scan.pixels.shape,
+            "spacing": scan.spacing,
+            "source": scan.source,
+            "notes": scan.notes,
+            "place": scan.place and dataclasses.asdict(scan.place),
+            "origin": scan.origin,
+        }
+        yield message, scan.pixels.tobytes()
 
 
 def confine() -> None:
@@ -191,9 +259,17 @@ def confine() -> None:
         resource.setrlimit(kind, (0, 0))
 
 
+def preload() -> None:
+    """Import what reads DICOM and NIfTI, where it is installed, before there is a limit and anybody waits."""
+    for module in ("braintumor.dicom.read", "braintumor.nifti"):
+        with suppress(ModuleNotFoundError):
+            importlib.import_module(module)
+
+
 def main() -> None:
     """Be a child: decode what comes over the socket whose number is the argument."""
     with socket.socket(fileno=int(sys.argv[1])) as stream:
+        preload()
         confine()
         serve(stream)
 

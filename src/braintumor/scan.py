@@ -1,9 +1,53 @@
 """What one slice is, once read: grey values in [0, 1], whatever the file was."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+PLANES: Final = ("acquired", "axial", "coronal", "sagittal")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a slice lies in a volume.
+
+    Attributes:
+        volume: what the slices of one volume share: for NIfTI what the file is called, for DICOM a code made from the
+            series' UID, which does not say whose it is.
+        number: counted from 1: a DICOM file's Instance Number or its frame, a NIfTI volume's slice.
+        position: millimetres along the slices' normal, None where the file does not say; sorts the slices.
+    """
+
+    volume: str
+    number: int
+    position: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which slices of a volume are wanted.
+
+    Attributes:
+        plane: `acquired`, as the file stores them, or for NIfTI `axial`, `coronal` or `sagittal`.
+        ranges: first and last numbers, both included; none for all slices.
+    """
+
+    plane: str = "acquired"
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.plane not in PLANES:
+            raise ValueError(f"no plane is called {self.plane!r}; choose one of {', '.join(PLANES)}")
+
+    def wants(self, number: int) -> bool:
+        """Tell whether the slice of this number is wanted."""
+        return not self.ranges or any(first <= number <= last for first, last in self.ranges)
+
+
+EVERYTHING: Final = Choice()
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,11 +58,17 @@ class Scan:
         pixels: (H, W) float32 in [0, 1], row 0 at the top, 0 is black.
         spacing: (row, column) distance of pixel centres in millimetres, None where the file does not say.
         source: what to call the slice in results: a path as given, or a neutral name for bytes.
+        notes: what had to be assumed in reading it.
+        place: where it lies in its volume; None for an image that stands alone.
+        origin: what results about it must repeat of its DICOM file, as DICOM JSON; None for other files.
     """
 
     pixels: NDArray[np.float32]
     spacing: tuple[float, float] | None = None
     source: str = "bytes"
+    notes: tuple[str, ...] = ()
+    place: Place | None = None
+    origin: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 2 or 0 in self.pixels.shape:
