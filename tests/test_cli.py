@@ -24,7 +24,8 @@ from braintumor.model import Model, load
 
 ROOT = Path(__file__).parents[1]
 HEADER = (
-    "image,label,predicted,decision,reasons,p_glioma,p_meningioma,p_pituitary,p_no_tumor,model,unusual,prediction_set"
+    "image,label,predicted,decision,reasons,p_glioma,p_meningioma,p_pituitary,p_no_tumor,model,"
+    "unusual,prediction_set,notes,volume,slice"
 )
 COLUMNS = HEADER.split(",")
 
@@ -119,7 +120,7 @@ def test_unreadable_files_are_named_and_the_others_answered(
     output = capsys.readouterr()
     for name in ("a.png", "c.png"):
         assert output.out.count(str(mixed / name)) == 1
-    reason = "not a readable PNG, JPEG, TIFF or BMP image"
+    reason = "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"
     assert f"unreadable: {mixed / 'b.jpg'}: {reason}\n1 file(s) could not be read" in output.err.replace(
         f"tiny 1.2. {DISCLAIMER}\n", ""
     )
@@ -147,7 +148,7 @@ def test_bad_input_is_said_in_one_line(
     message = f"braintumor: no model in {tmp_path / 'none'}: card.json is missing; name a folder written by"
     assert capsys.readouterr().err.startswith(message)
     assert status_of(command, tmp_path, "--model", model_folder) == 2
-    assert "braintumor: no images found; name PNG, JPEG, TIFF or BMP files" in capsys.readouterr().err
+    assert "braintumor: no images found; name PNG, JPEG, TIFF, BMP, DICOM or NIfTI files" in capsys.readouterr().err
 
 
 def test_wrong_usage_exits_2(slices: list[Path], model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,7 +344,7 @@ def test_data_show_names_unreadable_files(tmp_path: Path, phantoms: Path, capsys
     (folder / "Training" / "glioma" / "broken.png").write_bytes(b"hello")
     assert status_of("data", "show", folder, "--out", tmp_path / "sheet.png") == 3
     place = folder / "Training" / "glioma" / "broken.png"
-    reason = "not a readable PNG, JPEG, TIFF or BMP image"
+    reason = "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"
     assert capsys.readouterr().err == f"unreadable: {place}: {reason}\n1 file(s) could not be read\n"
     assert (tmp_path / "sheet.png").exists()
     assert status_of("data", "show", tmp_path / "missing") == 2

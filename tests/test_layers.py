@@ -11,11 +11,12 @@ import braintumor
 
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
-    "errors classes files web.settings web.answers web.protocol web.numbers web.reference",
+    "errors classes files dicom web.settings web.answers web.protocol web.numbers web.reference",
     "scan preprocess decision data.manifest data.split data.phantom data.orientations "
-    "data.download data.unzip data.matlab evaluate.metrics",
-    "defects model dicom.read data.layout data.figshare "
+    "data.download data.unzip data.matlab evaluate.metrics dicom.origin dicom.codes dicom.quiet",
+    "defects model nifti dicom.display dicom.scope dicom.codestream dicom.series data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
+    "dicom.read",
     "read zoo overlay web.guard web.uploads web.forms "
     "evaluate.calibrate data.miniatures data.structure data.neighbours data.kaggle "
     "training.networks training.augment training.recipe training.integers",
@@ -25,10 +26,12 @@ LAYERS = (
     "data.quality data.copies data.crossing data.shortcuts "
     "inference sandbox braintumor evaluate.faithful evaluate.localise evaluate.decisions "
     "evaluate.compare evaluate.gallery evaluate.leakage",
-    "training.quantize training.train data.audit archive dicom.write evaluate.report terminal web.desk",
-    "training.folds evaluate.pooled evaluate.audit_page web.counter",
+    "training.quantize training.train data.audit archive volumes dicom.report evaluate.report",
+    "training.folds evaluate.pooled evaluate.audit_page terminal web.desk web.results "
+    "dicom.write dicom.pacs dicom.journal",
+    "dicom.watch web.counter",
     "web.app",
-    "cli web.server dicom.pacs",
+    "cli web.server",
     "__main__",
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}

@@ -158,8 +158,8 @@ def test_damaged_exif_data_is_passed_over_without_a_warning(block: bytes) -> Non
     ("content", "reason"),
     [
         (b"", "empty (0 bytes)"),
-        (b"hello", "not a readable PNG, JPEG, TIFF or BMP image"),
-        (encode(Image.new("L", (16, 16)), "GIF"), "not a readable PNG, JPEG, TIFF or BMP image"),
+        (b"hello", "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"),
+        (encode(Image.new("L", (16, 16)), "GIF"), "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"),
         (encode(Image.new("L", (15, 400))), "15 x 400 pixels; at least 16 on each side are needed"),
         (encode(Image.new("F", (16, 16)), "TIFF"), "floating-point pixels have no fixed black and white"),
         (encode_array(np.full((16, 16), -1, np.int32), "TIFF"), "grey values from -1 to -1"),

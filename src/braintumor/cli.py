@@ -3,13 +3,15 @@
 import dataclasses
 import io
 import os
+import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional
@@ -17,13 +19,15 @@ from tyro.conf import OmitSubcommandPrefixes, Positional
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.decision import REFER
 from braintumor.errors import BrainTumorError, ImageError, MissingExtraError
+from braintumor.scan import Choice
 from braintumor.zoo import DEFAULT
 
 if TYPE_CHECKING:
     from braintumor.inference import Prediction
     from braintumor.model import Model
-    from braintumor.terminal import Writer
+    from braintumor.scan import Scan
 
+Answer = TypeVar("Answer")
 DONE, BAD_INPUT, FINDINGS, INTERRUPTED = 0, 2, 3, 130
 EXTRA_OF = {
     "torch": "train",
@@ -45,6 +49,11 @@ EXTRA_OF = {
     "h11": "serve",
     "python_multipart": "serve",
     "prometheus_client": "serve",
+    "pydicom": "dicom",
+    "highdicom": "dicom",
+    "dicomweb_client": "dicom",
+    "requests": "dicom",
+    "nibabel": "nifti",
 }
 TOKEN_VARIABLE = "BRAINTUMOR_TOKEN"
 
@@ -283,10 +292,10 @@ class Compare:
 
 @dataclass(frozen=True)
 class Predict:
-    """Classify slices: files, or folders searched for images."""
+    """Classify slices: images and volumes, or folders searched for them."""
 
     paths: Positional[tuple[Path, ...]]
-    """Images (PNG, JPEG, TIFF, BMP) or folders."""
+    """Images (PNG, JPEG, TIFF, BMP), DICOM files, NIfTI volumes, or folders."""
     model: str = DEFAULT
     """Model folder, or a name from braintumor models list; the model that comes with the package by default."""
     format: Literal["text", "json", "csv"] = "text"
@@ -299,6 +308,10 @@ class Predict:
     """Instead: largest share of the answers that may be wrong."""
     set_error: float | None = None
     """Show sets of classes that miss the true one on about this share of images: 0.01, 0.02, 0.05 or 0.1."""
+    slices: str = "all"
+    """Of volumes, the numbers of the slices: all, 12, 10-20, or 1-5,9."""
+    plane: Literal["acquired", "axial", "coronal", "sagittal"] = "acquired"
+    """Of NIfTI volumes, the direction in which they are cut; acquired is that of the sharpest slices."""
 
     def run(self) -> int:
         """Print one answer per slice as they come; what cannot be read goes to the error stream."""
@@ -309,7 +322,8 @@ class Predict:
         model = load(self.model, precision=self.precision)
         model = model.deciding(coverage=self.coverage, max_error=self.max_error, set_error=self.set_error)
         writer = {"text": text_writer, "json": json_writer, "csv": csv_writer}[self.format]
-        return written(predict_each(images_in(self.paths), model), writer(model))
+        choice = Choice(self.plane, ranges_in(self.slices))
+        return written(predict_each(images_in(self.paths), model, choice), writer(model))
 
 
 @dataclass(frozen=True)
@@ -317,7 +331,7 @@ class Explain:
     """Show which region spoke for a class: an overlay (PNG) and the raw map (NPY) per slice."""
 
     paths: Positional[tuple[Path, ...]]
-    """Images (PNG, JPEG, TIFF, BMP) or folders."""
+    """Images (PNG, JPEG, TIFF, BMP), DICOM files, NIfTI volumes, or folders."""
     model: str = DEFAULT
     """Model folder, or a name from braintumor models list; the model that comes with the package by default."""
     out: Path = Path("explanations")
@@ -328,25 +342,32 @@ class Explain:
     """Class whose map is shown; the predicted one by default."""
     precision: Literal["float32", "int8"] | None = None
     """float32 where the model has it, by default; int8 is faster, braintumor quantize writes it."""
+    slices: str = "all"
+    """Of volumes, the numbers of the slices: all, 12, 10-20, or 1-5,9."""
+    plane: Literal["acquired", "axial", "coronal", "sagittal"] = "acquired"
+    """Of NIfTI volumes, the direction in which they are cut; acquired is that of the sharpest slices."""
 
     def run(self) -> int:
         """Write the files and say for each slice what they show."""
-        from braintumor.inference import predict_each
+        from braintumor.inference import judge_each
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
+        choice = Choice(self.plane, ranges_in(self.slices))
         sources = list(images_in(self.paths))
         refuse_overwriting(sources, self.out)
         names = UniqueNames()
 
-        def write(answer: "Prediction | ImageError | None") -> None:
+        def write(answer: "tuple[Scan, Prediction] | ImageError | None") -> None:
             if answer is None:
                 print(f"{model.identity}. {DISCLAIMER}")
             elif not isinstance(answer, ImageError):
-                shown_class = self.show_class or answer.predicted
-                print(explained(answer, model, shown_class, self.out, names.take(answer.image)), flush=True)
+                scan, prediction = answer
+                shown_class = self.show_class or prediction.predicted
+                name = names.take(output_name(prediction))
+                print(explained(scan, prediction, model, shown_class, self.out, name), flush=True)
 
-        return written(predict_each(sources, model), write)
+        return written(judge_each(sources, model, choice), write)
 
 
 @dataclass(frozen=True)
@@ -577,15 +598,41 @@ def script() -> None:
 
 
 def images_in(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """Yield the files as given and the images in the folders, sorted, as they are found."""
-    from braintumor.data.layout import IMAGE_SUFFIXES
-
+    """Yield the files as given and the images and volumes in the folders, sorted, as they are found."""
     for path in paths:
         if path.is_dir():
-            files = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-            yield from sorted(file for file in files if file.is_file())
+            yield from sorted(file for file in path.rglob("*") if holds_image(file))
         else:
             yield path
+
+
+def holds_image(file: Path) -> bool:
+    """Tell whether a file found in a folder is to be read: by its suffix, DICOM also by its content."""
+    from braintumor.data.layout import IMAGE_SUFFIXES
+    from braintumor.read import volume_kind
+
+    if not file.is_file():
+        return False
+    if file.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm", ".nii", ".nii.gz")):
+        return True
+    with suppress(ImageError):
+        return file.name != "DICOMDIR" and volume_kind(file, file.name) == "dicom"
+    return False
+
+
+def ranges_in(text: str) -> tuple[tuple[int, int], ...]:
+    """Return the first and last numbers in a text such as 1-5,9; nothing for all.
+
+    Raises:
+        BrainTumorError: it is no such text.
+    """
+    if text == "all":
+        return ()
+    found = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in text.split(",")]
+    ranges = tuple((int(each[1]), int(each[2] or each[1])) for each in found if each)
+    if len(ranges) < len(found) or any(first > last for first, last in ranges):
+        raise BrainTumorError(f"expected numbers of slices such as 12, 10-20 or 1-5,9, or all, got {text!r}")
+    return ranges
 
 
 def refuse_overwriting(sources: Sequence[Path], out: Path) -> None:
@@ -601,7 +648,7 @@ def ending(failures: int) -> int:
     return FINDINGS if failures else DONE
 
 
-def written(answers: "Iterator[Prediction | ImageError]", write: "Writer") -> int:
+def written(answers: "Iterator[Answer | ImageError]", write: "Callable[[Answer | ImageError | None], None]") -> int:
     """Give every answer to the writer, None at the end; return the exit status."""
     failures = total = 0
     for answer in answers:
@@ -612,23 +659,24 @@ def written(answers: "Iterator[Prediction | ImageError]", write: "Writer") -> in
         write(answer)
     write(None)
     if not total:
-        raise BrainTumorError("no images found; name PNG, JPEG, TIFF or BMP files, or a folder that holds some")
+        raise BrainTumorError(
+            "no images found; name PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, or a folder that holds some"
+        )
     return ending(failures)
 
 
-def explained(prediction: "Prediction", model: "Model", shown_class: str, out: Path, name: str) -> str:
+def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_class: str, out: Path, name: str) -> str:
     """Write the overlay and the raw map of one slice; return the line that says what they show."""
     import numpy as np
 
     from braintumor.files import replacing
     from braintumor.overlay import figure, has_evidence
-    from braintumor.read import read
 
     class_map = prediction.class_maps[CLASSES.index(shown_class)]
     scale = model.card.class_map_scale
     answer = TITLES[prediction.predicted] if prediction.decision != REFER else "Refer"
     page = figure(
-        read(prediction.image).pixels,
+        scan.pixels,
         class_map,
         scale,
         answer=f"{answer}, probability {prediction.probabilities.max():.3f}",
@@ -676,6 +724,15 @@ def figshare_text(out: Path) -> str:
 def added_text(name: str, folder: Path) -> str:
     """Return what to say about a model that was added."""
     return f"{name}: {folder}\nnext: braintumor predict IMAGES --model {name}\n{DISCLAIMER}"
+
+
+def output_name(prediction: "Prediction") -> str:
+    """Return what a file about a slice is called: the input's name, for one slice of several with its number."""
+    name = Path(prediction.image).name
+    if prediction.place is None or not name.endswith(f"#{prediction.place.number}"):
+        return name
+    stem = name.rpartition("#")[0].removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
+    return f"{stem}-{prediction.place.number:04d}.x"
 
 
 class UniqueNames:

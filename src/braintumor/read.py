@@ -144,6 +144,17 @@ def volume_kind(source: str | Path | bytes, name: str = "bytes") -> Literal["dic
     return "nifti" if packed or start[344:348] in NIFTI_1 or start[4:12] == NIFTI_2 else None
 
 
+def may_hold_several(content: bytes) -> bool:
+    """Tell whether a file may hold several slices, without parsing it: NIfTI, DICOM that has a Number of Frames.
+
+    Deflated DICOM may, too: what it has cannot be seen.
+    """
+    kind = volume_kind(content)
+    return kind == "nifti" or (kind == "dicom" and any(each in content for each in NUMBER_OF_FRAMES))
+
+
+NUMBER_OF_FRAMES: Final = (b"\x28\0\x08\0", b"\0\x28\0\x08", b"1.2.840.10008.1.2.1.99")
+"""The attribute's tag in both byte orders, and the transfer syntax whose content is packed."""
 START_BYTES: Final = 352
 NIFTI_1: Final = (b"n+1\0", b"ni1\0")
 NIFTI_2: Final = b"n+2\0\r\n\x1a\n"

@@ -69,9 +69,9 @@ def test_unreadable_files_are_left_out_and_named(tmp_path: Path) -> None:
     sheet = contact_sheet(tmp_path, quiet)
     assert sheet.captions == ("Glioma · 1 image · 32 x 32", "No tumor · 0 images")
     assert sheet.unreadable == {
-        "glioma/b.png": "not a readable PNG, JPEG, TIFF or BMP image",
+        "glioma/b.png": "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file",
         "glioma/c.png": "empty file (0 bytes)",
-        "notumor/a.png": "not a readable PNG, JPEG, TIFF or BMP image",
+        "notumor/a.png": "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file",
     }
     assert (shown(sheet.page, 0), shown(sheet.page, 1)) == ([200], [])
 

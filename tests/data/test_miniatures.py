@@ -73,7 +73,7 @@ def test_unreadable_images_are_all_named_and_get_zeros(heads: Manifest) -> None:
     rows = [*listed(heads.root, "bad.png", "a.png").rows, Row("gone.png", "glioma", sha256="0")]
     found, problems = miniatures(Manifest(heads.root, tuple(rows)), heads.root / "cache")
     assert problems == {
-        "bad.png": "not a readable PNG, JPEG, TIFF or BMP image",
+        "bad.png": "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file",
         "gone.png": "no such file or directory",
     }
     for pictures in (found.whole, found.head, found.fine):

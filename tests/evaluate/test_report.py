@@ -67,7 +67,10 @@ def test_predictions_csv_says_what_predict_says(data_dir: Path, model: Model, tm
     evaluate(model, data_dir, tmp_path / "out")
     lines = list(csv.reader((tmp_path / "out/predictions.csv").read_text().splitlines()))
     shares = "p_glioma,p_meningioma,p_pituitary,p_no_tumor"
-    assert ",".join(lines[0]) == f"image,label,predicted,decision,reasons,{shares},model,unusual,prediction_set"
+    assert (
+        ",".join(lines[0])
+        == f"image,label,predicted,decision,reasons,{shares},model,unusual,prediction_set,notes,volume,slice"
+    )
     assert len(lines) == 13
     evil = next(line for line in lines if line[0] == f"Testing/glioma/{EVIL}")
     (said,) = predict(data_dir / evil[0], model)

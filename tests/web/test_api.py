@@ -111,7 +111,7 @@ def test_the_models_say_what_the_page_needs(both: TestClient, model: Model) -> N
 @pytest.mark.parametrize(
     ("content", "status", "reason"),
     [
-        (b"%PDF-1.7 no image", 415, "not a readable PNG, JPEG, TIFF or BMP image"),
+        (b"%PDF-1.7 no image", 415, "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"),
         (b"", 422, "empty (0 bytes)"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), 415, "not a readable"),
         (b"PK\x03\x04 not really", 422, "a damaged ZIP archive"),
@@ -191,7 +191,7 @@ def test_every_answer_has_the_headers_of_a_closed_house(client: TestClient) -> N
 
 def test_the_description_lists_everything(client: TestClient) -> None:
     description = client.get("/openapi.json").json()
-    assert set(description["paths"]) == {"/v1/models", PATH, "/healthz", "/readyz", "/metrics"}
+    assert set(description["paths"]) == {"/v1/models", PATH, "/v1/dicom-results", "/healthz", "/readyz", "/metrics"}
     page = client.get("/docs").text
     for path in description["paths"]:
         assert path in page

@@ -20,6 +20,9 @@ class PredictionAnswer(BaseModel):
     model: str = Field(description="name, version and precision")
     unusual: float = Field(description="how unlike the images of training it is, about 1 for those")
     prediction_set: str = Field(description="classes parted by blanks; empty where none was asked for")
+    notes: str = Field(description="what had to be assumed in reading the slice, parted by semicolons")
+    volume: str = Field(description="what the slices of one volume share; empty for an image that stands alone")
+    slice: int | str = Field(description="its number in the volume, counted from 1; empty for an image alone")
     class_maps: list[list[list[float]]] | None = Field(
         description="4 x h x w, non-negative, unscaled; divide by the model's class_map_scale to show them"
     )
@@ -30,6 +33,10 @@ class SliceAnswer(BaseModel):
 
     file: int = Field(ge=0, description="number of the file in the request, counted from 0")
     member: int | None = Field(description="number of the member in the archive, counted from 0; null outside one")
+    volume: str | None = Field(description="what the slices of one volume share; null for an image that stands alone")
+    number: int | None = Field(description="number of the slice in its volume, counted from 1")
+    position: float | None = Field(description="millimetres along the slices' normal, where the file says it")
+    notes: list[str] = Field(description="what had to be assumed in reading the slice")
     width: int
     height: int
     pixels: str | None = Field(description="base64 of a grey 8-bit PNG of the slice, where it was asked for")
@@ -82,6 +89,7 @@ class Limits(BaseModel):
     request_bytes: int
     pixels: int
     slices: int
+    results: int = Field(description="slices whose DICOM results one request may ask for")
 
 
 class ModelAnswer(BaseModel):
@@ -107,4 +115,5 @@ class Models(BaseModel):
     classes: list[ClassName]
     scale: Scale
     limits: Limits
+    dicom: bool = Field(description="whether results are written as DICOM, too")
     models: list[ModelAnswer]

@@ -27,6 +27,7 @@ from braintumor.web.forms import FILES_FIELD, uploaded
 from braintumor.web.guard import Guard
 from braintumor.web.numbers import Numbers
 from braintumor.web.reference import reference_page
+from braintumor.web.results import MOST, can_write
 from braintumor.web.settings import Settings
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -54,6 +55,7 @@ PROBLEMS: Final = {
     413: "too large, or too many slices",
     415: "no file of a known type",
     422: "nothing in the request could be used",
+    501: "a library that this needs is not installed",
     503: "too much to do; come back after Retry-After seconds",
     504: "the answer took too long",
 }
@@ -70,7 +72,7 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.counter = Counter(Desk(models, batch=settings.batch), settings, numbers)
+        app.state.counter = Counter(Desk(models, batch=settings.batch, slices=settings.slices), settings, numbers)
         await app.state.counter.warm_up()
         try:
             yield
@@ -96,7 +98,7 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
     @app.post(
         "/v1/predictions",
         response_model=Predictions,
-        responses=problems(*PROBLEMS),
+        responses=problems(*(PROBLEMS.keys() - {501})),
         openapi_extra={"requestBody": BODY},
     )
     async def predict(
@@ -105,11 +107,28 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
         maps: Annotated[bool, Query(description="send class maps, too")] = False,
         pixels: Annotated[bool, Query(description="send the slices as they were understood, too")] = False,
     ) -> Response:
-        """Classify slices: PNG, JPEG, TIFF or BMP files, or ZIP archives of these. Nothing is stored."""
+        """Classify slices: PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, or ZIP archives of these. Nothing is stored."""
         wanted = chosen(models, model)
         files = await uploaded(request, settings)
         answer = await app.state.counter.answer(files, Wishes(wanted, maps, pixels))
         return Response(answer, media_type="application/json")
+
+    @app.post(
+        "/v1/dicom-results",
+        response_class=Response,
+        responses=problems(*PROBLEMS) | {200: {"content": {"application/zip": {}}, "description": "ZIP archive"}},
+        openapi_extra={"requestBody": BODY},
+    )
+    async def dicom_results(
+        request: Request,
+        model: Annotated[list[str], Query(description="names of models; all by default")] = [],  # noqa: B006
+    ) -> Response:
+        """Classify DICOM files and answer with DICOM objects, in a ZIP archive: all of the files or none."""
+        wanted = chosen(models, model)
+        if not can_write():
+            raise HTTPException(501, "the libraries that write DICOM are not installed here")
+        files = await uploaded(request, settings)
+        return Response(await app.state.counter.results(files, Wishes(wanted)), media_type="application/zip")
 
     @app.exception_handler(RequestValidationError)
     async def misunderstood(request: Request, error: RequestValidationError) -> Response:
@@ -176,7 +195,9 @@ def models_answer(models: Sequence[Model], settings: Settings) -> Models:
             request_bytes=settings.request_bytes,
             pixels=LARGEST,
             slices=settings.slices,
+            results=MOST,
         ),
+        dicom=can_write(),
         models=[model_answer(model) for model in models],
     )
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from braintumor.read import UNKNOWN_FORMAT
 from braintumor.sandbox import TOO_LONG
 from braintumor.web.desk import Desk, Judged, agree, maps_of
 from braintumor.web.numbers import Numbers
+from braintumor.web.results import Results
 from braintumor.web.settings import Settings
 from braintumor.web.uploads import Part, RefusedError, parts
 
@@ -34,8 +35,8 @@ class Wishes:
     """What a request asks for: positions of models, class maps, pixels."""
 
     models: tuple[int, ...]
-    maps: bool
-    pixels: bool
+    maps: bool = False
+    pixels: bool = False
 
 
 class RefusalError(Exception):
@@ -60,7 +61,7 @@ class Waiting:
 
     part: Part
     size: int
-    judged: "Future[Judged]"
+    judged: "Future[list[Judged]]"
 
 
 class Answer:
@@ -93,19 +94,23 @@ class Answer:
             if error.reason == TOO_LONG:
                 self.given_up = GIVEN_UP
             return
-        for prediction in found.predictions:
-            self._numbers.decided(prediction.decision)
-        self._slices.append(await run_in_threadpool(slice_text, waiting.part, found, self._wishes))
+        for judged in found:
+            for prediction in judged.predictions:
+                self._numbers.decided(prediction.decision)
+            self._slices.append(await run_in_threadpool(slice_text, waiting.part, judged, self._wishes))
 
-    def text(self) -> bytes:
-        """Return the JSON text of `Predictions`.
+    def check(self, *, all_used: bool) -> None:
+        """Raise where nothing could be used, or not everything that had to be.
 
         Raises:
-            RefusalError: nothing could be used.
+            RefusalError: with the files that were refused.
         """
         self._numbers.refused(len(self._refused))
-        if not self._slices:
+        if not self._slices or (all_used and self._refused):
             raise RefusalError(nothing_usable(self._statuses), str(self._refused[0]["reason"]), self._refused)
+
+    def text(self) -> bytes:
+        """Return the JSON text of `Predictions`."""
         head = json.dumps({"disclaimer": DISCLAIMER, "refused": self._refused}).removesuffix("}")
         return (head + ', "slices": [' + ",\n".join(self._slices) + "]}").encode()
 
@@ -139,12 +144,29 @@ class Counter:
         Raises:
             RefusalError: there are too many requests, nothing could be used, or it took too long.
         """
+        return await self._in_time(self._judged(files, wishes))
+
+    async def results(self, files: list[bytes], wishes: Wishes) -> bytes:
+        """Return a ZIP archive of the DICOM results for the contents of DICOM files, all of them.
+
+        Raises:
+            RefusalError: as `answer`, or one of the files could not be used.
+        """
+        return await self._in_time(self._judged(files, wishes, Results()))
+
+    async def _in_time(self, work: Coroutine[None, None, bytes]) -> bytes:
+        """Return what the work gives, if there is room and it takes not too long.
+
+        Raises:
+            RefusalError: otherwise.
+        """
         if self.full:
+            work.close()
             raise RefusalError(503, "too much to do at the moment; try again", headers=RETRY)
         self._present += 1
         try:
             async with asyncio.timeout(self._settings.answer_seconds):
-                return await self._judged(files, wishes)
+                return await work
         except TimeoutError:
             raise RefusalError(
                 504, f"not answered within {self._settings.answer_seconds:g} seconds; send less"
@@ -152,8 +174,8 @@ class Counter:
         finally:
             self._present -= 1
 
-    async def _judged(self, files: list[bytes], wishes: Wishes) -> bytes:
-        """Return the same text, however long it takes."""
+    async def _judged(self, files: list[bytes], wishes: Wishes, results: Results | None = None) -> bytes:
+        """Return the JSON text of `Predictions`, or where results are wanted their archive."""
         answer = Answer(wishes, self._numbers)
         waiting: deque[Waiting] = deque()
         async with self._room(files):
@@ -165,7 +187,9 @@ class Counter:
                         answer.refuse(part, content.status, content.reason)
                         continue
                     seconds, shown = self._settings.answer_seconds, wishes.pixels
-                    judged = self.desk.judge(content, part.name, wishes.models, shown=shown, seconds=seconds)
+                    judged = self.desk.judge(
+                        content, part.name, wishes.models, shown=shown, seconds=seconds, results=results
+                    )
                     waiting.append(Waiting(part, len(content), judged))
                     while len(waiting) == AHEAD or sum(each.size for each in waiting) > AHEAD_BYTES:
                         await answer.take(waiting.popleft())
@@ -176,7 +200,8 @@ class Counter:
             finally:
                 for each in waiting:
                     each.judged.cancel()
-            return await run_in_threadpool(answer.text)
+            answer.check(all_used=results is not None)
+            return await run_in_threadpool(answer.text if results is None else results.content)
 
     @asynccontextmanager
     async def _room(self, files: list[bytes]) -> AsyncIterator[None]:
@@ -196,6 +221,7 @@ def following(remaining: Iterator[Part]) -> Part | None:
 def slice_text(part: Part, found: Judged, wishes: Wishes) -> str:
     """Return the JSON text of `SliceAnswer`."""
     height, width = found.shape
+    place = found.predictions[0].place
     predictions = [
         {**prediction.record(), "class_maps": maps_of(prediction) if wishes.maps else None}
         for prediction in found.predictions
@@ -203,6 +229,10 @@ def slice_text(part: Part, found: Judged, wishes: Wishes) -> str:
     answer = {
         "file": part.file,
         "member": part.member,
+        "volume": place and place.volume,
+        "number": place and place.number,
+        "position": place and place.position,
+        "notes": found.predictions[0].notes,
         "width": width,
         "height": height,
         "pixels": found.picture,

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -19,7 +21,10 @@ from braintumor.defects import defects
 from braintumor.errors import ImageError
 from braintumor.inference import Prediction, Slice, decide
 from braintumor.model import Model
+from braintumor.read import may_hold_several
 from braintumor.sandbox import Sandbox
+from braintumor.scan import Scan
+from braintumor.web.results import Results
 
 SHOWN_SIDE: Final = 2048
 DECIMALS: Final = 4
@@ -31,9 +36,10 @@ class Job:
 
     Attributes:
         wanted: which models are to answer, in the order of the service.
-        shown: whether the slice is wanted back as a picture.
+        shown: whether the slices are wanted back as pictures.
         until: when nobody waits for the answer any more, by the monotonic clock.
-        done: becomes the answer, or the `ImageError` of a file that cannot be read.
+        results: where DICOM results are put, if they are wanted.
+        done: becomes the answers for the file's slices, or the `ImageError` of a file that cannot be read.
     """
 
     content: bytes
@@ -41,7 +47,8 @@ class Job:
     wanted: tuple[int, ...]
     shown: bool
     until: float
-    done: "Future[Judged]" = field(default_factory=Future)
+    results: Results | None = None
+    done: "Future[list[Judged]]" = field(default_factory=Future)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +58,7 @@ class Judged:
     Attributes:
         shape: height and width in pixels.
         picture: base64 of a grey 8-bit PNG, where it was wanted.
+        predictions: of each model, in the order of the service.
     """
 
     shape: tuple[int, int]
@@ -62,37 +70,49 @@ class Desk:
     """Threads that judge slices for all requests.
 
     The slices that wait go through a network together, up to `batch` of them; each gets the answer that it would get
-    alone. Nothing of one slice is kept for the next.
+    alone. Nothing of one slice is kept for the next. Files that may hold a volume wait in a line of their own, so that
+    nobody's single slice waits for them.
 
     Attributes:
         models: loaded with one thread each, since as many batches are computed at a time as there are threads.
     """
 
-    def __init__(self, models: Sequence[Model], *, threads: int = 2, batch: int = 8) -> None:
+    def __init__(self, models: Sequence[Model], *, threads: int = 2, batch: int = 8, slices: int = 500) -> None:
         self.models = tuple(models)
         self._batch = batch
+        self._most = slices
         self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._sandbox = Sandbox(children=threads)
+        self._volumes: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._sandbox = Sandbox(children=threads + 1)
         self._threads = [threading.Thread(target=self._work, name=f"desk-{n}", daemon=True) for n in range(threads)]
+        self._threads.append(threading.Thread(target=self._work_on_volumes, name="desk-volumes", daemon=True))
         for thread in self._threads:
             thread.start()
 
     @property
     def waiting(self) -> int:
         """Return how many slices nobody has begun with."""
-        return self._waiting.qsize()
+        return self._waiting.qsize() + self._volumes.qsize()
 
     def judge(
-        self, content: bytes, name: str, wanted: tuple[int, ...], *, shown: bool, seconds: float
-    ) -> "Future[Judged]":
-        """Return the answer to a file's content, in time; it is dropped unread if `seconds` are over."""
-        job = Job(content, name, wanted, shown, time.monotonic() + seconds)
-        self._waiting.put(job)
+        self,
+        content: bytes,
+        name: str,
+        wanted: tuple[int, ...],
+        *,
+        shown: bool,
+        seconds: float,
+        results: Results | None = None,
+    ) -> "Future[list[Judged]]":
+        """Return the answers to a file's content, in time; it is dropped unread if `seconds` are over."""
+        job = Job(content, name, wanted, shown, time.monotonic() + seconds, results)
+        (self._volumes if may_hold_several(content) else self._waiting).put(job)
         return job.done
 
     def close(self) -> None:
         """End the threads after what they work on, and the sandbox."""
-        for _ in self._threads:
+        self._volumes.put(None)
+        for _ in self._threads[1:]:
             self._waiting.put(None)
         for thread in self._threads:
             thread.join()
@@ -116,53 +136,87 @@ class Desk:
             if over:
                 return
 
+    def _work_on_volumes(self) -> None:
+        """Take jobs whose files may hold several slices until there is a None."""
+        while (job := self._volumes.get()) is not None:
+            try:
+                settle(job, self._volume(job))
+            except Exception as error:  # whoever waits must hear of it; the thread goes on
+                settle(job, error)
+
+    def _volume(self, job: Job) -> "list[Judged]":
+        """Return the answers to all slices of a file; fewer where nobody waits for them any more.
+
+        Raises:
+            ImageError: it cannot be read, or holds too many slices.
+        """
+        found: list[Judged] = []
+        with closing(self._sandbox.read_all(job.content, job.name)) as scans:
+            while batch := list(islice(scans, self._batch)):
+                if len(found) + len(batch) > self._most:
+                    raise ImageError(job.name, f"more than {self._most} slices; split the volume")
+                if job.done.cancelled() or job.until < time.monotonic():
+                    break
+                found += self._judged([self._ready(job, scan) for scan in batch])
+        return found
+
     def _answer(self, jobs: list[Job]) -> None:
         """Decode the jobs' files and put the answers in place."""
-        read: list[Read] = []
+        read: list[Ready] = []
         for job in jobs:
             try:
-                read.append(self._read(job))
+                read.append(self._ready(job, self._sandbox.read(job.content, job.name)))
             except ImageError as error:
                 settle(job, error)
         try:
-            answers: list[dict[int, Prediction]] = [{} for _ in read]
-            for number, model in enumerate(self.models):
-                asked = [place for place, each in enumerate(read) if number in each.slices]
-                said = decide([read[place].slices[number] for place in asked], model) if asked else []
-                for place, prediction in zip(asked, said, strict=True):
-                    answers[place][number] = prediction
-            for each, found in zip(read, answers, strict=True):
-                settle(each.job, Judged(each.shape, each.picture, tuple(found.values())))
+            for each, judged in zip(read, self._judged(read), strict=True):
+                settle(each.job, [judged])
         except Exception as error:  # whoever waits must hear of it; the threads go on
             for each in read:
                 settle(each.job, error)
 
-    def _read(self, job: Job) -> "Read":
-        """Return what is kept of a job's file: far less than its pixels.
+    def _judged(self, read: "Sequence[Ready]") -> "list[Judged]":
+        """Return what the wanted models say about slices, and put results where they are wanted."""
+        answers: list[dict[int, Prediction]] = [{} for _ in read]
+        for number, model in enumerate(self.models):
+            asked = [place for place, each in enumerate(read) if number in each.slices]
+            said = decide([read[place].slices[number] for place in asked], model) if asked else []
+            for place, prediction in zip(asked, said, strict=True):
+                answers[place][number] = prediction
+        for each, found in zip(read, answers, strict=True):
+            if each.job.results is not None and each.scan is not None:
+                for number, prediction in found.items():
+                    each.job.results.add(each.scan, prediction, self.models[number])
+        return [
+            Judged(each.shape, each.picture, tuple(found.values())) for each, found in zip(read, answers, strict=True)
+        ]
 
-        Raises:
-            ImageError: it cannot be read.
-        """
-        scan = self._sandbox.read(job.content, job.name)
+    def _ready(self, job: Job, scan: Scan) -> "Ready":
+        """Return what is kept of a slice: far less than its pixels, unless results are wanted."""
         why = defects(scan)
         slices = {
-            number: Slice(job.name, self.models[number].card.preprocess.grey_levels(scan), why) for number in job.wanted
+            number: Slice(
+                scan.source, self.models[number].card.preprocess.grey_levels(scan), why, scan.notes, scan.place
+            )
+            for number in job.wanted
         }
         height, width = scan.pixels.shape
-        return Read(job, slices, (height, width), png_of(scan.pixels) if job.shown else None)
+        picture = png_of(scan.pixels) if job.shown else None
+        return Ready(job, slices, (height, width), picture, scan if job.results is not None else None)
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
-    """A file that was decoded: the slice as each of the wanted models takes it, its shape and its picture."""
+class Ready:
+    """A slice that was decoded, as each of the wanted models takes it, with its shape, its picture, its pixels."""
 
     job: Job
     slices: dict[int, Slice]
     shape: tuple[int, int]
     picture: str | None
+    scan: Scan | None
 
 
-def settle(job: Job, answer: Judged | Exception) -> None:
+def settle(job: Job, answer: list[Judged] | Exception) -> None:
     """Give a job its answer, unless nobody waits for it any more."""
     try:
         if isinstance(answer, Exception):

@@ -6,7 +6,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 PATHS: Final = frozenset(
-    {"/", "/docs", "/openapi.json", "/v1/models", "/v1/predictions", "/healthz", "/readyz", "/metrics"}
+    {
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/v1/models",
+        "/v1/predictions",
+        "/v1/dicom-results",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    }
 )
 
 

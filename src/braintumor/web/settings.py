@@ -15,7 +15,7 @@ class Settings:
         request_bytes: largest body of a request.
         held_bytes: bodies of all requests together.
         unpacked_bytes: all members of an archive together.
-        slices: files and members of archives in one request.
+        slices: files and members of archives in one request; slices of one file.
         requests: requests that wait for an answer; further ones are told to come back.
         batch: slices that go through a network together, if so many wait.
         upload_seconds: until a request's body must have come.
@@ -24,7 +24,7 @@ class Settings:
 
     token: str = ""
     hosts: tuple[str, ...] = ()
-    file_bytes: int = 16 << 20
+    file_bytes: int = 48 << 20
     request_bytes: int = 64 << 20
     held_bytes: int = 128 << 20
     unpacked_bytes: int = 128 << 20

@@ -9,13 +9,12 @@ from functools import partial
 from typing import Final
 
 from braintumor.data.unzip import ZIP_ERRORS
-from braintumor.read import UNKNOWN_FORMAT
+from braintumor.read import START_BYTES, UNKNOWN_FORMAT, volume_kind
 from braintumor.web.settings import Settings
 
 ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
-"""Of PNG, JPEG, TIFF in both byte orders, 32-bit and 64-bit, and BMP. Nothing else is unpacked or decoded."""
-LONGEST_START: Final = 8
+"""Of PNG, JPEG, TIFF in both byte orders, 32-bit and 64-bit, and BMP. Besides, DICOM and NIfTI are decoded."""
 END: Final = struct.Struct("<4s4H2LH")
 """The last record of an archive: signature, disk numbers, members here and in all, bytes and place of the directory,
 length of a comment. Source: APPNOTE.TXT of PKWARE, 4.3.16."""
@@ -79,7 +78,12 @@ def usable(content: bytes, settings: Settings) -> bytes | RefusedError:
     """Return a file's content, or that it is too large or cannot be an image."""
     if len(content) > settings.file_bytes:
         return too_large(settings)
-    return content if not content or content.startswith(IMAGE_STARTS) else NO_IMAGE
+    return content if not content or may_be_image(content) else NO_IMAGE
+
+
+def may_be_image(start: bytes) -> bool:
+    """Tell from the first bytes of a file whether it is worth decoding."""
+    return start.startswith(IMAGE_STARTS) or volume_kind(start) is not None
 
 
 def too_large(settings: Settings) -> RefusedError:
@@ -156,10 +160,10 @@ def member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, settings: 
         return too_large(settings)
     try:
         with archive.open(member) as stream:
-            start = stream.read(LONGEST_START)
+            start = stream.read(START_BYTES)
             if start.startswith(ZIP_STARTS):
                 return RefusedError(422, "an archive inside an archive; unpack it first")
-            if start and not start.startswith(IMAGE_STARTS):
+            if start and not may_be_image(start):
                 return NO_IMAGE
             return start + stream.read(settings.file_bytes - len(start))
     except ZIP_ERRORS:
