@@ -1,0 +1,193 @@
+"""Which images an archive has that we have not seen: from Orthanc's list of changes, or by searching (QIDO-RS)."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
+from urllib.parse import quote
+
+from braintumor.dicom.codes import MANUFACTURER
+from braintumor.dicom.journal import Journal
+from braintumor.dicom.pacs import Archive, ArchiveError, Image
+
+PAGE: Final = 500
+MODALITY: Final = "00080060"
+MADE_BY: Final = "00080070"
+INSTANCE: Final = "00080018"
+STUDY: Final = "0020000D"
+SERIES: Final = "0020000E"
+COUNT: Final = "00201208"  # Number of Study Related Instances
+
+
+class News(Protocol):
+    """What is new in an archive.
+
+    Attributes:
+        pace: how many times longer than usual to wait before asking again.
+    """
+
+    pace: float
+
+    def more(self) -> tuple[list[Image], int, bool]:
+        """Return new MR images, how many others were passed over, and whether there is no more now."""
+
+    def again(self) -> None:
+        """Check, after a start or a broken connection, that it is still the same archive."""
+
+    def done(self, waiting: Sequence[Image]) -> None:
+        """Keep the place, given the images that are not settled yet."""
+
+
+class Changes:
+    """Orthanc's list of changes, from the place in the journal on."""
+
+    pace = 1.0
+
+    def __init__(self, archive: Archive, journal: Journal) -> None:
+        self._archive, self._journal = archive, journal
+        self._read, _ = journal.place
+        self._trail: deque[tuple[int, str]] = deque()  # changes read beyond the place
+
+    def again(self) -> None:
+        """Start over where the list is not the one that was read before, as after Orthanc's database was replaced.
+
+        The change at our place then has another image, or there are fewer changes. Settled images stay settled.
+        """
+        seq, entry = self._journal.place
+        if seq:
+            found = self._archive.get(f"/changes?since={seq - 1}&limit=1")["Changes"]
+            if found and found[0]["Seq"] == seq and found[0]["ID"] != entry:
+                self._start_over()
+
+    def more(self) -> tuple[list[Image], int, bool]:
+        """Return what the next changes tell of, see `News`."""
+        answer = self._archive.get(f"/changes?since={self._read}&limit={PAGE}")
+        try:
+            changes = [(int(each["Seq"]), str(each["ID"]), each["ChangeType"]) for each in answer["Changes"]]
+            last, done = int(answer["Last"]), bool(answer["Done"])
+        except (LookupError, TypeError, ValueError):
+            raise ArchiveError("the archive's list of changes is not as Orthanc writes it") from None
+        if not changes and last < self._read and self._is_shorter():
+            self._start_over()
+            return [], 0, False
+        new = {entry: seq for seq, entry, kind in changes if kind == "NewInstance"}
+        images, passed = self._images(new) if new else ([], 0)
+        self._trail.extend((seq, entry) for seq, entry, _ in changes)
+        self._read = max([self._read, *(seq for seq, _, _ in changes)])
+        return images, passed, done
+
+    def done(self, waiting: Sequence[Image]) -> None:
+        """Move the place in the journal to the last change before the first image that is not settled."""
+        first = min((image.seq for image in waiting), default=self._read + 1)
+        reached = None
+        while self._trail and self._trail[0][0] < first:
+            reached = self._trail.popleft()
+        if reached:
+            self._journal.move(*reached)
+
+    def _is_shorter(self) -> bool:
+        """Tell whether the list ends before what was read of it."""
+        last = self._archive.get("/changes?last")["Changes"]
+        return not last or int(last[-1]["Seq"]) < self._read
+
+    def _start_over(self) -> None:
+        self._read = 0
+        self._trail.clear()
+        self._journal.move(0, "")
+
+    def _images(self, new: dict[str, int]) -> tuple[list[Image], int]:
+        """Return where the MR images among new instances are, in three questions; deleted ones are in no answer."""
+        instances = self._contents(new, "Instance")
+        series = {each["ID"]: each for each in self._contents({each["ParentSeries"] for each in instances}, "Series")}
+        wanted = {entry: each for entry, each in series.items() if is_wanted(named(each), "Modality", "Manufacturer")}
+        studies = {
+            each["ID"]: each for each in self._contents({each["ParentStudy"] for each in wanted.values()}, "Study")
+        }
+        images = []
+        for each in instances:
+            parent = wanted.get(each["ParentSeries"])
+            study = studies.get(parent["ParentStudy"]) if parent else None
+            if parent and study:
+                uids = (
+                    named(study)["StudyInstanceUID"],
+                    named(parent)["SeriesInstanceUID"],
+                    named(each)["SOPInstanceUID"],
+                )
+                images.append(Image(*uids, entry=each["ID"], seq=new[each["ID"]]))
+        images.sort(key=lambda image: image.seq)
+        return images, len(instances) - len(images)
+
+    def _contents(self, entries: Any, level: str) -> list[Any]:
+        content: list[Any] = self._archive.post("/tools/bulk-content", {"Resources": sorted(entries), "Level": level})
+        return content
+
+
+def named(resource: Any) -> dict[str, str]:
+    """Return the main attributes of one of Orthanc's resources by keyword."""
+    tags: dict[str, str] = resource["MainDicomTags"]
+    return tags
+
+
+def is_wanted(attributes: dict[str, str], modality: str, manufacturer: str) -> bool:
+    """Tell whether a series is of MR images that we have not made."""
+    return attributes.get(modality) == "MR" and attributes.get(manufacturer) != MANUFACTURER
+
+
+class Searches:
+    """A DICOMweb archive without a list of changes: studies whose number of images has changed are looked through."""
+
+    pace = 30.0
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._counts: dict[str, str] = {}
+        self._studies: Iterator[dict[str, str]] | None = None
+        self._changed = False
+
+    def again(self) -> None:
+        """Look through all studies anew: the archive may be another one."""
+        self._counts.clear()
+        self._studies = None
+
+    def more(self) -> tuple[list[Image], int, bool]:
+        """Return the MR images of the next study that has changed; the journal tells which are new."""
+        if self._studies is None:
+            self._studies, self._changed = self._pages("/studies", ModalitiesInStudy="MR", includefield=COUNT), False
+        for study in self._studies:
+            if STUDY not in study or COUNT not in study:
+                raise ArchiveError("the archive does not say how many images its studies have (QIDO-RS, 0020,1208)")
+            uid, count = study[STUDY], study[COUNT]
+            if self._counts.get(uid) != count:
+                path = f"/studies/{quote(uid, safe='')}/instances"
+                listed = list(self._pages(path, includefield=f"{MODALITY},{MADE_BY}"))
+                wanted = [each for each in listed if is_wanted(each, MODALITY, MADE_BY)]
+                images = [
+                    Image(uid, each[SERIES], each[INSTANCE]) for each in wanted if {SERIES, INSTANCE} <= set(each)
+                ]
+                self._counts[uid], self._changed = count, True
+                return images, len(listed) - len(images), False
+        self._studies = None
+        return [], 0, not self._changed
+
+    def done(self, waiting: Sequence[Image]) -> None:
+        """Keep nothing: what is settled is in the journal."""
+
+    def _pages(self, path: str, **wanted: str) -> Iterator[dict[str, str]]:
+        """Yield the first values of what a search finds, by tag, page by page."""
+        seen: set[tuple[str, ...]] = set()
+        start = 0
+        while True:
+            page = [first_values(each) for each in self._archive.search(path, **wanted, limit=PAGE, offset=start)]
+            fresh = [each for each in page if (each.get(STUDY, ""), each.get(INSTANCE, "")) not in seen]
+            if not fresh:  # at the end, or an archive that gives the first page for ever
+                return
+            seen |= {(each.get(STUDY, ""), each.get(INSTANCE, "")) for each in fresh}
+            start += len(page)
+            yield from fresh
+
+
+def first_values(found: Any) -> dict[str, str]:
+    """Return the first value of each attribute of DICOM JSON that has one."""
+    try:
+        return {tag: str(each["Value"][0]) for tag, each in found.items() if each.get("Value")}
+    except (LookupError, TypeError, AttributeError):
+        raise ArchiveError("the archive's answer to a search is no DICOM JSON") from None

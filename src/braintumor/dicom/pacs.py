@@ -1,0 +1,257 @@
+"""How we talk to a DICOM archive: ask, fetch and send over DICOMweb (PS3.18), and Orthanc's own list of changes.
+
+Content of images is only carried here, never parsed. No text of an error holds an address, since these hold UIDs.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import requests
+
+from braintumor.errors import BrainTumorError
+
+USER: Final = "BRAINTUMOR_PACS_USER"
+PASSWORD: Final = "BRAINTUMOR_PACS_PASSWORD"
+TIMEOUTS: Final = (5.0, 30.0)  # seconds to connect, and without a byte
+LARGEST: Final = 256 << 20  # bytes of one image
+LARGEST_ANSWER: Final = 64 << 20  # bytes of JSON
+CHUNK: Final = 1 << 20
+BUSY: Final = (429, 502, 503, 504)
+DICOM: Final = 'multipart/related; type="application/dicom"'
+JSON: Final = "application/dicom+json"
+STORED: Final = "00081199"  # Referenced SOP Sequence of an answer to STOW-RS (PS3.18 10.5.3)
+SOP_INSTANCE: Final = "00081155"
+
+
+class ArchiveError(BrainTumorError):
+    """An archive that cannot be used now. What waits for it stays as it is and is tried again later."""
+
+
+class TroubleError(BrainTumorError):
+    """One image that the archive does not give, or whose results it does not take, though it answers."""
+
+
+class TooLargeError(BrainTumorError):
+    """One image that is too large to be fetched."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """Where an image is in the archive.
+
+    Attributes:
+        study: Study Instance UID.
+        series: Series Instance UID.
+        instance: SOP Instance UID.
+        entry: Orthanc's name of the image, a hash; empty in other archives.
+        seq: number of the change that told of it; 0 in other archives.
+    """
+
+    study: str
+    series: str
+    instance: str
+    entry: str = ""
+    seq: int = 0
+
+    @property
+    def key(self) -> str:
+        """The image's name in the journal: a hash of its UIDs."""
+        return hashlib.sha256("/".join((self.study, self.series, self.instance)).encode()).hexdigest()[:32]
+
+    @property
+    def path(self) -> str:
+        """The image below the root of DICOMweb."""
+        parts = (("studies", self.study), ("series", self.series), ("instances", self.instance))
+        return "".join(f"/{kind}/{quote(uid, safe='')}" for kind, uid in parts)
+
+
+class Archive:
+    """An archive at an address: that of Orthanc, or the root of any other DICOMweb service.
+
+    User and password come from the environment, the certificates to trust from REQUESTS_CA_BUNDLE. Proxies are not
+    used and redirects not followed, so that neither patient data nor the password goes elsewhere. Calls from several
+    threads are safe.
+
+    Raises:
+        ArchiveError: the address is none, or holds a password; from every method: no connection, no answer in time,
+            wrong password, busy.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ArchiveError("expected the address of an archive, such as http://127.0.0.1:8042")
+        if parts.username or parts.password:
+            raise ArchiveError(f"a password in an address is seen by others; put it into {USER} and {PASSWORD}")
+        self.url = url.rstrip("/")
+        self.web = self.url  # the root of DICOMweb
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+        if USER in os.environ:
+            self._session.auth = (latin(os.environ[USER]), latin(os.environ.get(PASSWORD, "")))
+
+    def close(self) -> None:
+        """End the connections."""
+        self._session.close()
+
+    def find(self) -> bool:
+        """Find the root of DICOMweb and return whether the archive is an Orthanc with a list of changes.
+
+        Raises:
+            ArchiveError: there is no DICOMweb.
+        """
+        lists = self._call("GET", f"{self.url}/changes?limit=1")[0] == 200
+        self.web = f"{self.url}/dicom-web" if lists else self.url
+        status, _ = self._call("GET", f"{self.web}/studies?limit=1", accept=JSON)
+        if status not in (200, 204):
+            raise ArchiveError(
+                f"no DICOMweb there (status {status}); give Orthanc's address and load its DICOMweb plug-in, "
+                "or give the root of another archive's DICOMweb service"
+            )
+        return lists
+
+    def get(self, path: str) -> Any:
+        """Return the JSON that Orthanc answers."""
+        return self._json("GET", self.url + path)
+
+    def post(self, path: str, value: object) -> Any:
+        """Return the JSON that Orthanc answers to a value."""
+        return self._json("POST", self.url + path, value=value)
+
+    def search(self, path: str, **wanted: str | int) -> list[Any]:
+        """Return what QIDO-RS finds, as DICOM JSON."""
+        query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in wanted.items())
+        found = self._json("GET", f"{self.web}{path}?{query}", accept=JSON)
+        if not isinstance(found, list):
+            raise ArchiveError("the archive's answer to a search is no list")
+        return found
+
+    def pull(self, image: Image) -> bytes | None:
+        """Return an image's file by WADO-RS, as it is stored; None if it is no longer there.
+
+        Raises:
+            TroubleError: it is there and not given.
+            TooLargeError: it has more than 256 MiB.
+        """
+        accept = f"{DICOM}; transfer-syntax=*"
+        status, content = self._call("GET", self.web + image.path, accept=accept, largest=LARGEST)
+        if status == 200:
+            return only_part(content)
+        if status in (404, 410):
+            series = image.path.rsplit("/", 1)[0]
+            if not self.search(f"{series}", SOPInstanceUID=image.instance):
+                return None
+        raise TroubleError(f"the archive does not give it (status {status})")
+
+    def store(self, objects: Mapping[str, bytes]) -> set[str]:
+        """Send files by STOW-RS and return the SOP Instance UIDs of those that the archive now has.
+
+        Args:
+            objects: content by SOP Instance UID.
+
+        Raises:
+            TroubleError: the archive does not say which of them it has.
+        """
+        boundary = uuid.uuid4().hex
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = b"".join(part for content in objects.values() for part in (head, content, b"\r\n"))
+        kind = f"{DICOM}; boundary={boundary}"
+        status, content = self._call(
+            "POST", f"{self.web}/studies", accept=JSON, data=body + f"--{boundary}--\r\n".encode(), kind=kind
+        )
+        try:
+            answer = json.loads(content)
+            stored = {item[SOP_INSTANCE]["Value"][0] for item in answer.get(STORED, {}).get("Value", [])}
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise TroubleError(f"the archive does not take the results (status {status})") from None
+        return stored & set(objects)
+
+    def _json(self, method: str, url: str, accept: str = "application/json", value: Any = None) -> Any:
+        """Return the JSON of an answer, an empty list for one without content."""
+        status, content = self._call(method, url, accept=accept, value=value)
+        if status == 204:
+            return []
+        if status != 200:
+            raise ArchiveError(f"the archive does not answer a question (status {status})")
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise ArchiveError("the archive's answer is no JSON") from None
+
+    def _call(
+        self,
+        method: str,
+        url: str,
+        *,
+        accept: str = "application/json",
+        largest: int = LARGEST_ANSWER,
+        data: bytes | None = None,
+        kind: str | None = None,
+        value: Any = None,
+    ) -> tuple[int, bytes]:
+        """Return status and content of an answer."""
+        headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
+        try:
+            with self._session.request(
+                method,
+                url,
+                headers=headers,
+                data=data,
+                json=value,
+                timeout=TIMEOUTS,
+                stream=True,
+                allow_redirects=False,
+            ) as answer:
+                check(answer)
+                content = bytearray()
+                for chunk in answer.iter_content(CHUNK):
+                    content += chunk
+                    if len(content) > largest:
+                        raise TooLargeError(f"more than {largest >> 20} MiB")
+                return answer.status_code, bytes(content)
+        except (requests.RequestException, OSError) as error:
+            raise ArchiveError(f"the archive cannot be reached ({why(error)})") from None
+
+
+def latin(text: str) -> str:
+    """Return what `requests` sends as the UTF-8 of a text (RFC 7617, 2.1)."""
+    return text.encode().decode("latin-1")
+
+
+def check(answer: requests.Response) -> None:
+    """Raise an `ArchiveError` for an answer that says that nothing can be had now."""
+    status = answer.status_code
+    if status in (401, 403):
+        raise ArchiveError(f"the archive refuses us (status {status}); set {USER} and {PASSWORD}")
+    if answer.is_redirect:
+        raise ArchiveError("the archive sends us to another address; give that one")
+    if status in BUSY:
+        raise ArchiveError(f"the archive is busy (status {status})")
+
+
+def why(error: Exception) -> str:
+    """Return what was wrong with a connection; the text of the error itself would hold addresses with UIDs."""
+    kinds: Sequence[tuple[type[Exception], str]] = (
+        (requests.exceptions.SSLError, "no trusted certificate; name the authority's file in REQUESTS_CA_BUNDLE"),
+        (requests.Timeout, "no answer in time"),
+        (requests.ConnectionError, "no connection"),
+        (requests.RequestException, "the connection broke"),
+    )
+    return next((text for kind, text in kinds if isinstance(error, kind)), "no connection")
+
+
+def only_part(content: bytes) -> bytes:
+    """Return the first part of a multipart message (RFC 2046), or the content itself if it is none."""
+    if not content.startswith(b"--"):
+        return content
+    line = content.find(b"\r\n")
+    start = content.find(b"\r\n\r\n")
+    end = content.rfind(b"\r\n" + content[:line])
+    return content[start + 4 : end] if 0 < line <= start < end else content

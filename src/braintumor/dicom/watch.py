@@ -1,0 +1,325 @@
+"""How an archive gets answers by itself: new MR images are fetched, judged, and their results stored beside them."""
+
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+from typing import Final
+
+from braintumor.dicom.journal import Journal
+from braintumor.dicom.news import Changes, News, Searches
+from braintumor.dicom.outgoing import Outgoing, Waiting, backoff
+from braintumor.dicom.pacs import Archive, ArchiveError, Image, TooLargeError, TroubleError
+from braintumor.dicom.quiet import quiet
+from braintumor.dicom.write import encoded, results
+from braintumor.errors import ImageError, ModelError
+from braintumor.inference import judge_each
+from braintumor.model import Model
+from braintumor.read import UNDECODABLE
+from braintumor.sandbox import TOO_LONG, Sandbox
+from braintumor.scan import Scan
+
+MOST_FAILURES: Final = 5  # of one image while others succeed; in a row for everything, with `once`
+FETCHERS: Final = 2
+AHEAD: Final = 6  # images fetched ahead
+TOGETHER: Final = 8  # slices judged at once
+MOST_WAITING: Final = 2_000
+DOUBTS: Final = 2
+DOUBTFUL: Final = (TOO_LONG, UNDECODABLE)
+"""Reasons that a machine under load, too, gives for a good file: it gets more tries."""
+WRITER_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+"""What libraries raise on odd attributes; their texts may hold these, so only the kind is told."""
+
+
+@dataclass
+class Tally:
+    """What a watcher has done.
+
+    Attributes:
+        answered: images whose results are in the archive.
+        refused: images that cannot be answered, or not all of whose frames can.
+        passed: instances that are no MR images, or our own results.
+        gone: images that were deleted before they were answered.
+        waiting: images that are not settled.
+    """
+
+    answered: int = 0
+    refused: int = 0
+    passed: int = 0
+    gone: int = 0
+    waiting: int = 0
+
+    def __str__(self) -> str:
+        """Return the counts in a line."""
+        return ", ".join(f"{getattr(self, each.name)} {each.name}" for each in fields(self))
+
+
+def watch(
+    url: str, model: Model, state: Path, *, poll_seconds: float = 1.0, once: bool = False, say: Callable[[str], None]
+) -> Tally:
+    """Answer every MR image of an archive exactly once, the ones that come too, and return what was done.
+
+    Follows Orthanc's list of changes, or searches another DICOMweb archive for studies with new images, 30 times less
+    often. An image is fetched by WADO-RS, decoded in a process of its own and answered by STOW-RS. Runs until SIGTERM
+    or SIGINT, and then finishes what is being stored. The same `state` goes on where it was, however it ended. While
+    the archive cannot be used all waits and is tried again, after 1 to 60 seconds. Results have the same UIDs whenever
+    they are made, so that storing them again changes nothing. No patient data is said, logged or kept in `state`.
+
+    Args:
+        url: address of Orthanc, http://host:8042, or the root of another archive's DICOMweb service. User and password
+            come from the environment, see `pacs.Archive`.
+        model: a loaded model.
+        state: folder for the journal; only one watcher can use it.
+        poll_seconds: pause between two questions for new images.
+        once: stop when there is nothing new and everything is settled, or cannot be settled now.
+        say: told about progress and trouble, a line each.
+
+    Raises:
+        ArchiveError: the address is not usable, or, with `once`, the archive failed five times in a row.
+        ModelError: images were being answered by another model when the last watcher was killed.
+        StorageError: `state` is in use or cannot be written to.
+    """
+    archive = Archive(url)
+    with quiet(), Journal(state) as journal, Sandbox(FETCHERS) as sandbox, stopping() as stop:
+        others = sum(count for name, count in journal.under_way().items() if name != model.identity)
+        if others:
+            raise ModelError(
+                f"{others} image(s) may have a part of the results of another model, with which the last watcher was "
+                "killed; let that model finish them (--once), then change"
+            )
+        with ThreadPoolExecutor(FETCHERS) as pool, Outgoing(archive, journal, model.identity) as outgoing:
+            watcher = Watcher(archive, model, journal, sandbox, pool, outgoing, stop, say)
+            try:
+                watcher.run(poll_seconds, once)
+            finally:
+                watcher.tally.waiting = len(watcher.waiting)
+                archive.close()
+    return watcher.tally
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM or SIGINT sets; the second one ends the program as usual."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def finish(number: int, _: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, finish)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True, eq=False)
+class Fetched:
+    """An image's slices, and why there are no more of them; `here` is false where it has gone."""
+
+    slices: tuple[Scan, ...] = ()
+    reason: str = ""
+    here: bool = True
+
+
+@dataclass(eq=False)
+class Watcher:
+    """The loop, and the images that it has heard of and not settled.
+
+    Attributes:
+        waiting: by key, in the order of their coming.
+        tally: what was done so far.
+    """
+
+    archive: Archive
+    model: Model
+    journal: Journal
+    sandbox: Sandbox
+    pool: ThreadPoolExecutor
+    outgoing: Outgoing
+    stop: threading.Event
+    say: Callable[[str], None]
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+
+    def run(self, poll_seconds: float, once: bool) -> None:
+        """Go on until stopped; see `watch`."""
+        news: News | None = None
+        failures, sure = 0, False  # sure: nothing has broken since we saw that it is the same archive
+        while not self.stop.is_set():
+            try:
+                news = news or self._news()
+                if not sure:
+                    news.again()
+                done = self._round(news)
+                failures, sure = 0, True
+            except ArchiveError as error:
+                failures, sure = failures + 1, False
+                if once and failures == MOST_FAILURES:
+                    raise
+                pause = backoff(failures)
+                self.say(f"{error}; trying again in {pause:.0f} s")
+                self.stop.wait(pause)
+                continue
+            if not done or self._due():
+                continue
+            if not self.waiting:
+                self.journal.nothing_waits()
+            if once and all(each.failures >= MOST_FAILURES for each in self.waiting.values()):
+                return
+            soonest = min((each.due for each in self.waiting.values()), default=float("inf"))
+            self.stop.wait(max(0.0, min(poll_seconds * news.pace, soonest - monotonic())))
+
+    def _news(self) -> News:
+        """Return the way to hear of new images that the archive offers."""
+        if self.archive.find():
+            self.say("following the list of changes of an Orthanc")
+            return Changes(self.archive, self.journal)
+        self.say("no list of changes there: searching the archive for studies with new images")
+        return Searches(self.archive)
+
+    def _round(self, news: News) -> bool:
+        """Read a page of news, work on what is due, keep the place; return whether there is no more news now."""
+        done = False
+        if len(self.waiting) < MOST_WAITING:
+            images, passed, done = news.more()
+            self.tally.passed += passed
+            settled = self.journal.settled([image.key for image in images])
+            for image in images:
+                if image.key not in settled:
+                    self.waiting.setdefault(image.key, Waiting(image)).image = image
+        try:
+            self._work()
+        finally:
+            news.done([each.image for each in self.waiting.values()])
+        return done
+
+    def _due(self) -> list[Waiting]:
+        now = monotonic()
+        return [each for each in self.waiting.values() if each.due <= now]
+
+    def _work(self) -> None:
+        """Answer the images that are due; say what has come of them."""
+        before, refusals = self.tally.answered, Counter[str]()
+        try:
+            for batch in self._fetched(self._due()):
+                self._answer(batch)
+                self._settle(refusals)
+                if self.stop.is_set():
+                    break
+        finally:
+            try:
+                self.outgoing.flush()
+                self.outgoing.wait()
+            finally:
+                self._settle(refusals)
+                self.outgoing.clear()
+                for reason, count in refusals.items():
+                    self.say(f"refused {count}: {reason}")
+                if self.tally.answered > before:
+                    self.say(f"answered {self.tally.answered - before}; {len(self.waiting)} waiting")
+
+    def _fetched(self, due: list[Waiting]) -> Iterator[list[tuple[Waiting, Fetched]]]:
+        """Yield images with their slices, as many together as are there, while the next ones are fetched.
+
+        Raises:
+            ArchiveError: the archive cannot be used now.
+        """
+        remaining = iter(due)
+        ahead: deque[tuple[Waiting, Future[Fetched]]] = deque()
+        try:
+            while True:
+                for each in remaining:
+                    ahead.append((each, self.pool.submit(self._fetch, each.image)))
+                    if len(ahead) >= AHEAD:
+                        break
+                batch: list[tuple[Waiting, Fetched]] = []
+                while ahead and len(batch) < TOGETHER and (not batch or ahead[0][1].done()):
+                    each, future = ahead.popleft()
+                    try:
+                        batch.append((each, future.result()))
+                    except TroubleError:
+                        each.fail("the archive does not give it", self.tally.answered)
+                if batch:
+                    yield batch
+                elif not ahead:
+                    return
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+    def _fetch(self, image: Image) -> Fetched:
+        """Return an image's slices; called in several threads.
+
+        Raises:
+            ArchiveError: the archive cannot be used now.
+            TroubleError: it does not give this image.
+        """
+        try:
+            content = self.archive.pull(image)
+        except TooLargeError as error:
+            return Fetched(reason=str(error))
+        if content is None:
+            return Fetched(here=False)
+        slices: list[Scan] = []
+        try:
+            slices.extend(self.sandbox.read_all(content, image.key))
+        except ImageError as error:
+            return Fetched(tuple(slices), error.reason)
+        return Fetched(tuple(slices), "" if slices else "holds no slice")
+
+    def _answer(self, batch: list[tuple[Waiting, Fetched]]) -> None:
+        """Judge the slices of images and hand over their results."""
+        ready = [(each, fetched) for each, fetched in batch if not self._put_off(each, fetched)]
+        judged = judge_each((scan for _, fetched in ready for scan in fetched.slices), self.model)
+        for each, fetched in ready:
+            reason = fetched.reason
+            for _ in fetched.slices:
+                answer = next(judged)
+                assert not isinstance(answer, ImageError)  # it was read
+                try:
+                    for dataset in results(*answer, self.model):
+                        self.outgoing.add(each, str(dataset.SOPInstanceUID), encoded(dataset))
+                except ImageError as error:
+                    reason = error.reason
+                except WRITER_ERRORS as error:
+                    reason = f"results cannot be made of it ({type(error).__name__})"
+            self.outgoing.complete(each, reason)
+
+    def _put_off(self, each: Waiting, fetched: Fetched) -> bool:
+        """Return whether there is nothing to judge of an image now: it has gone, or is to be tried again."""
+        if not fetched.here:
+            self.waiting.pop(each.image.key, None)
+            self.tally.gone += 1
+            return True
+        if fetched.reason in DOUBTFUL and each.doubts < DOUBTS:
+            each.doubts += 1
+            each.due = monotonic() + backoff(each.doubts)
+            return True
+        return False
+
+    def _settle(self, refusals: Counter[str]) -> None:
+        """Write down what is done with, and give up on images that fail while others do not."""
+        done = self.outgoing.finished()
+        for each in self.waiting.values():
+            if each.blamed >= MOST_FAILURES:
+                done.append((each, each.trouble))
+        self.journal.settle([(each.image.key, each.image.entry, reason) for each, reason in done])
+        for each, reason in done:
+            self.waiting.pop(each.image.key, None)
+            if reason:
+                refusals[reason] += 1
+        self.tally.refused += sum(bool(reason) for _, reason in done)
+        self.tally.answered += sum(not reason for _, reason in done)
