@@ -84,7 +84,8 @@ def test_the_empty_page_says_what_to_do_and_what_happens_to_images(open_viewer: 
     viewer = open_viewer()
     assert viewer.page.inner_text("#disclaimer") == DISCLAIMER
     text = viewer.page.inner_text("#empty")
-    assert "Drop single brain-MRI slices" in text
+    assert "Drop brain-MRI slices" in text
+    assert "DICOM series, NIfTI volumes" in text
     assert "does not store them" in text
     limits = viewer.page.evaluate("async () => (await (await fetch('v1/models')).json()).limits")
     assert f"up to {limits['file_bytes'] >> 20} MiB each; up to {limits['slices']} slices" in text
@@ -201,7 +202,7 @@ def test_a_referred_slice_shows_why_and_refused_files_their_reason(open_viewer: 
     assert viewer.page.locator(".reasons li").all_text_contents() == ["image quality: empty"]
     assert viewer.page.inner_text(".meaning").startswith("Do not use this answer")
     assert viewer.page.inner_text("#refused-title") == "Not used: 1"
-    assert "notes.txt\nnot a readable PNG, JPEG, TIFF or BMP image" in viewer.page.inner_text("#refused-list")
+    assert "notes.txt\nnot a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file" in viewer.page.inner_text("#refused-list")
     viewer.shot("referred")
 
 
@@ -250,7 +251,7 @@ def test_everything_can_be_done_with_the_keyboard(open_viewer: Opener, coloured:
     active = page.get_attribute("#list", "aria-activedescendant")
     assert page.get_attribute(f"#{active}", "aria-selected") == "true"
     page.keyboard.press("Home")
-    assert page.inner_text("#announce").startswith(f"Slice 1 of {total}.")
+    page.wait_for_selector(f"#announce:text-matches('^Slice 1 of {total}')")
 
     viewer.choose(coloured.name)
     shown = viewer.picture()

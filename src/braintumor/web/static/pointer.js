@@ -1,12 +1,23 @@
-// Mouse and fingers on a view: drag for window and level, shift, right or middle drag to move, wheel or two fingers to zoom.
+// Mouse and fingers on a view: drag for window and level, shift, right or middle drag to move, two fingers to zoom; the wheel scrolls or zooms.
 
 const LEVELS_PER_PIXEL = 1;
 const ZOOM_PER_PIXEL = 0.0015;
+const NOTCH = 80; // pixels by which the wheel goes on, or fingers on a pad
 
-export function follow(canvas, {window, move, zoom}) {
+// `scroll(count)` goes on by so many slices, and says whether there are any; otherwise the wheel zooms.
+export function follow(canvas, {window, move, zoom, scroll}) {
   const down = new Map();
   let moves = false;
+  let rolled = 0;
   const place = (event) => ({x: event.offsetX, y: event.offsetY});
+
+  // A notch of a mouse is one slice; small steps of a pad add up.
+  const notches = (delta) => {
+    if (delta * rolled < 0) rolled = 0;
+    const count = Math.trunc((rolled + delta) / NOTCH);
+    rolled = Math.abs(delta) < NOTCH ? rolled + delta - count * NOTCH : 0;
+    return count;
+  };
 
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener("mousedown", (event) => event.button === 1 && event.preventDefault());
@@ -32,7 +43,8 @@ export function follow(canvas, {window, move, zoom}) {
     "wheel",
     (event) => {
       event.preventDefault();
-      const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 : 1;
+      const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 30 : 1;
+      if (!event.ctrlKey && scroll(notches(event.deltaY * lines))) return;
       zoom(Math.exp(-event.deltaY * lines * ZOOM_PER_PIXEL * (event.ctrlKey ? 6 : 1)), event.offsetX, event.offsetY);
     },
     {passive: false},

@@ -138,8 +138,3 @@ export function drawLegend(canvas, {evidence, colours}, opacity) {
   context.globalAlpha = opacity;
   context.drawImage(ramp, 0, 0, width, height);
 }
-
-export function thumbnail(canvas, slice) {
-  const context = canvas.getContext("2d");
-  draw(context, {grey: greyLayer(slice, WHOLE)}, FITTED, 0, canvas.width, canvas.height);
-}

@@ -1,20 +1,29 @@
 // Answers and views as files for the user's disk.
 
 import {canvasOf, draw, drawLegend} from "./render.js";
+import {isSeries} from "./volume.js";
 
 const COLUMNS = [
   "image", "label", "predicted", "decision", "reasons", "p_glioma", "p_meningioma", "p_pituitary", "p_no_tumor",
-  "model", "unusual", "prediction_set",
+  "model", "unusual", "prediction_set", "notes", "volume", "slice",
 ];
 const FORMULA = /^[=+\-@\t\r]/;
 const SIDE = 768;
 const MARGIN = 20;
 
 export function csv(slices) {
-  const lines = slices.flatMap(({name, predictions}) =>
-    predictions.map((prediction) => COLUMNS.map((column) => cell(column === "image" ? name : prediction[column]))),
+  const lines = slices.flatMap((slice) =>
+    slice.predictions.map((prediction) => {
+      const values = {...prediction, image: slice.name, notes: slice.notes?.join("; "), volume: volumeOf(slice), slice: slice.number};
+      return COLUMNS.map((column) => cell(values[column]));
+    }),
   );
   return [COLUMNS, ...lines].map((line) => line.join(",")).join("\r\n") + "\r\n";
+}
+
+// The volume as `braintumor predict` names it: a file by the name that only this browser knows.
+function volumeOf(slice) {
+  return slice.volume == null || isSeries(slice) ? slice.volume : slice.file;
 }
 
 function cell(value) {
@@ -28,13 +37,12 @@ export function json(about, slices, refused) {
     disclaimer,
     version,
     models: models.map(({card, ...model}) => model),
-    slices: slices.map(({name, width, height, agree, predictions}) => ({
-      image: name,
-      width,
-      height,
-      agree,
-      predictions: predictions.map((each) => ({...each, image: name})),
-    })),
+    slices: slices.map((slice) => {
+      const {name, number, position, notes, width, height, agree, predictions} = slice;
+      const volume = volumeOf(slice);
+      const answers = predictions.map((each) => ({...each, image: name, ...(volume != null && {volume})}));
+      return {image: name, volume, number, position, notes, width, height, agree, predictions: answers};
+    }),
     refused: refused.map(({name, reason}) => ({image: name, reason})),
   });
 }

@@ -1,11 +1,14 @@
 // Files on their way to the server: in small requests, a few at a time, again where the server asks to come back.
 
-import {isArchive, members} from "./files.js";
+import {isArchive, members} from "./zip.js";
 
 const FILES = 4;
+const BYTES = 16 << 20;
+const LARGE = 4 << 20; // a file of many slices, likely
 const AT_A_TIME = 2;
 const ATTEMPTS = 8;
 const LONGEST_PAUSE = 30;
+const PACKED = /\.gz$/i;
 const COME_BACK = new Set([0, 408, 429, 502, 503]);
 const SEND_LESS = new Set([413, 504]);
 
@@ -13,6 +16,10 @@ export class Problem extends Error {
   constructor(status, detail, refused = [], after = 0) {
     super(detail);
     Object.assign(this, {status, refused, after});
+  }
+
+  get sendLess() {
+    return SEND_LESS.has(this.status);
   }
 }
 
@@ -24,17 +31,20 @@ export class Service {
   }
 
   predict(files, signal) {
-    const body = new FormData();
-    for (const [number, file] of files.entries()) body.append("files", file, `file-${number}`);
-    return this.#ask("v1/predictions?maps=true&pixels=true", {method: "POST", body, signal});
+    return this.#ask("v1/predictions?maps=true&pixels=true", {method: "POST", body: form(files), signal});
   }
 
-  async #ask(address, options) {
+  results(files, model, signal) {
+    const address = `v1/dicom-results?model=${encodeURIComponent(model)}`;
+    return this.#ask(address, {method: "POST", body: form(files), signal}, (answer) => answer.blob());
+  }
+
+  async #ask(address, options, content = (answer) => answer.json()) {
     const headers = this.token ? {authorization: `Bearer ${this.token}`} : {};
     let answer;
     try {
       answer = await fetch(address, {...options, headers, credentials: "omit", cache: "no-store"});
-      if (answer.ok) return await answer.json();
+      if (answer.ok) return await content(answer);
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Problem(0, "the server cannot be reached");
@@ -43,6 +53,38 @@ export class Service {
     const detail = typeof said.detail === "string" ? said.detail : `the server answered ${answer.status}`;
     throw new Problem(answer.status, detail, said.refused ?? [], Number(answer.headers.get("retry-after")) || 0);
   }
+}
+
+function form(files) {
+  const body = new FormData();
+  for (const [number, file] of files.entries()) body.append("files", file, `file-${number}`);
+  return body;
+}
+
+// What `ask` gives, asked again where the server wants a token or asks to come back; `pausing(whether)` is told of it.
+export async function asked(service, ask, {signal, asksToken, pausing = () => {}}) {
+  for (let attempt = 0; ; attempt++) {
+    const {token} = service;
+    try {
+      return await ask();
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      if (error.status === 401) {
+        if (service.token === token) await asksToken();
+      } else if (COME_BACK.has(error.status) && attempt < ATTEMPTS) {
+        pausing(true);
+        await pause(attempt, error.after, signal).finally(() => pausing(false));
+      } else throw error;
+    }
+  }
+}
+
+function pause(attempt, after, signal) {
+  const seconds = Math.min(LONGEST_PAUSE, Math.max(after, 0.25 * 2 ** attempt)) * (1 + Math.random() / 4);
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, 1000 * seconds);
+    signal.addEventListener("abort", () => (clearTimeout(timer), reject(new DOMException("", "AbortError"))), {once: true});
+  });
 }
 
 // `answered(item, {slices, refused})` is called once for each item, `changed()` whenever `done`, `total` or `pausing` have.
@@ -98,13 +140,14 @@ export class Sender {
     for (let bytes = 0; batch.length < most && this.#waiting.length; ) {
       const item = this.#waiting.shift();
       item.archive ??= await isArchive(item.file).catch(() => false);
-      if (batch.length && (item.archive || bytes + item.file.size > this.limits.file_bytes)) {
+      const alone = item.archive || item.file.size > LARGE || PACKED.test(item.name);
+      if (batch.length && (alone || bytes + item.file.size > BYTES)) {
         if (!signal.aborted) this.#waiting.unshift(item);
         break;
       }
       batch.push(item);
       bytes += item.file.size;
-      if (item.archive) break;
+      if (alone) break;
     }
     return batch;
   }
@@ -113,38 +156,24 @@ export class Sender {
     const small = batch.filter((item) => {
       const most = item.archive ? this.limits.request_bytes : this.limits.file_bytes;
       if (item.file.size < most) return true;
-      this.#settle(item, [], [{reason: `larger than ${most >> 20} MiB; ${item.archive ? "send it in parts" : "export the slice alone"}`}]);
+      this.#settle(item, [], [{reason: `larger than ${most >> 20} MiB; ${item.archive ? "send it in parts" : "export fewer slices"}`}]);
       return false;
     });
     if (!small.length) return;
     for (const item of small) if (item.archive) item.members ??= await members(item.file).catch(() => []);
-    for (let attempt = 0; ; attempt++) {
-      const {token} = this.service;
-      try {
-        return this.#deliver(small, await this.service.predict(small.map(({file}) => file), signal));
-      } catch (error) {
-        if (!(error instanceof Problem)) throw error;
-        if (error.status === 401) {
-          if (this.service.token === token) await this.asksToken();
-        } else if (SEND_LESS.has(error.status) && small.length > 1) {
-          for (const item of small) await this.#send([item], signal);
-          return;
-        } else if (COME_BACK.has(error.status) && attempt < ATTEMPTS) await this.#pause(attempt, error.after, signal);
-        else return this.#deliver(small, {slices: [], refused: error.refused}, error.message);
-      }
+    const pausing = (whether) => {
+      this.pausing = whether;
+      this.changed();
+    };
+    const {service, asksToken} = this;
+    try {
+      const files = small.map(({file}) => file);
+      this.#deliver(small, await asked(service, () => service.predict(files, signal), {signal, asksToken, pausing}));
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      if (error.sendLess && small.length > 1) for (const item of small) await this.#send([item], signal);
+      else this.#deliver(small, {slices: [], refused: error.refused}, error.message);
     }
-  }
-
-  async #pause(attempt, after, signal) {
-    const seconds = Math.min(LONGEST_PAUSE, Math.max(after, 0.25 * 2 ** attempt)) * (1 + Math.random() / 4);
-    this.pausing = true;
-    this.changed();
-    await new Promise((resolve, reject) => {
-      const timer = setTimeout(resolve, 1000 * seconds);
-      signal.addEventListener("abort", () => (clearTimeout(timer), reject(new DOMException("", "AbortError"))), {once: true});
-    });
-    this.pausing = false;
-    this.changed();
   }
 
   #deliver(batch, {slices, refused}, otherwise = "not answered by the server") {
@@ -157,10 +186,12 @@ export class Sender {
 
   #settle(item, slices, refused) {
     this.done++;
-    const name = ({member}) => (member == null ? item.name : `${item.name}/${item.members?.[member] ?? `member ${member + 1}`}`);
-    const inOrder = slices.sort((a, b) => (a.member ?? 0) - (b.member ?? 0));
+    const name = ({member}) => (member == null ? item.name : `${item.name}/${item.members?.[member]?.name ?? `member ${member + 1}`}`);
+    const inOrder = slices.sort((a, b) => (a.member ?? 0) - (b.member ?? 0) || (a.number ?? 0) - (b.number ?? 0));
+    const several = (slice) => slices.some((each) => each !== slice && each.member === slice.member);
+    const named = (slice) => ({...slice, item, file: name(slice), name: several(slice) ? `${name(slice)}#${slice.number}` : name(slice)});
     this.answered(item, {
-      slices: inOrder.map((slice) => ({...slice, name: name(slice)})),
+      slices: inOrder.map(named),
       refused: refused.map(({member, reason}) => ({name: name({member}), reason})),
     });
     this.changed();

@@ -2,23 +2,31 @@
 
 import {cardTable, wholeCard} from "./card.js";
 import {chosen, dropped} from "./files.js";
-import {follow} from "./pointer.js";
-import {FITTED, MOST_ZOOM, WHOLE, blobOf, decode, draw, drawLegend, greyLayer, mapLayer, peakOf, placed, thumbnail} from "./render.js";
+import {List, middle} from "./list.js";
+import {makePane, showAnswer} from "./pane.js";
+import {Pictures} from "./pictures.js";
+import {FITTED, MOST_ZOOM, WHOLE, blobOf, draw, drawLegend, greyLayer, mapLayer, peakOf, placed} from "./render.js";
+import {results, sources} from "./results.js";
 import {csv, download, json, picture} from "./save.js";
 import {Problem, Sender, Service} from "./sender.js";
-import {REFER, Wording, isCalibrated, rounded} from "./wording.js";
+import {Strip} from "./strip.js";
+import {strongest} from "./volume.js";
+import {REFER, Wording, rounded} from "./wording.js";
 
 const TAP = 300; // milliseconds
-const DECODED = 12; // slices kept as grey values
+const PAGE = 10; // slices
+const SAID_AFTER = 150; // milliseconds without another slice
 const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
 const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
 
 const service = new Service();
-const state = {entries: [], refused: [], current: null, shown: null, choice: null, heatmap: true, original: false, opacity: 0.65};
+const pictures = new Pictures();
+const list = new List($("list"), pictures, (stack) => choose(home(stack)));
+const state = {refused: [], current: null, shown: null, choice: null, heatmap: true, original: false, opacity: 0.65};
 const view = {...FITTED, ...WHOLE};
-let about, wording, sender, panes;
-let follows = true; // the first of new slices is shown, unless the user has chosen another one meanwhile
+let about, wording, sender, panes, strip;
+let follows = true; // the first of what is new is shown, unless the user has chosen something meanwhile
 let followed = null;
 let shownSlices = 0;
 
@@ -41,11 +49,12 @@ async function start() {
   $("disclaimer").textContent = about.disclaimer;
   $("version").textContent = about.version;
   $("formats").textContent =
-    `PNG, JPEG, TIFF or BMP, up to ${about.limits.file_bytes >> 20} MiB each; up to ${about.limits.slices} slices in one archive.`;
+    `DICOM, NIfTI, PNG, JPEG, TIFF or BMP, up to ${about.limits.file_bytes >> 20} MiB each; up to ${about.limits.slices} slices in one archive.`;
   $("cards").textContent = about.models.length > 1 ? "Model cards" : "Model card";
   $("cards").disabled = false;
   makeClassButtons();
-  panes = about.models.map(makePane);
+  panes = about.models.map(addPane);
+  strip = new Strip(about.models, wording, about.scale, {choose: chooseAt, evidence: chooseEvidence});
   $("views").dataset.count = panes.length;
   sender = new Sender(service, about.limits, {answered, changed: showProgress, asksToken: askToken});
   showControls();
@@ -90,98 +99,35 @@ function askToken() {
 
 // ---- files in, answers out
 
+let numbered = 0;
+
 async function add(found) {
   const files = await found;
   if (!files.length || !sender) return;
   follows = true;
   followed = null;
-  const items = files.map(({file, name}) => ({file, name, entry: makeEntry(name)}));
+  const items = files.map(({file, name}) => ({file, name, number: ++numbered, waiting: list.waiting(name)}));
   showStage();
   sender.add(items);
 }
 
-function makeEntry(name, before = null) {
-  const element = document.createElement("li");
-  element.setAttribute("role", "option");
-  element.setAttribute("aria-disabled", "true");
-  element.setAttribute("aria-selected", "false");
-  const text = document.createElement("span");
-  text.className = "entry-name";
-  text.textContent = name;
-  text.title = name;
-  const decision = document.createElement("span");
-  decision.className = "entry-decision faint";
-  decision.textContent = "waiting";
-  element.append(text, decision);
-  const entry = {name, slice: null, element};
-  if (before) {
-    state.entries.splice(state.entries.indexOf(before), 0, entry);
-    before.element.before(element);
-  } else {
-    state.entries.push(entry);
-    $("list").append(element);
-  }
-  return entry;
-}
-
-function drop(entry) {
-  state.entries.splice(state.entries.indexOf(entry), 1);
-  entry.element.remove();
-}
-
 function answered(item, {slices, refused}) {
-  if (!state.entries.includes(item.entry)) return;
-  const entries = slices.map((slice) => fill(makeEntry(slice.name, item.entry), slice));
-  drop(item.entry);
+  const before = item.waiting;
+  if (!list.stacks.includes(before)) return;
+  const put = slices.map((slice) => list.put(Object.assign(slice, {pixels: blobOf(slice.pixels)}), before));
+  list.drop(before);
   for (const each of refused) refuse(each);
-  const place = (entry) => state.entries.indexOf(entry);
-  if (follows && entries.length && (!followed || place(entries[0]) < place(followed))) {
-    followed = entries[0];
-    select(followed);
+  const changed = new Set(put.map(({stack}) => stack));
+  for (const stack of changed) list.describe(stack, wording);
+  const [first] = changed;
+  const place = (stack) => list.stacks.indexOf(stack);
+  if (follows && first && (!followed || place(first) < place(followed))) {
+    followed = first;
+    select(home(first));
     const {activeElement} = document;
     if (activeElement === document.body || $("empty").contains(activeElement)) $("list").focus({preventScroll: true});
-  }
+  } else if (changed.has(state.current?.stack)) showStack();
 }
-
-let numbered = 0;
-
-function fill(entry, slice) {
-  entry.slice = {...slice, pixels: blobOf(slice.pixels)};
-  entry.id = ++numbered;
-  const {element} = entry;
-  element.id = `slice-${entry.id}`;
-  element.removeAttribute("aria-disabled");
-  const decision = element.querySelector(".entry-decision");
-  decision.classList.remove("faint");
-  const names = slice.predictions.map((each) => wording.decision(each.decision));
-  const same = slice.agree ?? true;
-  decision.textContent = same ? names[0] : names.join(" ≠ ");
-  decision.classList.toggle("refers", slice.predictions.some((each) => each.decision === REFER));
-  if (names[0] !== "Refer" && same && names.length === 1) {
-    const share = document.createElement("span");
-    share.className = "faint";
-    share.textContent = ` ${rounded(slice.predictions[0][`p_${slice.predictions[0].predicted}`], 2)}`;
-    decision.append(share);
-  }
-  const canvas = Object.assign(document.createElement("canvas"), {width: 80, height: 80});
-  canvas.setAttribute("aria-hidden", "true");
-  element.prepend(canvas);
-  visible.observe(element);
-  element.onclick = () => choose(entry);
-  return entry;
-}
-
-const visible = new IntersectionObserver(
-  (changes) => {
-    for (const {isIntersecting, target} of changes) {
-      const entry = isIntersecting && state.entries.find(({element}) => element === target);
-      if (!entry) continue;
-      visible.unobserve(target);
-      grey(entry).then((pixels) => thumbnail(target.querySelector("canvas"), pixels));
-    }
-  },
-  {root: $("list"), rootMargin: "200px"},
-);
 
 function refuse({name, reason}) {
   state.refused.push({name, reason});
@@ -208,14 +154,15 @@ function showProgress() {
   $("progress-text").textContent = pausing ? `The server is busy; ${done} of ${total} files, going on soon` : `${done} of ${total} files`;
   if (!busy) {
     showStage();
+    if (follows && state.current) select(home(state.current.stack));
     if (total) announce(`${summary()}.`);
   }
   showPosition();
 }
 
 function summary() {
-  const slices = answeredEntries();
-  const referred = slices.filter(({slice}) => slice.predictions.some((each) => each.decision === REFER)).length;
+  const {slices} = list;
+  const referred = slices.filter(({predictions}) => predictions.some((each) => each.decision === REFER)).length;
   return [`${slices.length} slices`, referred && `${referred} referred`, state.refused.length && `${state.refused.length} not used`]
     .filter(Boolean)
     .join(", ");
@@ -223,19 +170,20 @@ function summary() {
 
 function cancel() {
   sender.cancel();
-  for (const entry of state.entries.filter(({slice}) => !slice)) drop(entry);
+  for (const stack of list.stacks.filter(({slices}) => !slices.length)) list.drop(stack);
   showProgress();
   showStage();
 }
 
 function clear() {
   cancel();
-  for (const entry of [...state.entries]) drop(entry);
+  for (const stack of [...list.stacks]) list.drop(stack);
   state.refused = [];
   $("refused-list").replaceChildren();
   $("refused").hidden = true;
   Object.assign(state, {current: null, shown: null, choice: null});
-  decoded.clear();
+  pictures.clear();
+  strip?.show(null);
   reset();
   showStage();
   showProgress();
@@ -244,58 +192,110 @@ function clear() {
 
 // ---- which slice
 
-const answeredEntries = () => state.entries.filter(({slice}) => slice);
-const decoded = new Map();
+// The slice at which a stack opens: where the user left it.
+const home = (stack) => stack.last ?? middle(stack);
 
-function grey(entry) {
-  const found = decoded.get(entry) ?? decode(entry.slice.pixels);
-  decoded.delete(entry);
-  decoded.set(entry, found);
-  if (decoded.size > DECODED) decoded.delete(decoded.keys().next().value);
-  return found;
-}
-
-function choose(entry) {
+function choose(slice) {
   follows = false;
-  select(entry);
+  slice.stack.last = slice;
+  select(slice);
 }
 
-function step(count) {
-  const all = answeredEntries();
-  if (!all.length) return;
-  const at = all.indexOf(state.current);
-  choose(all[clamp(at + count, 0, all.length - 1)]);
+function chooseAt(at) {
+  const {slices} = state.current.stack;
+  choose(slices[clamp(at, 0, slices.length - 1)]);
 }
 
-async function select(entry) {
-  state.current?.element.setAttribute("aria-selected", "false");
-  state.current = entry;
-  entry.element.setAttribute("aria-selected", "true");
-  $("list").setAttribute("aria-activedescendant", entry.element.id);
-  entry.element.scrollIntoView({block: "nearest", inline: "nearest"});
+const at = () => state.current.stack.slices.indexOf(state.current);
+
+// From one end of a volume on to the next line of the list, but not by a key that is held down.
+function step(by, held = false) {
+  const {slices} = state.current.stack;
+  const next = slices[at() + by];
+  if (next) return choose(next);
+  const stacks = list.answered;
+  const stack = stacks[stacks.indexOf(state.current.stack) + by];
+  if (stack && !(held && slices.length > 1)) choose(by > 0 ? stack.slices[0] : stack.slices.at(-1));
+}
+
+// To an end of the volume; of the list, where an image stands alone.
+function chooseEnd(last) {
+  const {slices} = state.current.stack;
+  const all = slices.length > 1 ? slices : list.slices;
+  choose(all.at(last ? -1 : 0));
+}
+
+function stepStack(by) {
+  const stack = list.answered[list.answered.indexOf(state.current.stack) + by];
+  if (stack) choose(home(stack));
+}
+
+function scroll(count) {
+  if (!state.current || state.current.stack.slices.length < 2) return false;
+  if (count) chooseAt(at() + count);
+  return true;
+}
+
+function chooseEvidence(place) {
+  chooseMap(null);
+  chooseAt(place);
+}
+
+function findEvidence() {
+  const {slices} = state.current.stack;
+  const found = panes.map(({index, model}) => ({best: strongest(slices, index, about.classes), model})).filter(({best}) => best);
+  const share = ({best, model}) => best.peak / model.class_map_scale;
+  if (!found.length) return announce("No tumor class predicted on any slice that was decided.");
+  chooseEvidence(found.reduce((most, each) => (share(each) > share(most) ? each : most)).best.at);
+}
+
+let showing = false;
+
+// Slices are shown in turn as they are decoded; those that nobody waits for any more are left out.
+async function select(slice) {
+  if (slice.stack !== state.current?.stack) list.select(slice.stack);
+  state.current = slice;
   showStage();
-  showPosition();
-  const pixels = await grey(entry);
-  if (state.current !== entry) return;
-  state.shown = {entry, pixels}; // together, so that no slice is ever painted under the name of another
-  for (const pane of panes) showAnswer(pane);
+  showStack();
+  if (showing) return;
+  showing = true;
+  while (state.current && state.current !== state.shown?.slice) {
+    const next = state.current;
+    const pixels = await pictures.of(next);
+    if (next === state.current || next.stack === state.current?.stack) show(next, pixels);
+  }
+  showing = false;
+}
+
+function show(slice, pixels) {
+  state.shown = {slice, pixels}; // together, so that no slice is ever painted under the name of another
+  for (const pane of panes) {
+    showAnswer(pane, slice, wording);
+    showResults(pane);
+  }
   showPosition();
   showAgreement();
   showMapState();
   paintSoon();
-  const all = answeredEntries();
-  announce(`Slice ${all.indexOf(entry) + 1} of ${all.length}. ${wording.result(entry.slice)}`);
+  const {slices, name} = slice.stack;
+  const [number, all] = slices.length > 1 ? [slices.indexOf(slice), slices] : [list.answered.indexOf(slice.stack), list.answered];
+  announceSoon(`Slice ${number + 1} of ${all.length}${slices.length > 1 ? ` of ${name}` : ""}. ${wording.result(slice)}`);
+}
+
+function showStack() {
+  strip.show(state.current.stack, state.current);
+  showPosition();
 }
 
 function showPosition() {
-  const all = answeredEntries();
-  const at = all.indexOf(state.current);
-  $("position").textContent = all.length ? `${at + 1} / ${all.length}` : "No slices";
+  const {answered, slices} = list;
+  const place = answered.indexOf(state.current?.stack);
+  $("position").textContent = answered.length ? `${place + 1} / ${answered.length}` : "No slices";
   $("position").title = summary();
-  $("previous").disabled = at <= 0;
-  $("next").disabled = at < 0 || at === all.length - 1;
-  $("clear").disabled = !state.entries.length && !state.refused.length;
-  for (const id of ["save-csv", "save-json"]) $(id).disabled = !all.length;
+  $("previous").disabled = place <= 0;
+  $("next").disabled = place < 0 || place === answered.length - 1;
+  $("clear").disabled = !list.stacks.length && !state.refused.length;
+  for (const id of ["save-csv", "save-json"]) $(id).disabled = !slices.length;
   $("save-png").disabled = !state.shown;
 }
 
@@ -303,93 +303,44 @@ function showStage() {
   const empty = !state.current;
   $("empty").hidden = !empty;
   $("work").hidden = empty;
-  document.body.classList.toggle("started", state.entries.length + state.refused.length > 0);
+  document.body.classList.toggle("started", list.stacks.length + state.refused.length > 0);
 }
 
+let saying = 0;
+
 function announce(text) {
+  clearTimeout(saying);
   $("announce").textContent = text;
+}
+
+function announceSoon(text) {
+  clearTimeout(saying);
+  saying = setTimeout(announce, SAID_AFTER, text);
 }
 
 // ---- what a model says
 
-function makePane(model, index) {
-  const part = $("pane-template").content.cloneNode(true).firstElementChild;
-  const find = (selector) => part.querySelector(selector);
-  part.setAttribute("aria-label", `Model ${model.identity}`);
-  find(".model").textContent = model.identity;
-  find(".identity span").textContent = model.identity;
-  find(".unit").textContent = `of the scale of ${model.name} (1 = ${model.class_map_scale.toPrecision(3)}), the same for every slice`;
-  find(".card").onclick = showCards;
-  find(".card").setAttribute("aria-label", `Model card of ${model.name}`);
-  const pane = {model, index, part, find, canvas: find(".view canvas"), bar: find(".legend canvas"), map: null, mapOf: null};
-  const body = find("tbody");
-  pane.bars = about.classes.map(({title}) => {
-    const row = body.insertRow();
-    const name = document.createElement("th");
-    name.scope = "row";
-    name.textContent = title;
-    row.append(name);
-    const track = document.createElement("span");
-    track.className = "track";
-    const bar = document.createElement("span");
-    track.append(bar);
-    const cell = row.insertCell();
-    cell.setAttribute("aria-hidden", "true");
-    cell.append(track);
-    return {row, bar, value: row.insertCell()};
-  });
-  follow(pane.canvas, {
+function addPane(model, index) {
+  const pane = makePane(model, index, about.classes, {
     window: (dx, dy) => setWindow(view.width + dx, view.level + dy),
-    move: (dx, dy) => move(pane, dx, dy),
-    zoom: (factor, x, y) => zoom(pane, factor, x, y),
+    move,
+    zoom,
+    scroll,
+    card: showCards,
   });
+  pane.find(".results-one").onclick = () => saveResults(pane, [state.shown.slice]);
+  pane.find(".results-all").onclick = () => saveResults(pane, state.shown.slice.stack.slices);
   resized.observe(pane.canvas);
   resized.observe(pane.bar);
-  $("views").append(part);
+  $("views").append(pane.part);
   return pane;
 }
 
-function showAnswer(pane) {
-  const {slice, name} = state.shown.entry;
-  const prediction = slice.predictions[pane.index];
-  const refers = prediction.decision === REFER;
-  const {find, model} = pane;
-  pane.part.classList.toggle("refers", refers);
-  find(".name").textContent = name;
-  find(".decision").textContent = wording.heading(prediction);
-  find(".reasons").hidden = !refers;
-  find(".reasons").replaceChildren(
-    ...prediction.reasons.split("; ").map((reason) => Object.assign(document.createElement("li"), {textContent: reason})),
-  );
-  find(".meaning").textContent = wording.meaning(prediction, model);
-  find(".caution").textContent = wording.caution(prediction);
-  find(".caution").hidden = !wording.caution(prediction);
-  find("caption").textContent = isCalibrated(model) ? "Calibrated probabilities of the classes" : "Outputs for the classes, not calibrated";
-  for (const [number, {name: label}] of about.classes.entries()) {
-    const {row, bar, value} = pane.bars[number];
-    const share = prediction[`p_${label}`];
-    bar.style.width = `${100 * share}%`;
-    value.textContent = rounded(share);
-    row.classList.toggle("best", label === prediction.predicted);
-  }
-  const facts = [];
-  if (model.unusual != null) {
-    facts.push(["Unlike training images", `${prediction.unusual.toPrecision(3)} (typical 1, referred above ${model.unusual.toPrecision(3)})`]);
-  }
-  if (prediction.prediction_set) {
-    facts.push(["Prediction set", prediction.prediction_set.split(" ").map((each) => wording.title(each)).join(", ")]);
-  }
-  if (model.confidence > 0) facts.push(["Referred below", rounded(model.confidence, 2)]);
-  find(".facts").replaceChildren(
-    ...facts.flatMap(([term, text]) => [
-      Object.assign(document.createElement("dt"), {textContent: term}),
-      Object.assign(document.createElement("dd"), {textContent: text}),
-    ]),
-  );
-}
-
 function showAgreement() {
-  const {slice} = state.shown.entry;
+  const {slice} = state.shown;
+  const notes = slice.notes ?? [];
+  $("notes").hidden = !notes.length;
+  $("notes").textContent = `Assumed in reading: ${notes.join("; ")}.`;
   $("agreement").hidden = slice.agree === null;
   if (slice.agree === null) return;
   $("agreement").textContent = wording.agreement(slice);
@@ -423,7 +374,7 @@ function chooseMap(choice) {
 }
 
 function mapShown({index, model}) {
-  const prediction = state.shown.entry.slice.predictions[index];
+  const prediction = state.shown.slice.predictions[index];
   const number = state.choice ?? about.classes.findIndex(({name}) => name === prediction.predicted);
   const map = prediction.class_maps[number];
   const peak = peakOf(map) / model.class_map_scale;
@@ -432,28 +383,26 @@ function mapShown({index, model}) {
 
 function mapWords({title, peak, evident}) {
   if (!evident) return `No evidence above ${Math.round(100 * about.scale.evidence)} % of the scale for ${title}`;
-  return `Map of ${title}: peak ${peakText(peak)} of the scale`;
+  return `Map of ${title}: peak ${wording.peak(peak)} of the scale`;
 }
-
-const peakText = (peak) => (peak > 1 ? "above 1" : rounded(peak, peak < 0.1 ? 3 : 2));
 
 const hasMap = () => state.heatmap && !state.original;
 
 function showMapState() {
   if (!state.shown) return "";
-  const {slice, name} = state.shown.entry;
+  const {slice} = state.shown;
   const said = panes.map((pane) => {
     const shown = mapShown(pane);
     const words = state.original ? "Original, as sent" : state.heatmap ? mapWords(shown) : "Map off";
     const nothing = hasMap() && !shown.evident;
-    pane.find(".map").textContent = hasMap() ? `Map: ${shown.title}, peak ${peakText(shown.peak)}` : words;
+    pane.find(".map").textContent = hasMap() ? `Map: ${shown.title}, peak ${wording.peak(shown.peak)}` : words;
     pane.find(".nothing").textContent = words;
     pane.find(".nothing").hidden = !nothing;
     pane.part.classList.toggle("no-map", !hasMap());
     const prediction = slice.predictions[pane.index];
     pane.canvas.setAttribute(
       "aria-label",
-      `Slice ${name}. ${pane.model.identity}: ${wording.heading(prediction)}${prediction.reasons ? `, ${prediction.reasons}` : ""}. ${words}.`,
+      `Slice ${slice.name}. ${pane.model.identity}: ${wording.heading(prediction)}${prediction.reasons ? `, ${prediction.reasons}` : ""}. ${words}.`,
     );
     return panes.length > 1 ? `${pane.model.name}: ${words}` : words;
   });
@@ -537,22 +486,21 @@ function showControls() {
 
 let painting = 0;
 const resized = new ResizeObserver(paintSoon);
-const layers = {grey: null, of: null};
+const layers = {grey: null, slice: null, of: null};
 
 function paintSoon() {
   painting ||= requestAnimationFrame(paint);
 }
 
 function layersOf(pane) {
-  const {entry, pixels} = state.shown;
-  const window = state.original ? WHOLE : view;
-  const of = [entry.id, window.level, window.width, window.inverted].join();
-  if (layers.of !== of) Object.assign(layers, {of, grey: greyLayer(pixels, window)});
+  const {slice, pixels} = state.shown;
+  const {level, width, inverted} = state.original ? WHOLE : view;
+  const of = [level, width, inverted].join();
+  if (layers.slice !== slice || layers.of !== of) Object.assign(layers, {slice, of, grey: greyLayer(pixels, {level, width, inverted})});
   if (!hasMap()) return {grey: layers.grey, map: null};
   const {number, map, evident} = mapShown(pane);
-  const mapOf = `${entry.id},${number}`;
-  if (pane.mapOf !== mapOf) {
-    pane.mapOf = mapOf;
+  if (pane.mapOf !== map) {
+    pane.mapOf = map;
     pane.map = evident ? mapLayer(pixels, map, pane.model.class_map_scale, about.scale) : null;
   }
   return {grey: layers.grey, map: pane.map};
@@ -567,7 +515,7 @@ function fitted(canvas) {
 function paint() {
   painting = 0;
   if (!state.shown) return;
-  const {entry, pixels} = state.shown;
+  const {slice, pixels} = state.shown;
   const window = state.original ? WHOLE : view;
   const magnified = placed(pixels, view, panes[0].canvas.clientWidth, panes[0].canvas.clientHeight).factor;
   const words = `W ${Math.round(window.width)}  L ${Math.round(window.level)}${window.inverted ? "  inverted" : ""}  ${Math.round(100 * magnified)} %`;
@@ -577,8 +525,8 @@ function paint() {
     if (fitted(pane.bar)) drawLegend(pane.bar, about.scale, state.opacity);
     pane.find(".window").textContent = words;
   }
-  if (entry.painted || !hasMap()) return;
-  entry.painted = true;
+  if (slice.painted || !hasMap()) return;
+  slice.painted = true;
   root.dataset.shown = ++shownSlices;
   document.dispatchEvent(new CustomEvent("braintumor:painted", {detail: {slices: shownSlices}}));
 }
@@ -586,8 +534,9 @@ function paint() {
 // ---- files for the user
 
 async function savePicture() {
-  const {slice, name} = state.shown.entry;
+  const {slice} = state.shown;
   const window = state.original ? WHOLE : view;
+  const notes = slice.notes?.length ? [`Assumed in reading: ${slice.notes.join("; ")}`] : [];
   const views = panes.map((pane) => {
     const prediction = slice.predictions[pane.index];
     const shown = mapShown(pane);
@@ -600,21 +549,55 @@ async function savePicture() {
         hasMap() ? `${mapWords(shown)} (1 = ${pane.model.class_map_scale.toPrecision(3)})` : "No map shown",
         share,
         `Model ${pane.model.identity}   window ${Math.round(window.width)}, level ${Math.round(window.level)}${window.inverted ? ", inverted" : ""}   opacity ${Math.round(100 * state.opacity)} %`,
+        ...notes,
       ],
     };
   });
   const blob = await picture(views, {view, opacity: state.opacity, scale: about.scale, disclaimer: about.disclaimer});
-  download(blob, `${name.split("/").at(-1).replace(/\.[^.]*$/, "")}-view.png`);
+  download(blob, `${baseName(slice.name)}-view.png`);
 }
 
-const answeredSlices = () => answeredEntries().map(({slice}) => slice);
+const baseName = (name) => name.split("/").at(-1).replace(/(\.nii)?\.[^.#]*(?=#|$)/, "").replace("#", "-");
 
 function saveTable() {
-  download(new Blob([csv(answeredSlices())], {type: "text/csv"}), "braintumor.csv");
+  download(new Blob([csv(list.slices)], {type: "text/csv"}), "braintumor.csv");
 }
 
 function saveAnswers() {
-  download(new Blob([json(about, answeredSlices(), state.refused)], {type: "application/json"}), "braintumor.json");
+  download(new Blob([json(about, list.slices, state.refused)], {type: "application/json"}), "braintumor.json");
+}
+
+let writing = null; // DICOM results are written, until stopped
+
+function showResults({find}) {
+  const [here, all] = [sources([state.shown.slice]), sources(state.shown.slice.stack.slices)];
+  find(".results").hidden = !(about.dicom ?? about.limits.dicom) || !here.length;
+  find(".results-one").textContent = writing ? "Stop" : "This file";
+  find(".results-all").textContent = `All ${all.length} files`;
+  find(".results-all").hidden = writing || all.length < 2;
+}
+
+async function saveResults(pane, slices) {
+  if (writing) return writing.abort();
+  writing = new AbortController();
+  const {signal} = writing;
+  const files = sources(slices);
+  const say = (text) => (pane.find(".results-said").textContent = text);
+  const changed = (done) => say(files.length > 1 ? `${done} of ${files.length} files` : "Writing");
+  changed(0);
+  panes.forEach(showResults);
+  try {
+    const archive = await results(files, pane.model.name, {service, signal, asksToken: askToken, changed});
+    download(archive, `${baseName(slices.length > 1 ? slices[0].stack.name : slices[0].name)}-dicom-results.zip`);
+    say("Saved");
+  } catch (error) {
+    if (error instanceof Problem) say(`Not written: ${error.message}.`);
+    else if (error.name === "AbortError") say("Stopped");
+    else throw error;
+  } finally {
+    writing = null;
+    if (state.shown) panes.forEach(showResults);
+  }
 }
 
 // ---- buttons and keys
@@ -645,8 +628,8 @@ const CLICKS = {
   again: start,
   cancel,
   clear,
-  previous: () => step(-1),
-  next: () => step(1),
+  previous: () => stepStack(-1),
+  next: () => stepStack(1),
   "save-png": savePicture,
   "save-csv": saveTable,
   "save-json": saveAnswers,
@@ -666,12 +649,15 @@ const CLICKS = {
 };
 
 const KEYS = {
-  ArrowUp: () => step(-1),
-  ArrowLeft: () => step(-1),
-  ArrowDown: () => step(1),
-  ArrowRight: () => step(1),
-  Home: () => step(-Infinity),
-  End: () => step(Infinity),
+  ArrowUp: (held) => step(-1, held),
+  ArrowLeft: (held) => step(-1, held),
+  ArrowDown: (held) => step(1, held),
+  ArrowRight: (held) => step(1, held),
+  PageUp: () => chooseAt(at() - PAGE),
+  PageDown: () => chooseAt(at() + PAGE),
+  Home: () => chooseEnd(false),
+  End: () => chooseEnd(true),
+  e: findEvidence,
   h: () => toggle("heatmap"),
   i: () => toggle("inverted"),
   p: () => chooseMap(null),
@@ -686,7 +672,7 @@ let spaceDown = null;
 
 function keyDown(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (event.target.closest("input, select, textarea")) return;
+  if (event.target.closest("input, select, textarea") && event.target !== $("slice")) return;
   if (event.key === "?") return $("help-dialog").showModal();
   if (!state.shown) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
@@ -697,7 +683,7 @@ function keyDown(event) {
       setOriginal(!state.original);
     }
   } else if (about.classes[key - 1]) chooseMap(key - 1);
-  else if (KEYS[key]) KEYS[key]();
+  else if (KEYS[key]) KEYS[key](event.repeat);
   else return;
   event.preventDefault();
 }

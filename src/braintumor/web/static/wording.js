@@ -40,6 +40,14 @@ export class Wording {
     return prediction.predicted === NONE ? "This is no finding that there is no tumor." : "";
   }
 
+  decisions(slice) {
+    return slice.predictions.map((each) => this.heading(each)).join(" / ");
+  }
+
+  peak(share) {
+    return share > 1 ? "above 1" : rounded(share, share < 0.1 ? 3 : 2);
+  }
+
   agreement(slice) {
     const [first] = slice.predictions;
     if (slice.agree) return first.decision === REFER ? "All models refer this slice." : `The models agree: ${this.decision(first.decision)}.`;
