@@ -530,6 +530,92 @@ class Models:
 
 
 @dataclass(frozen=True)
+class DicomClassify:
+    """Classify DICOM images; write overlay, class map and structured report beside each as DICOM files."""
+
+    paths: Positional[tuple[Path, ...]]
+    """DICOM files, or folders searched for them."""
+    model: str = DEFAULT
+    """Model folder, or a name from braintumor models list; the model that comes with the package by default."""
+    out: Path = Path("dicom-results")
+    """Folder for the results, one folder per series in it."""
+    precision: Literal["float32", "int8"] | None = None
+    """float32 where the model has it, by default; int8 is faster, braintumor quantize writes it."""
+    slices: str = "all"
+    """Instance numbers, or of a file of several frames their numbers: all, 12, 10-20, or 1-5,9."""
+
+    def run(self) -> int:
+        """Write the results, and say for each slice what they say."""
+        from braintumor.dicom.quiet import quiet
+        from braintumor.inference import judge_each
+        from braintumor.zoo import load
+
+        model = load(self.model, precision=self.precision)
+        sources = list(images_in(self.paths))
+        refuse_overwriting(sources, self.out)
+        names = UniqueNames()
+
+        def write(answer: "tuple[Scan, Prediction] | ImageError | None") -> None:
+            if answer is None:
+                print(f"{model.identity}. {DISCLAIMER}")
+            elif not isinstance(answer, ImageError):
+                print(classified(*answer, model, self.out, names), flush=True)
+
+        answers = map(only_dicom, judge_each(sources, model, Choice(ranges=ranges_in(self.slices))))
+        with quiet():
+            return written(answers, write)
+
+
+@dataclass(frozen=True)
+class DicomWatch:
+    """Answer every new brain MR image of a DICOM archive: fetch it, classify it, store the results beside it."""
+
+    url: Positional[str]
+    """Address of Orthanc (http://host:8042), or of another archive's DICOMweb service. User and password come from
+    BRAINTUMOR_PACS_USER and BRAINTUMOR_PACS_PASSWORD in the environment."""
+    state: Path
+    """Folder for the journal: what was answered, so that nothing is answered twice or forgotten."""
+    model: str = DEFAULT
+    """Model folder, or a name from braintumor models list; the model that comes with the package by default."""
+    precision: Literal["float32", "int8"] | None = None
+    """float32 where the model has it, by default; int8 is faster, braintumor quantize writes it."""
+    poll_seconds: float = 1.0
+    """Pause between two questions for new images."""
+    once: bool = False
+    """End when everything that is there is answered, instead of waiting for more."""
+
+    def run(self) -> int:
+        """Watch until Ctrl-C or SIGTERM, and say what was done."""
+        from braintumor.dicom.watch import watch
+        from braintumor.zoo import load
+
+        model = load(self.model, precision=self.precision)
+        print(f"{model.identity}. {DISCLAIMER}", flush=True)
+
+        def say(line: str) -> None:
+            print(line, flush=True)
+
+        tally = watch(self.url, model, self.state, poll_seconds=self.poll_seconds, once=self.once, say=say)
+        print(tally)
+        return DONE
+
+
+@dataclass(frozen=True)
+class Dicom:
+    """Classify DICOM images and write the results as DICOM, into files or back into an archive."""
+
+    command: Annotated[
+        Annotated[DicomClassify, tyro.conf.subcommand("classify")]
+        | Annotated[DicomWatch, tyro.conf.subcommand("watch")],
+        tyro.conf.arg(name=""),
+    ]
+
+    def run(self) -> int:
+        """Run the command behind `dicom`."""
+        return self.command.run()
+
+
+@dataclass(frozen=True)
 class Serve:
     """Answer in the browser and to programs: a viewer, and an interface described under /docs."""
 
@@ -568,7 +654,7 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     command = tyro.cli(
-        Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Audit | Data | Models | Serve,
+        Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Audit | Data | Models | Dicom | Serve,
         prog="braintumor",
         description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
         args=arguments,
@@ -693,6 +779,30 @@ def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_clas
     return f"{prediction.image}: {said}; {state} for {TITLES[shown_class]} -> {out / name}.png"
 
 
+def only_dicom(answer: "tuple[Scan, Prediction] | ImageError") -> "tuple[Scan, Prediction] | ImageError":
+    """Return the answer, or for a slice of another kind of file that it is no DICOM."""
+    if isinstance(answer, ImageError) or answer[0].origin is not None:
+        return answer
+    return ImageError(answer[0].source, "not a DICOM file; results are written beside DICOM images only")
+
+
+def classified(scan: "Scan", prediction: "Prediction", model: "Model", out: Path, names: "UniqueNames") -> str:
+    """Write the DICOM results about one slice; return the line that says what they say."""
+    from braintumor.dicom.files import file_name
+    from braintumor.dicom.write import encoded, results
+    from braintumor.files import replacing
+
+    assert scan.place
+    folder = scan.place.volume.replace(" ", "-")
+    name = names.take(f"{folder}/{scan.place.number:04d}.x")
+    made = results(scan, prediction, model)
+    for each in made:
+        with replacing(out / folder / file_name(each, name)) as aside:
+            aside.write_bytes(encoded(each))
+    said = f"refer ({'; '.join(prediction.reasons)})" if prediction.decision == REFER else TITLES[prediction.predicted]
+    return f"{prediction.image}: {said} -> {out / folder / name}-*.dcm ({len(made)})"
+
+
 def kaggle_text(out: Path) -> str:
     """Get the set from Kaggle; return what to say about it."""
     from braintumor.data.kaggle import get_kaggle
@@ -742,10 +852,11 @@ class UniqueNames:
         self._taken: dict[str, int] = {}
 
     def take(self, path: str) -> str:
-        """Return a name that was not returned before."""
-        stem = Path(path).stem
-        count = self._taken[stem] = self._taken.get(stem, 0) + 1
-        return stem if count == 1 else self.take(f"{stem}-{count}.x")
+        """Return a name that was not returned before in the path's folder."""
+        place = Path(path)
+        key = str(place.with_name(place.stem))
+        count = self._taken[key] = self._taken.get(key, 0) + 1
+        return place.stem if count == 1 else self.take(str(place.with_name(f"{place.stem}-{count}.x")))
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -17,7 +17,7 @@ MOST: Final = 100
 
 def can_write() -> bool:
     """Tell whether the libraries that write DICOM are installed."""
-    return find_spec("highdicom") is not None
+    return find_spec("pydicom") is not None
 
 
 class Results:
@@ -39,17 +39,18 @@ class Results:
         Raises:
             ImageError: it comes from no DICOM file, or there are too many slices.
         """
-        from braintumor.dicom.write import encoded, file_kind, results
+        from braintumor.dicom.files import file_name
+        from braintumor.dicom.write import encoded, results
 
         if scan.origin is None:
             raise ImageError(scan.source, "no DICOM file; results are written beside DICOM images only")
-        written = [(file_kind(each), encoded(each)) for each in results(scan, prediction, model)]
+        written = [(each, encoded(each)) for each in results(scan, prediction, model)]
         with self._lock:
             if self.count == MOST:
                 raise ImageError(scan.source, f"more than {MOST} slices; ask for the results in several requests")
             self.count += 1
-            for kind, content in written:
-                entry = zipfile.ZipInfo(f"{self.count:04d}-{kind}.dcm")
+            for result, content in written:
+                entry = zipfile.ZipInfo(file_name(result, f"{self.count:04d}"))
                 entry.external_attr = 0o600 << 16
                 self._archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 1)
 
