@@ -84,6 +84,8 @@ def nifti(
     header = kind.header_class(endianness=">" if big_endian else "<")
     header.set_data_dtype(turned.dtype)
     image = kind(turned, turned_affine, header)
+    image.set_sform(turned_affine, code=1)
+    image.set_qform(turned_affine, code=0)  # there, but not in use
     image.header.set_xyzt_units("mm", "sec")
     return changed(image.to_bytes(), packed=packed, **fields)
 
