@@ -1,1 +1,1 @@
-"""DICOM in and out: the only code that knows tags."""
+"""DICOM: what is read and what is written. Only modules in here know its attributes; none is imported before use."""

@@ -1,0 +1,113 @@
+"""What the attributes of a DICOM image say, damaged ones included: numbers, codes, functional groups of a frame."""
+
+import math
+import struct
+from typing import Any, Final
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+CONVERSION_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+"""What pydicom raises on reading a damaged value."""
+
+
+class RefusalError(ValueError):
+    """A DICOM file that is not read. The text is the reason and holds nothing of the file's own text."""
+
+
+def values(dataset: Dataset, keyword: str) -> tuple[Any, ...]:
+    """Return an attribute's values as pydicom reads them; none if it is absent or empty.
+
+    Raises:
+        RefusalError: they are damaged.
+    """
+    try:
+        value = dataset.get(keyword)
+    except (*CONVERSION_ERRORS, struct.error) as error:
+        raise RefusalError(f"{keyword} is damaged; send the image again") from error
+    if value is None or (isinstance(value, str | bytes) and not value):
+        return ()
+    several = isinstance(value, list | tuple) or type(value).__name__ == "MultiValue"
+    return tuple(value) if several else (value,)
+
+
+def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """Return an attribute's values as finite numbers; none if it is absent or empty.
+
+    Raises:
+        RefusalError: they are no such numbers.
+    """
+    try:
+        found = tuple(float(value) for value in values(dataset, keyword))
+    except (OverflowError, TypeError, ValueError) as error:
+        raise RefusalError(f"{keyword} is no number; send the image again") from error
+    if not all(map(math.isfinite, found)):
+        raise RefusalError(f"{keyword} is not finite; send the image again")
+    return found
+
+
+def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int:
+    """Return an attribute's first value as a whole number, or the default if it is absent or empty.
+
+    Raises:
+        RefusalError: it is no whole number; or it is absent, and there is no default.
+    """
+    found = numbers(dataset, keyword)
+    if not found:
+        if default is None:
+            raise RefusalError(f"{keyword} is missing; send the image again")
+        return default
+    if found[0] != int(found[0]):
+        raise RefusalError(f"{keyword} is no whole number; send the image again")
+    return int(found[0])
+
+
+def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Return an attribute's values in upper case without spaces around them; damaged ones count as absent."""
+    try:
+        return tuple(str(value).strip().upper() for value in values(dataset, keyword))
+    except RefusalError:
+        return ()
+
+
+def code(dataset: Dataset, keyword: str) -> str:
+    """Return the first of `codes`, or an empty text."""
+    found = codes(dataset, keyword)
+    return found[0] if found else ""
+
+
+def items(dataset: Dataset, keyword: str) -> Sequence:
+    """Return the items of a sequence; none if it is absent or of another kind.
+
+    Raises:
+        RefusalError: it is damaged.
+    """
+    try:
+        sequence = dataset.get(keyword)
+    except RecursionError as error:
+        raise RefusalError(TOO_DEEP) from error
+    except (*CONVERSION_ERRORS, struct.error) as error:
+        raise RefusalError(f"{keyword} is damaged; send the image again") from error
+    return sequence if isinstance(sequence, Sequence) else Sequence()
+
+
+TOO_DEEP: Final = "sequences are nested too deeply; at most some hundred levels are read"
+
+
+def group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
+    """Return a functional group's item for a frame, from 1: its own one, else the shared one, else none.
+
+    Source: PS3.3 C.7.6.16.1.
+    """
+    own, shared = items(dataset, "PerFrameFunctionalGroupsSequence"), items(dataset, "SharedFunctionalGroupsSequence")
+    for sequence, index in ((own, frame - 1), (shared, 0)):
+        found = items(sequence[index], keyword) if index < len(sequence) else ()
+        if found:
+            return found[0]
+    return None
+
+
+def place_of(dataset: Dataset, frame: int, keyword: str, attribute: str) -> Dataset:
+    """Return where an attribute of a frame is: in a functional group that holds it, else in the dataset itself."""
+    found = group(dataset, frame, keyword)
+    return found if found is not None and attribute in found else dataset

@@ -1,0 +1,120 @@
+"""How a DICOM file becomes a header and pixel data that is not yet decoded, whatever the file does to its parser."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
+
+from braintumor.dicom.attributes import CONVERSION_ERRORS, TOO_DEEP, RefusalError, code
+from braintumor.dicom.frames import NATIVE, Pixels, check_syntax
+
+PREAMBLE: Final = 128
+MARK: Final = b"DICM"
+LARGEST_INFLATED: Final = 128 << 20  # bytes
+PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+"""Float Pixel Data, Double Float Pixel Data, Pixel Data."""
+UNDEFINED: Final = 0xFFFFFFFF
+
+
+def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
+    """Return the attributes before the pixel data of a DICOM file, and the pixel data if there is such.
+
+    Values are converted only when they are asked for. Reading is independent of the declared sizes: no memory is
+    allocated but for what the file holds, or inflates to.
+
+    Raises:
+        RefusalError: no DICOM file, no or an impossible transfer syntax, a DICOMDIR, damaged, nested too deeply.
+    """
+    if content[PREAMBLE : PREAMBLE + len(MARK)] != MARK:
+        raise RefusalError("not a DICOM file: no DICM after 128 bytes; export it as a DICOM Part 10 file")
+    stream = io.BytesIO(content)
+    stream.seek(PREAMBLE + len(MARK))
+    meta = dataset_of(stream, True, lambda tag: tag >> 16 != 2)
+    if code(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise RefusalError("a DICOMDIR, the list of a disc; name the image files themselves")
+    syntax = code(meta, "TransferSyntaxUID")
+    if not syntax:
+        raise RefusalError("TransferSyntaxUID is missing; export it as a DICOM Part 10 file")
+    check_syntax(syntax)
+    if syntax == DeflatedExplicitVRLittleEndian:
+        content = inflated(memoryview(content)[stream.tell() :])
+        stream = io.BytesIO(content)
+    little = syntax != ExplicitVRBigEndian
+    header = dataset_of(stream, syntax != ImplicitVRLittleEndian, lambda tag: tag in PIXEL_DATA, little)
+    header.file_meta = meta  # type: ignore[assignment]
+    if "DirectoryRecordSequence" in header:
+        raise RefusalError("a DICOMDIR, the list of a disc; name the image files themselves")
+    return header, pixel_data(memoryview(content)[stream.tell() :], header, syntax)
+
+
+def dataset_of(stream: io.BytesIO, explicit: bool, ends: Callable[[int], bool], little: bool = True) -> Dataset:
+    """Return the attributes of a stream up to where one tag ends them; the stream stands there then.
+
+    Raises:
+        RefusalError: damaged, or nested too deeply.
+    """
+    try:
+        dataset = read_dataset(stream, not explicit, little, stop_when=lambda tag, _vr, _length: ends(int(tag)))
+    except RecursionError as error:
+        raise RefusalError(TOO_DEEP) from error
+    except (*CONVERSION_ERRORS, EOFError, OSError, struct.error) as error:
+        raise RefusalError(UNREADABLE) from error
+    dataset.set_original_encoding(not explicit, little, None)
+    return dataset
+
+
+UNREADABLE: Final = "damaged: its attributes cannot be read; send the image again"
+
+
+def inflated(content: memoryview) -> bytes:
+    """Return what a deflated dataset (PS3.5 A.5) inflates to.
+
+    Raises:
+        RefusalError: more than `LARGEST_INFLATED` bytes, or damaged.
+    """
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        result = inflater.decompress(content, LARGEST_INFLATED + 1)
+    except zlib.error as error:
+        raise RefusalError("damaged: the deflated file cannot be inflated; send the image again") from error
+    if len(result) > LARGEST_INFLATED:
+        raise RefusalError(f"inflates to more than {LARGEST_INFLATED >> 20} MiB; export the image without deflating")
+    if not inflater.eof:
+        raise RefusalError("truncated: the deflated file ends too early; send the image again")
+    return result
+
+
+def pixel_data(content: memoryview, header: Dataset, syntax: str) -> Pixels | None:
+    """Return the pixel data element with which the rest of a file starts, None if it is empty or has float pixels.
+
+    Raises:
+        RefusalError: its length is missing, or not of the kind that the transfer syntax has.
+    """
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    explicit = syntax != ImplicitVRLittleEndian
+    head = struct.Struct(order + ("HH2s2xI" if explicit else "HHI"))
+    if len(content) < head.size:
+        return None
+    tag_group, element, *kind, length = head.unpack_from(content)
+    if (tag_group << 16 | element) != PIXEL_DATA[-1]:
+        return None
+    vr = kind[0].decode("latin-1") if kind else "OW"
+    if vr not in ("OB", "OW"):
+        raise RefusalError("the pixel data is stored as neither OB nor OW; send the image again")
+    if (length == UNDEFINED) == (syntax in NATIVE):
+        raise RefusalError("the pixel data is not compressed as TransferSyntaxUID says; send the image again")
+    value = content[head.size :] if length == UNDEFINED else content[head.size : head.size + length]
+    if length not in (UNDEFINED, len(value)):
+        raise RefusalError(f"truncated: {len(value):,} of {length:,} bytes of pixels; send the image again")
+    tables = tuple(header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"))
+    return Pixels(syntax, value, vr, tables if all(isinstance(table, bytes) for table in tables) else None)

@@ -1,0 +1,171 @@
+"""How DICOM files become slices: one frame at a time, as a radiologist would see it, or with the reason why not."""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from braintumor.dicom import display, scope
+from braintumor.dicom.attributes import TOO_DEEP, RefusalError, code, numbers, place_of, whole
+from braintumor.dicom.frames import Layout, Pixels, check_amount, decode, frames, layout
+from braintumor.dicom.origin import extract
+from braintumor.dicom.parse import parse
+from braintumor.errors import ImageError
+from braintumor.scan import Choice, Place, Scan
+
+SMALLEST_SIDE: Final = 16
+LARGEST_SIDE: Final = 8_000
+
+
+def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
+    """Yield the wanted slices of a DICOM file, MR of the head or Secondary Capture, one frame decoded at a time.
+
+    Warnings of pydicom, which may hold a patient's data, are silenced for the process.
+
+    Args:
+        content: of a DICOM Part 10 file.
+        name: what to call the file; a frame of several is called by it, # and its number.
+        largest: number of pixels of a slice that are read at most.
+        choice: which slices are wanted: by Instance Number, or by frame where there are several.
+
+    Raises:
+        ImageError: damaged, of a kind that is not read, or out of the models' scope as `scope` says; a plane is asked
+            for; fewer than 16 or more than 8,000 pixels on a side. The reason holds no text of the file.
+    """
+    silence()
+    if choice.plane != "acquired":
+        raise ImageError(name, f"DICOM slices are read as acquired; leave out the plane {choice.plane}")
+    try:
+        header, pixels = parse(content)
+        reason = scope.refusal(header)
+        if reason:
+            raise RefusalError(reason)
+        image = opened(header, pixels, largest)
+        check_sides(image.stored)
+        notes = scope.notes(header)
+        for number, stored in image.wanted(choice):
+            shown, assumed = display.display(decode(stored, image.pixels, image.stored), header, number.frame)
+            yield Scan(
+                np.ascontiguousarray(shown),
+                display.spacing(header, number.frame),
+                f"{name}#{number.shown}" if image.stored.frames > 1 else name,
+                (*notes, *assumed),
+                place(header, number),
+                extract(header, number.frame, name),
+            )
+    except RefusalError as error:
+        raise ImageError(name, str(error)) from error
+    except RecursionError as error:
+        raise ImageError(name, TOO_DEEP) from error
+
+
+def silence() -> None:
+    """Ignore warnings of pydicom, attributed to itself or to us; `warnings.catch_warnings` is not safe in threads."""
+    if OWN_FILTER not in warnings.filters:
+        warnings.filterwarnings("ignore", category=Warning, module=OWN_MODULES)
+
+
+OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."
+OWN_FILTER: Final = ("ignore", None, Warning, re.compile(OWN_MODULES), 0)
+
+
+@dataclass(frozen=True)
+class Number:
+    """Which slice of a file it is.
+
+    Attributes:
+        frame: from 1.
+        shown: what it is called: Instance Number of a single frame, else the frame.
+    """
+
+    frame: int
+    shown: int
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image of one or more frames, not decoded.
+
+    Attributes:
+        header: attributes before the pixel data.
+        pixels: the pixel data.
+        stored: how they are stored.
+    """
+
+    header: Dataset
+    pixels: Pixels
+    stored: Layout
+
+    def wanted(self, choice: Choice) -> Iterator[tuple[Number, memoryview | bytes]]:
+        """Yield number and stored data of the wanted frames.
+
+        Raises:
+            RefusalError: there are fewer frames than the header says.
+        """
+        for frame, stored in enumerate(frames(self.pixels, self.stored), start=1):
+            number = Number(frame, frame if self.stored.frames > 1 else instance_number(self.header))
+            if choice.wants(number.shown):
+                yield number, stored
+
+
+def instance_number(header: Dataset) -> int:
+    """Return Instance Number, 1 where it is missing or below."""
+    try:
+        return max(1, whole(header, "InstanceNumber", 1))
+    except RefusalError:
+        return 1
+
+
+def opened(header: Dataset, pixels: Pixels | None, largest: int) -> Image:
+    """Return an image that is ready to be decoded.
+
+    Raises:
+        RefusalError: no pixels, or they cannot be what the header says.
+    """
+    if pixels is None:
+        raise RefusalError("no pixel data; send the image itself")
+    stored = layout(header, largest)
+    check_amount(pixels, stored)
+    return Image(header, pixels, stored)
+
+
+def check_sides(stored: Layout) -> None:
+    """Refuse a slice that is too small or too long to be classified.
+
+    Raises:
+        RefusalError: so.
+    """
+    size = f"{stored.columns} x {stored.rows} pixels"
+    if min(stored.rows, stored.columns) < SMALLEST_SIDE:
+        raise RefusalError(f"{size}; at least {SMALLEST_SIDE} on each side are needed")
+    if max(stored.rows, stored.columns) > LARGEST_SIDE:
+        raise RefusalError(f"{size}; at most {LARGEST_SIDE} on each side are read")
+
+
+def place(header: Dataset, number: Number) -> Place:
+    """Return where a slice lies: a code of its series, its number, and its position along the normal."""
+    series = hashlib.blake2b(code(header, "SeriesInstanceUID").encode(), digest_size=4).hexdigest()
+    return Place(f"series {series}", number.shown, position(header, number.frame))
+
+
+def position(header: Dataset, frame: int) -> float | None:
+    """Return the distance in mm of a frame from the origin along the normal of its plane, None where it is not known.
+
+    Source: PS3.3 C.7.6.2.1.1; the normal is the cross product of the directions of rows and columns.
+    """
+    positions = place_of(header, frame, "PlanePositionSequence", "ImagePositionPatient")
+    orientations = place_of(header, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
+    try:
+        corner = numbers(positions, "ImagePositionPatient")
+        directions = numbers(orientations, "ImageOrientationPatient")
+    except RefusalError:
+        return None
+    if len(corner) != 3 or len(directions) != 6:
+        return None
+    distance = float(np.dot(np.cross(directions[:3], directions[3:]), corner))
+    return distance if np.isfinite(distance) else None
