@@ -191,11 +191,12 @@ class Watcher:
         return Searches(self.archive)
 
     def _round(self, news: News) -> bool:
-        """Read a page of news, work on what is due, keep the place; return whether there is no more news now."""
+        """Read a page of news, work on what is due, keep the place; return whether there was nothing new."""
         done = False
         if len(self.waiting) < MOST_WAITING:
             images, passed, done = news.more()
             self.tally.passed += passed
+            done = done and not images
             settled = self.journal.settled([image.key for image in images])
             for image in images:
                 if image.key not in settled:
