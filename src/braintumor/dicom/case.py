@@ -16,7 +16,8 @@ from pydicom.uid import (
 )
 
 from braintumor import __version__
-from braintumor.dicom.codes import MANUFACTURER, PROCESSING_EQUIPMENT, RESEARCH_ONLY, dataset
+from braintumor.classes import TITLES
+from braintumor.dicom.codes import CLASSES_OF, MANUFACTURER, PROCESSING_EQUIPMENT, RESEARCH_ONLY, dataset
 from braintumor.dicom.origin import EMPTY_IF_UNKNOWN
 from braintumor.inference import Prediction
 from braintumor.model import ONNX_FILES, Model, content
@@ -69,6 +70,11 @@ class Case:
     def number(self) -> int:
         """Return the Instance Number of the results: the frame, or that of an image with a single frame."""
         return self.frame if self.has_frames else int(self.source.get("InstanceNumber") or 1)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Return why the slice is referred; a class is called a class, so that none reads as a finding."""
+        return tuple(each.replace(TITLES["no_tumor"], CLASSES_OF["no_tumor"].meaning) for each in self.prediction.reasons)
 
     def uid(self, role: str) -> str:
         """Return the UID of something that belongs to this slice; the same for the same image, model and settings."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time
 from typing import Any, Final
 
-from pydicom.charset import decode_bytes, python_encoding
+from pydicom.charset import CODES_TO_ENCODINGS, decode_bytes, default_encoding, python_encoding
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -88,10 +88,10 @@ def encodings_of(dataset: Dataset) -> list[str]:
 
     Source: PS3.3 C.12.1.1.2.
     """
-    named = dataset.original_character_set or dataset.get("SpecificCharacterSet") or ""
+    named = dataset.original_character_set
     names = [named] if isinstance(named, str) else list(named)
     known = [python_encoding.get(str(each).strip(), str(each).strip()) for each in names]
-    return [each for each in known if each in python_encoding.values()] or ["iso8859"]
+    return [each for each in known if each in python_encoding.values()] or [default_encoding]
 
 
 def valid_values(dataset: Dataset, keyword: str, encodings: Sequence[str]) -> list[Any]:
@@ -127,7 +127,7 @@ def texts_of(dataset: Dataset, keyword: str, vr: str, encodings: Sequence[str]) 
         if vr == "US":
             order = "little" if element.is_little_endian else "big"
             return [str(int.from_bytes(value, order))] if len(value) == 2 else []
-        value = decoded(value, encodings if vr in TEXT else ["iso8859"]).split("\\")
+        value = decoded(value, encodings if vr in TEXT else [default_encoding]).split("\\")
     several = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
     texts = [str(each).strip(" \0") for each in several]
     return texts if any(texts) else []
@@ -139,7 +139,7 @@ TEXT: Final = ("LO", "PN", "SH")
 
 def decoded(content: bytes, encodings: Sequence[str]) -> str:
     """Return text in the first character set that fits it, escapes to others included (PS3.5 6.1.2.5)."""
-    if b"\x1b" in content:
+    if b"\x1b" in content and all(known_escape(part, encodings) for part in content.split(b"\x1b")[1:]):
         return decode_bytes(content, list(encodings), set(b"\\^="))
     for encoding in encodings:
         try:
@@ -147,6 +147,12 @@ def decoded(content: bytes, encodings: Sequence[str]) -> str:
         except UnicodeError:
             continue
     return content.decode(encodings[0], errors="replace")
+
+
+def known_escape(part: bytes, encodings: Sequence[str]) -> bool:
+    """Tell whether what follows an escape character switches to a character set that the dataset names."""
+    code = b"\x1b" + part[: 3 if part.startswith((b"$(", b"$)")) else 2]
+    return CODES_TO_ENCODINGS.get(code) in (*encodings, default_encoding)
 
 
 def plain(longest: int) -> Callable[[str], str | None]:
@@ -246,7 +252,7 @@ def geometry(dataset: Dataset, frame: int) -> dict[str, list[float]]:
     for keyword, (group, count) in GEOMETRY.items():
         for place in places:
             inner = place if place is dataset else first_item(place, group)
-            values = [] if inner is None else valid_values(inner, keyword, ["iso8859"])
+            values = [] if inner is None else valid_values(inner, keyword, [default_encoding])
             if len(values) == count:
                 found[keyword] = values
                 break

@@ -103,7 +103,7 @@ def group(case: Case, class_map: Dataset | None) -> Dataset:
         coded("HAS CONCEPT MOD", codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE),
         text("CONTAINS", codes.COMMENT, codes.RESEARCH_ONLY),
         coded("CONTAINS", codes.DECISION, codes.DECISIONS[prediction.decision]),
-        *(text("CONTAINS", codes.REASON, reason) for reason in prediction.reasons),
+        *(text("CONTAINS", codes.REASON, reason) for reason in case.reasons),
         *(coded("CONTAINS", codes.IN_PREDICTION_SET, codes.CLASSES_OF[name]) for name in prediction.prediction_set),
         *measurements(case),
         *(text("CONTAINS", codes.COMMENT, note) for note in case.scan.notes),

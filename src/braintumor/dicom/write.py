@@ -1,23 +1,24 @@
 """How a prediction becomes DICOM objects beside the image: an overlay to look at, the class map, a report."""
 
 import io
+import textwrap
 from typing import Final
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from braintumor.classes import CLASSES
-from braintumor.decision import REFER
 from braintumor.dicom import codes
-from braintumor.dicom.case import CLASS_MAP, OVERLAY, Case, begun, reference, reference_to
+from braintumor.dicom.case import CLASS_MAP, OVERLAY, Case, begun, reference, reference_to, short
 from braintumor.dicom.codes import dataset
 from braintumor.dicom.origin import restore
 from braintumor.dicom.report import report
 from braintumor.inference import Prediction
 from braintumor.model import Model
-from braintumor.overlay import enlarge, figure, shown
+from braintumor.overlay import FAINT_INK, MARGIN, SIDE, TOP, enlarge, figure, font, shown
 from braintumor.scan import Scan
 
 FULL: Final = 65535  # stored value of the full scale of a class map
@@ -60,19 +61,10 @@ def encoded(result: Dataset) -> bytes:
 
 def secondary_capture(case: Case) -> Dataset:
     """Return the slice beside its overlay with answer, legend and disclaimer as an RGB image (PS3.3 A.8.1)."""
-    prediction, name = case.prediction, case.prediction.predicted
-    is_referred = prediction.decision == REFER
-    page = figure(
-        case.scan.pixels,
-        prediction.class_maps[CLASSES.index(name)],
-        case.model.card.class_map_scale,
-        answer=codes.DECISIONS[prediction.decision].meaning,
-        title=codes.CLASSES_OF[name].meaning,
-        model=f"{prediction.model}: {'; '.join(prediction.reasons)}" if is_referred else prediction.model,
-    )
+    page, meaning = picture(case), codes.CLASSES_OF[case.prediction.predicted].meaning
     made = begun(case, OVERLAY)
     made.ConversionType = "WSD"
-    made.update(derivation(case, f"Slice beside the class map of {codes.CLASSES_OF[name].meaning} laid over it."))
+    made.update(derivation(case, f"Slice beside the class map of {meaning} laid over it."))
     made.ImageType = ["DERIVED", "SECONDARY"]
     made.BurnedInAnnotation, made.ImageComments = "YES", codes.RESEARCH_ONLY
     made.PatientOrientation = orientation(case.source)
@@ -81,6 +73,27 @@ def secondary_capture(case: Case) -> Dataset:
     made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 8, 8, 7, 0
     made.add_new("PixelData", "OB", page.tobytes() + b"\0" * (page.width * page.height % 2))
     return made
+
+
+def picture(case: Case) -> Image.Image:
+    """Return the figure of `explain`, with the probability or the reasons, and what was assumed, under the slice."""
+    prediction, name = case.prediction, case.prediction.predicted
+    page = figure(
+        case.scan.pixels,
+        prediction.class_maps[CLASSES.index(name)],
+        case.model.card.class_map_scale,
+        answer=codes.DECISIONS[prediction.decision].meaning,
+        title=codes.CLASSES_OF[name].meaning,
+        model=short(prediction.model, LONGEST_NAME),
+    )
+    said = case.reasons or (f"probability {prediction.probabilities.max():.3f}",)
+    lines = textwrap.wrap("; ".join((*said, *case.scan.notes)), LINE, max_lines=LINES, placeholder=" …")
+    place = (MARGIN, TOP + SIDE + MARGIN // 3)
+    ImageDraw.Draw(page).multiline_text(place, "\n".join(lines), FAINT_INK, font(14), spacing=2)
+    return page
+
+
+LINE, LINES, LONGEST_NAME = 64, 3, 64  # characters, lines: what fits under the slice, and before the disclaimer
 
 
 def derivation(case: Case, description: str) -> Dataset:
