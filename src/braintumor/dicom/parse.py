@@ -24,6 +24,7 @@ LARGEST_INFLATED: Final = 128 << 20  # bytes
 PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 """Float Pixel Data, Double Float Pixel Data, Pixel Data."""
 UNDEFINED: Final = 0xFFFFFFFF
+EXPLICIT_HEAD: Final = 12  # bytes: tag, VR, two reserved, length
 
 
 def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
@@ -101,19 +102,21 @@ def pixel_data(content: memoryview, header: Dataset, syntax: str) -> Pixels | No
         RefusalError: its length is missing, or not of the kind that the transfer syntax has.
     """
     order = ">" if syntax == ExplicitVRBigEndian else "<"
-    explicit = syntax != ImplicitVRLittleEndian
-    head = struct.Struct(order + ("HH2s2xI" if explicit else "HHI"))
-    if len(content) < head.size:
+    head = struct.Struct(order + "HHI")
+    if len(content) < EXPLICIT_HEAD:
         return None
-    tag_group, element, *kind, length = head.unpack_from(content)
+    tag_group, element, length = head.unpack_from(content)
     if (tag_group << 16 | element) != PIXEL_DATA[-1]:
         return None
-    vr = kind[0].decode("latin-1") if kind else "OW"
+    vr, start = "OW", head.size
+    if syntax != ImplicitVRLittleEndian and length != UNDEFINED:  # some writers leave this VR out
+        vr, start = bytes(content[4:6]).decode("latin-1"), EXPLICIT_HEAD
+        (length,) = struct.unpack_from(order + "I", content, 8)
     if vr not in ("OB", "OW"):
         raise RefusalError("the pixel data is stored as neither OB nor OW; send the image again")
     if (length == UNDEFINED) == (syntax in NATIVE):
         raise RefusalError("the pixel data is not compressed as TransferSyntaxUID says; send the image again")
-    value = content[head.size :] if length == UNDEFINED else content[head.size : head.size + length]
+    value = content[start:] if length == UNDEFINED else content[start : start + length]
     if length not in (UNDEFINED, len(value)):
         raise RefusalError(f"truncated: {len(value):,} of {length:,} bytes of pixels; send the image again")
     tables = tuple(header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"))
