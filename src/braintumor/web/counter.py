@@ -5,7 +5,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -152,7 +152,8 @@ class Counter:
         Raises:
             RefusalError: as `answer`, or one of the files could not be used.
         """
-        return await self._in_time(self._judged(files, wishes, Results()))
+        with closing(Results()) as results:
+            return await self._in_time(self._judged(files, wishes, results))
 
     async def _in_time(self, work: Coroutine[None, None, bytes]) -> bytes:
         """Return what the work gives, if there is room and it takes not too long.

@@ -157,7 +157,11 @@ class Desk:
                     raise ImageError(job.name, f"more than {self._most} slices; split the volume")
                 if job.done.cancelled() or job.until < time.monotonic():
                     break
-                found += self._judged([self._ready(job, scan) for scan in batch])
+                ready = [self._ready(job, scan) for scan in batch]
+                judged = self._judged(ready)
+                for each, answer in zip(ready, judged, strict=True):
+                    self._write(each, answer)
+                found += judged
         return found
 
     def _answer(self, jobs: list[Job]) -> None:
@@ -169,10 +173,16 @@ class Desk:
             except ImageError as error:
                 settle(job, error)
         try:
-            for each, judged in zip(read, self._judged(read), strict=True):
-                settle(each.job, [judged])
+            answers = self._judged(read)
         except Exception as error:  # whoever waits must hear of it; the threads go on
             for each in read:
+                settle(each.job, error)
+            return
+        for each, judged in zip(read, answers, strict=True):
+            try:
+                self._write(each, judged)
+                settle(each.job, [judged])
+            except Exception as error:  # as above, and of this one alone
                 settle(each.job, error)
 
     def _judged(self, read: "Sequence[Ready]") -> "list[Judged]":
@@ -183,13 +193,19 @@ class Desk:
             said = decide([read[place].slices[number] for place in asked], model) if asked else []
             for place, prediction in zip(asked, said, strict=True):
                 answers[place][number] = prediction
-        for each, found in zip(read, answers, strict=True):
-            if each.job.results is not None and each.scan is not None:
-                for number, prediction in found.items():
-                    each.job.results.add(each.scan, prediction, self.models[number])
         return [
             Judged(each.shape, each.picture, tuple(found.values())) for each, found in zip(read, answers, strict=True)
         ]
+
+    def _write(self, ready: "Ready", judged: Judged) -> None:
+        """Put DICOM results where they are wanted.
+
+        Raises:
+            ImageError: there can be none for this slice.
+        """
+        if ready.job.results is not None and ready.scan is not None:
+            for number, prediction in zip(ready.slices, judged.predictions, strict=True):
+                ready.job.results.add(ready.scan, prediction, self.models[number])
 
     def _ready(self, job: Job, scan: Scan) -> "Ready":
         """Return what is kept of a slice: far less than its pixels, unless results are wanted."""

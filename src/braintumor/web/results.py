@@ -46,6 +46,8 @@ class Results:
             raise ImageError(scan.source, "no DICOM file; results are written beside DICOM images only")
         written = [(each, encoded(each)) for each in results(scan, prediction, model)]
         with self._lock:
+            if self._archive.fp is None:  # closed: nobody waits any more
+                return
             if self.count == MOST:
                 raise ImageError(scan.source, f"more than {MOST} slices; ask for the results in several requests")
             self.count += 1
@@ -54,8 +56,12 @@ class Results:
                 entry.external_attr = 0o600 << 16
                 self._archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 1)
 
-    def content(self) -> bytes:
-        """Return the archive; nothing can be added any more."""
+    def close(self) -> None:
+        """Complete the archive; what is added afterwards is dropped."""
         with self._lock:
             self._archive.close()
-            return self._buffer.getvalue()
+
+    def content(self) -> bytes:
+        """Return the archive, complete."""
+        self.close()
+        return self._buffer.getvalue()
