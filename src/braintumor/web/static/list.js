@@ -125,7 +125,9 @@ function imageWords(slice, wording) {
 function volumeWords(slices, wording) {
   const tallies = slices[0].predictions.map((_, index) => tally(slices, index, wording.classes));
   const each = (key) => [...new Set([Math.min(...tallies.map((found) => found[key])), Math.max(...tallies.map((found) => found[key]))])].join(" – ");
-  return [`${counted(slices.length)} `, text("faint", `tumor class ${each("tumor")}, `), text("refers", `refer ${each("referred")}`)];
+  const line = text("faint", `${each("tumor")} tumor class, `);
+  line.append(text("refers", `${each("referred")} refer`));
+  return [`${counted(slices.length)} `, line];
 }
 
 function text(name, content) {

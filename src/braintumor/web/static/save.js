@@ -91,3 +91,6 @@ export function download(blob, name) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
+
+export const baseName = (name) => name.split("/").at(-1).replace(/(\.nii)?\.[^.#]*(?=#|$)/, "").replace("#", "-");
+

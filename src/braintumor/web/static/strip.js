@@ -66,7 +66,7 @@ export class Strip {
     const peak = best.peak / this.#plots[index].model.class_map_scale;
     const {evidence} = this.scale;
     const words = peak < evidence ? `none above ${Math.round(100 * evidence)} % of the scale` : `peak ${this.wording.peak(peak)} of the scale`;
-    button.textContent = `Strongest evidence: ${this.wording.title(best.name)}, slice ${best.at + 1} (${words})`;
+    button.textContent = `Strongest evidence: ${this.wording.title(best.name)} on slice ${best.at + 1}, ${words}`;
     button.onclick = () => this.evidence(best.at);
   }
 

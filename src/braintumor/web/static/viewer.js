@@ -1,39 +1,38 @@
 // The page: which slices there are, which one is shown and how, and what every button and key does.
 
 import {cardTable, wholeCard} from "./card.js";
+import {
+  blank, chooseMap, display, isOriginal, move, pan, reset, savePicture, setOriginal, setUp, toggle, windowBy, zoom,
+} from "./display.js";
 import {chosen, dropped} from "./files.js";
 import {List, middle} from "./list.js";
 import {makePane, showAnswer} from "./pane.js";
+import {$, announce, announceSoon, clamp, switchTheme} from "./page.js";
 import {Pictures} from "./pictures.js";
-import {FITTED, MOST_ZOOM, WHOLE, blobOf, draw, drawLegend, greyLayer, mapLayer, peakOf, placed} from "./render.js";
+import {blobOf} from "./render.js";
 import {results, sources} from "./results.js";
-import {csv, download, json, picture} from "./save.js";
+import {baseName, csv, download, json} from "./save.js";
 import {Problem, Sender, Service} from "./sender.js";
 import {Strip} from "./strip.js";
+import {askToken, takeToken} from "./token.js";
 import {strongest} from "./volume.js";
-import {REFER, Wording, rounded} from "./wording.js";
+import {REFER, Wording} from "./wording.js";
 
 const TAP = 300; // milliseconds
 const PAGE = 10; // slices
-const SAID_AFTER = 150; // milliseconds without another slice
-const $ = (id) => document.getElementById(id);
-const root = document.documentElement;
-const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
 
 const service = new Service();
 const pictures = new Pictures();
 const list = new List($("list"), pictures, (stack) => choose(home(stack)));
-const state = {refused: [], current: null, shown: null, choice: null, heatmap: true, original: false, opacity: 0.65};
-const view = {...FITTED, ...WHOLE};
+const state = {refused: [], current: null, shown: null};
 let about, wording, sender, panes, strip;
 let follows = true; // the first of what is new is shown, unless the user has chosen something meanwhile
 let followed = null;
-let shownSlices = 0;
 
 // ---- start
 
 async function start() {
-  takeToken();
+  takeToken(service);
   $("problem").textContent = "";
   $("again").hidden = true;
   try {
@@ -45,21 +44,21 @@ async function start() {
     return;
   }
   wording = new Wording(about.classes);
-  state.opacity = about.scale.opacity;
   $("disclaimer").textContent = about.disclaimer;
   $("version").textContent = about.version;
   $("formats").textContent =
     `DICOM, NIfTI, PNG, JPEG, TIFF or BMP, up to ${about.limits.file_bytes >> 20} MiB each; up to ${about.limits.slices} slices in one archive.`;
   $("cards").textContent = about.models.length > 1 ? "Model cards" : "Model card";
   $("cards").disabled = false;
-  makeClassButtons();
   panes = about.models.map(addPane);
   strip = new Strip(about.models, wording, about.scale, {choose: chooseAt, evidence: chooseEvidence});
   $("views").dataset.count = panes.length;
-  sender = new Sender(service, about.limits, {answered, changed: showProgress, asksToken: askToken});
-  showControls();
-  root.dataset.ready = "true";
+  setUp(about, wording, panes);
+  sender = new Sender(service, about.limits, {answered, changed: showProgress, asksToken});
+  document.documentElement.dataset.ready = "true";
 }
+
+const asksToken = () => askToken(service);
 
 async function models() {
   for (;;) {
@@ -67,34 +66,9 @@ async function models() {
       return await service.models();
     } catch (error) {
       if (error.status !== 401) throw error;
-      await askToken();
+      await asksToken();
     }
   }
-}
-
-function takeToken() {
-  const found = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (!found) return;
-  service.token = found;
-  history.replaceState(null, "", location.pathname + location.search);
-}
-
-let asked = null;
-
-function askToken() {
-  asked ??= new Promise((resolve) => {
-    if (service.token) $("token-text").textContent = "The service did not accept this token.";
-    $("token-dialog").showModal();
-    $("token-form").onsubmit = (event) => {
-      event.preventDefault();
-      service.token = $("token").value.trim();
-      $("token").value = "";
-      asked = null;
-      $("token-dialog").close();
-      resolve();
-    };
-  });
-  return asked;
 }
 
 // ---- files in, answers out
@@ -181,10 +155,10 @@ function clear() {
   state.refused = [];
   $("refused-list").replaceChildren();
   $("refused").hidden = true;
-  Object.assign(state, {current: null, shown: null, choice: null});
+  Object.assign(state, {current: null, shown: null});
   pictures.clear();
   strip?.show(null);
-  reset();
+  blank();
   showStage();
   showProgress();
   $("choose-files").focus();
@@ -259,7 +233,7 @@ async function select(slice) {
   showStack();
   if (showing) return;
   showing = true;
-  while (state.current && state.current !== state.shown?.slice) {
+  while (state.current && state.current !== state.shown) {
     const next = state.current;
     const pixels = await pictures.of(next);
     if (next === state.current || next.stack === state.current?.stack) show(next, pixels);
@@ -268,15 +242,14 @@ async function select(slice) {
 }
 
 function show(slice, pixels) {
-  state.shown = {slice, pixels}; // together, so that no slice is ever painted under the name of another
+  state.shown = slice;
   for (const pane of panes) {
     showAnswer(pane, slice, wording);
     showResults(pane);
   }
   showPosition();
   showAgreement();
-  showMapState();
-  paintSoon();
+  display(slice, pixels);
   const {slices, name} = slice.stack;
   const [number, all] = slices.length > 1 ? [slices.indexOf(slice), slices] : [list.answered.indexOf(slice.stack), list.answered];
   announceSoon(`Slice ${number + 1} of ${all.length}${slices.length > 1 ? ` of ${name}` : ""}. ${wording.result(slice)}`);
@@ -306,38 +279,24 @@ function showStage() {
   document.body.classList.toggle("started", list.stacks.length + state.refused.length > 0);
 }
 
-let saying = 0;
-
-function announce(text) {
-  clearTimeout(saying);
-  $("announce").textContent = text;
-}
-
-function announceSoon(text) {
-  clearTimeout(saying);
-  saying = setTimeout(announce, SAID_AFTER, text);
-}
-
 // ---- what a model says
 
 function addPane(model, index) {
   const pane = makePane(model, index, about.classes, {
-    window: (dx, dy) => setWindow(view.width + dx, view.level + dy),
+    window: windowBy,
     move,
     zoom,
     scroll,
     card: showCards,
   });
-  pane.find(".results-one").onclick = () => saveResults(pane, [state.shown.slice]);
-  pane.find(".results-all").onclick = () => saveResults(pane, state.shown.slice.stack.slices);
-  resized.observe(pane.canvas);
-  resized.observe(pane.bar);
+  pane.find(".results-one").onclick = () => saveResults(pane, [state.shown]);
+  pane.find(".results-all").onclick = () => saveResults(pane, state.shown.stack.slices);
   $("views").append(pane.part);
   return pane;
 }
 
 function showAgreement() {
-  const {slice} = state.shown;
+  const slice = state.shown;
   const notes = slice.notes ?? [];
   $("notes").hidden = !notes.length;
   $("notes").textContent = `Assumed in reading: ${notes.join("; ")}.`;
@@ -353,211 +312,7 @@ function showCards() {
   $("card-dialog").showModal();
 }
 
-// ---- which map
-
-function makeClassButtons() {
-  const choices = [[null, "Predicted", "P"], ...about.classes.map(({title}, number) => [number, title, String(number + 1)])];
-  for (const [choice, title, key] of choices) {
-    const button = Object.assign(document.createElement("button"), {type: "button", onclick: () => chooseMap(choice)});
-    button.dataset.choice = choice ?? "";
-    button.setAttribute("aria-keyshortcuts", key);
-    button.append(`${title} `, Object.assign(document.createElement("kbd"), {textContent: key}));
-    $("classes").append(button);
-  }
-}
-
-function chooseMap(choice) {
-  Object.assign(state, {choice, heatmap: true, original: false});
-  showControls();
-  announce(showMapState());
-  paintSoon();
-}
-
-function mapShown({index, model}) {
-  const prediction = state.shown.slice.predictions[index];
-  const number = state.choice ?? about.classes.findIndex(({name}) => name === prediction.predicted);
-  const map = prediction.class_maps[number];
-  const peak = peakOf(map) / model.class_map_scale;
-  return {number, map, peak, title: about.classes[number].title, evident: peak >= about.scale.evidence};
-}
-
-function mapWords({title, peak, evident}) {
-  if (!evident) return `No evidence above ${Math.round(100 * about.scale.evidence)} % of the scale for ${title}`;
-  return `Map of ${title}: peak ${wording.peak(peak)} of the scale`;
-}
-
-const hasMap = () => state.heatmap && !state.original;
-
-function showMapState() {
-  if (!state.shown) return "";
-  const {slice} = state.shown;
-  const said = panes.map((pane) => {
-    const shown = mapShown(pane);
-    const words = state.original ? "Original, as sent" : state.heatmap ? mapWords(shown) : "Map off";
-    const nothing = hasMap() && !shown.evident;
-    pane.find(".map").textContent = hasMap() ? `Map: ${shown.title}, peak ${wording.peak(shown.peak)}` : words;
-    pane.find(".nothing").textContent = words;
-    pane.find(".nothing").hidden = !nothing;
-    pane.part.classList.toggle("no-map", !hasMap());
-    const prediction = slice.predictions[pane.index];
-    pane.canvas.setAttribute(
-      "aria-label",
-      `Slice ${slice.name}. ${pane.model.identity}: ${wording.heading(prediction)}${prediction.reasons ? `, ${prediction.reasons}` : ""}. ${words}.`,
-    );
-    return panes.length > 1 ? `${pane.model.name}: ${words}` : words;
-  });
-  return said.join(". ");
-}
-
-// ---- how it is shown
-
-function setWindow(width, level) {
-  Object.assign(view, {width: clamp(width, 1, 510), level: clamp(level, 0, 255)});
-  state.original = false;
-  showControls();
-  showMapState();
-  paintSoon();
-}
-
-function move({canvas}, dx, dy) {
-  if (!state.shown) return;
-  const {pixels} = state.shown;
-  const {factor} = placed(pixels, view, canvas.clientWidth, canvas.clientHeight);
-  view.x = clamp(view.x - dx / (pixels.width * factor), 0, 1);
-  view.y = clamp(view.y - dy / (pixels.height * factor), 0, 1);
-  paintSoon();
-}
-
-function zoom({canvas}, by, x = canvas.clientWidth / 2, y = canvas.clientHeight / 2) {
-  if (!state.shown) return;
-  const {pixels} = state.shown;
-  const {width, height} = pixels;
-  const before = placed(pixels, view, canvas.clientWidth, canvas.clientHeight);
-  const [u, v] = [(x - before.left) / (width * before.factor), (y - before.top) / (height * before.factor)];
-  view.zoom = clamp(view.zoom * by, 0.5, MOST_ZOOM);
-  const {factor} = placed(pixels, view, canvas.clientWidth, canvas.clientHeight);
-  view.x = clamp(u + (canvas.clientWidth / 2 - x) / (width * factor), 0, 1);
-  view.y = clamp(v + (canvas.clientHeight / 2 - y) / (height * factor), 0, 1);
-  paintSoon();
-}
-
-function reset() {
-  Object.assign(view, FITTED, WHOLE);
-  state.original = false;
-  showControls();
-  showMapState();
-  paintSoon();
-}
-
-function toggle(name) {
-  if (name === "inverted") view.inverted = !view.inverted;
-  else state[name] = !state[name];
-  if (name !== "original") state.original = false;
-  showControls();
-  announce(showMapState());
-  paintSoon();
-}
-
-function setOriginal(original) {
-  state.original = original;
-  showControls();
-  showMapState();
-  paintSoon();
-}
-
-function showControls() {
-  for (const button of $("classes").children) {
-    button.setAttribute("aria-pressed", String(button.dataset.choice === String(state.choice ?? "")));
-  }
-  $("heatmap").setAttribute("aria-pressed", String(state.heatmap));
-  $("original").setAttribute("aria-pressed", String(state.original));
-  $("invert").setAttribute("aria-pressed", String(view.inverted));
-  for (const [id, value, text] of [
-    ["opacity", state.opacity, `${Math.round(100 * state.opacity)} %`],
-    ["width", view.width, Math.round(view.width)],
-    ["level", view.level, Math.round(view.level)],
-  ]) {
-    $(id).value = value;
-    $(`${id}-value`).textContent = text;
-  }
-}
-
-// ---- paint
-
-let painting = 0;
-const resized = new ResizeObserver(paintSoon);
-const layers = {grey: null, slice: null, of: null};
-
-function paintSoon() {
-  painting ||= requestAnimationFrame(paint);
-}
-
-function layersOf(pane) {
-  const {slice, pixels} = state.shown;
-  const {level, width, inverted} = state.original ? WHOLE : view;
-  const of = [level, width, inverted].join();
-  if (layers.slice !== slice || layers.of !== of) Object.assign(layers, {slice, of, grey: greyLayer(pixels, {level, width, inverted})});
-  if (!hasMap()) return {grey: layers.grey, map: null};
-  const {number, map, evident} = mapShown(pane);
-  if (pane.mapOf !== map) {
-    pane.mapOf = map;
-    pane.map = evident ? mapLayer(pixels, map, pane.model.class_map_scale, about.scale) : null;
-  }
-  return {grey: layers.grey, map: pane.map};
-}
-
-function fitted(canvas) {
-  const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.round(side * devicePixelRatio));
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, {width, height});
-  return width > 0 && height > 0;
-}
-
-function paint() {
-  painting = 0;
-  if (!state.shown) return;
-  const {slice, pixels} = state.shown;
-  const window = state.original ? WHOLE : view;
-  const magnified = placed(pixels, view, panes[0].canvas.clientWidth, panes[0].canvas.clientHeight).factor;
-  const words = `W ${Math.round(window.width)}  L ${Math.round(window.level)}${window.inverted ? "  inverted" : ""}  ${Math.round(100 * magnified)} %`;
-  for (const pane of panes) {
-    if (!fitted(pane.canvas)) return;
-    draw(pane.canvas.getContext("2d"), layersOf(pane), view, state.opacity, pane.canvas.width, pane.canvas.height);
-    if (fitted(pane.bar)) drawLegend(pane.bar, about.scale, state.opacity);
-    pane.find(".window").textContent = words;
-  }
-  if (slice.painted || !hasMap()) return;
-  slice.painted = true;
-  root.dataset.shown = ++shownSlices;
-  document.dispatchEvent(new CustomEvent("braintumor:painted", {detail: {slices: shownSlices}}));
-}
-
 // ---- files for the user
-
-async function savePicture() {
-  const {slice} = state.shown;
-  const window = state.original ? WHOLE : view;
-  const notes = slice.notes?.length ? [`Assumed in reading: ${slice.notes.join("; ")}`] : [];
-  const views = panes.map((pane) => {
-    const prediction = slice.predictions[pane.index];
-    const shown = mapShown(pane);
-    const share = about.classes.map((each) => `${each.title} ${rounded(prediction[`p_${each.name}`])}`).join("   ");
-    return {
-      layers: layersOf(pane),
-      hasMap: hasMap(),
-      lines: [
-        `${wording.heading(prediction)}${prediction.reasons ? `: ${prediction.reasons}` : ""}`,
-        hasMap() ? `${mapWords(shown)} (1 = ${pane.model.class_map_scale.toPrecision(3)})` : "No map shown",
-        share,
-        `Model ${pane.model.identity}   window ${Math.round(window.width)}, level ${Math.round(window.level)}${window.inverted ? ", inverted" : ""}   opacity ${Math.round(100 * state.opacity)} %`,
-        ...notes,
-      ],
-    };
-  });
-  const blob = await picture(views, {view, opacity: state.opacity, scale: about.scale, disclaimer: about.disclaimer});
-  download(blob, `${baseName(slice.name)}-view.png`);
-}
-
-const baseName = (name) => name.split("/").at(-1).replace(/(\.nii)?\.[^.#]*(?=#|$)/, "").replace("#", "-");
 
 function saveTable() {
   download(new Blob([csv(list.slices)], {type: "text/csv"}), "braintumor.csv");
@@ -570,8 +325,8 @@ function saveAnswers() {
 let writing = null; // DICOM results are written, until stopped
 
 function showResults({find}) {
-  const [here, all] = [sources([state.shown.slice]), sources(state.shown.slice.stack.slices)];
-  find(".results").hidden = !(about.dicom ?? about.limits.dicom) || !here.length;
+  const [here, all] = [sources([state.shown]), sources(state.shown.stack.slices)];
+  find(".results").hidden = !about.dicom || !here.length;
   find(".results-one").textContent = writing ? "Stop" : "This file";
   find(".results-all").textContent = `All ${all.length} files`;
   find(".results-all").hidden = writing || all.length < 2;
@@ -587,7 +342,7 @@ async function saveResults(pane, slices) {
   changed(0);
   panes.forEach(showResults);
   try {
-    const archive = await results(files, pane.model.name, {service, signal, asksToken: askToken, changed});
+    const archive = await results(files, pane.model.name, {service, signal, asksToken, changed});
     download(archive, `${baseName(slices.length > 1 ? slices[0].stack.name : slices[0].name)}-dicom-results.zip`);
     say("Saved");
   } catch (error) {
@@ -601,24 +356,6 @@ async function saveResults(pane, slices) {
 }
 
 // ---- buttons and keys
-
-function pan(dx, dy) {
-  const {canvas} = panes[0];
-  move(panes[0], (dx * canvas.clientWidth) / 10, (dy * canvas.clientHeight) / 10);
-}
-
-function switchTheme() {
-  root.dataset.theme = isDark() ? "light" : "dark";
-  nameTheme();
-}
-
-const darkScheme = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : darkScheme.matches);
-
-function nameTheme() {
-  $("theme").textContent = isDark() ? "Light" : "Dark";
-  $("theme").setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`);
-}
 
 const CLICKS = {
   "choose-files": () => $("files").click(),
@@ -679,8 +416,8 @@ function keyDown(event) {
   if (key === " ") {
     if (event.target.closest("button, summary, a")) return;
     if (!event.repeat) {
-      spaceDown = {at: event.timeStamp, before: state.original};
-      setOriginal(!state.original);
+      spaceDown = {at: event.timeStamp, before: isOriginal()};
+      setOriginal(!isOriginal());
     }
   } else if (about.classes[key - 1]) chooseMap(key - 1);
   else if (KEYS[key]) KEYS[key](event.repeat);
@@ -719,17 +456,7 @@ for (const id of ["files", "folder"]) {
     $(id).value = "";
   });
 }
-$("opacity").addEventListener("input", () => {
-  state.opacity = Number($("opacity").value);
-  showControls();
-  paintSoon();
-});
-$("width").addEventListener("input", () => setWindow(Number($("width").value), view.level));
-$("level").addEventListener("input", () => setWindow(view.width, Number($("level").value)));
-$("token-dialog").addEventListener("close", () => asked && $("token-dialog").showModal());
-darkScheme.addEventListener("change", nameTheme);
 document.addEventListener("keydown", keyDown);
 document.addEventListener("keyup", keyUp);
 drags();
-nameTheme();
 start();

@@ -45,8 +45,8 @@ export function tally(slices, index, classes) {
 
 export function tallyWords(slices, index, wording) {
   const {decided, referred, reasons} = tally(slices, index, wording.classes);
-  const parts = [...decided].filter(([, count]) => count).map(([name, count]) => `${wording.decision(name)} ${count}`);
-  const why = [...reasons].sort((a, b) => b[1] - a[1]).map(([reason, count]) => `${reason} ${count}`);
+  const parts = [...decided].filter(([, count]) => count).map(([name, count]) => `${wording.decision(name)} on ${count}`);
+  const why = [...reasons].sort((a, b) => b[1] - a[1]).map(([reason, count]) => `${reason} on ${count}`);
   if (referred) parts.push(`referred ${referred} (${why.join("; ")})`);
   return `${counted(slices.length)}: ${parts.join(", ")}.`;
 }
