@@ -39,16 +39,25 @@ def display(stored: NDArray[Any], header: Dataset, frame: int = 1) -> tuple[NDAr
         return luma(stored, whole(header, "BitsStored")), (COLOUR,)
     if code(header, "PhotometricInterpretation") == "PALETTE COLOR":
         return luma(palette_colours(stored, header), 16), (COLOUR,)
+    with np.errstate(all="ignore"):
+        shown, notes = grey_values(stored, header, frame)
+    if not np.isfinite(shown).all():
+        raise RefusalError("the window leads to values that are not finite; send the image again")
+    return (1 - shown if is_inverted(header) else shown).clip(0, 1).astype(np.float32), notes
+
+
+def grey_values(stored: NDArray[Any], header: Dataset, frame: int) -> tuple[Field, tuple[str, ...]]:
+    """Return the (H, W) values in [0, 1] of a grey frame before presentation, and notes, see `display`."""
     modality = modality_values(stored, header, frame)
+    if not np.isfinite(modality).all():
+        raise RefusalError("rescaling leads to values that are not finite; send the image again")
     shown = window_values(modality, header, frame)
     notes: tuple[str, ...] = ()
     if shown is None:
         real = modality[~padding(stored, header)]
         shown = between(modality, *(np.percentile(real, PERCENTILES) if real.size else (0.0, 0.0)))
         notes = (ODD_WINDOW if has_voi(header, frame) else NO_WINDOW,)
-    if is_inverted(header):
-        shown = 1 - shown
-    return shown.clip(0, 1).astype(np.float32), notes
+    return shown, notes
 
 
 def luma(rgb: NDArray[Any], bits: int) -> NDArray[np.float32]:
@@ -125,10 +134,7 @@ def modality_values(stored: NDArray[Any], header: Dataset, frame: int) -> Field:
         return looked_up(stored.astype(np.float64), *lookup(tables[0], "LUT", header)[:2])
     place = place_of(header, frame, "PixelValueTransformationSequence", "RescaleSlope")
     slope, intercept = (numbers(place, keyword)[:1] for keyword in ("RescaleSlope", "RescaleIntercept"))
-    rescaled: Field = stored.astype(np.float64) * (slope[0] if slope else 1.0) + (intercept[0] if intercept else 0.0)
-    if not np.isfinite(rescaled).all():
-        raise RefusalError("RescaleSlope or RescaleIntercept is too large; send the image again")
-    return rescaled
+    return stored.astype(np.float64) * (slope[0] if slope else 1.0) + (intercept[0] if intercept else 0.0)
 
 
 def looked_up(inputs: Field, table: NDArray[np.int64], first: int) -> Field:
