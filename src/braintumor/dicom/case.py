@@ -74,7 +74,8 @@ class Case:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Return why the slice is referred; a class is called a class, so that none reads as a finding."""
-        return tuple(each.replace(TITLES["no_tumor"], CLASSES_OF["no_tumor"].meaning) for each in self.prediction.reasons)
+        meaning = CLASSES_OF["no_tumor"].meaning
+        return tuple(each.replace(TITLES["no_tumor"], meaning) for each in self.prediction.reasons)
 
     def uid(self, role: str) -> str:
         """Return the UID of something that belongs to this slice; the same for the same image, model and settings."""
