@@ -1,0 +1,137 @@
+"""What `braintumor dicom classify`, and `predict` and `explain` on DICOM files and volumes, write and say."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pydicom
+import pytest
+from PIL import Image
+
+from braintumor.classes import DISCLAIMER
+from braintumor.cli import main
+from tests.dicom import make
+from tests.volume_files import brain
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Return a folder of three slices of a series without suffix, a file of four frames, a CT slice and a DICOMDIR."""
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        (folder / f"IM{number}").write_bytes(make.encoded(make.mr(seed=number, number=number)))
+    (folder / "frames.dcm").write_bytes(make.encoded(make.enhanced()))
+    (folder / "ct.dcm").write_bytes(make.encoded(make.ct()))
+    (folder / "notes.txt").write_text("no image")
+    (folder / "DICOMDIR").write_bytes((folder / "IM1").read_bytes())
+    return folder
+
+
+def status_of(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_results_are_written_by_series_and_named_after_nobody(
+    study: Path, tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert status_of("dicom", "classify", study, "--model", model_folder, "--out", out) == 3
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == f"tiny 1.2. {DISCLAIMER}"
+    assert f"unreadable: {study / 'ct.dcm'}: " in said.err
+    series = sorted(out.iterdir())
+    assert sorted(len(list(each.iterdir())) for each in series) == [9, 12]
+    names = {file.name for file in out.rglob("*.dcm")}
+    assert names == {f"{number:04d}-{kind}.dcm" for number in range(1, 5) for kind in ("overlay", "map", "report")}
+    sources = {make.mr(seed=number, number=number).SOPInstanceUID for number in (1, 2, 3)}
+    reports = [pydicom.dcmread(file) for file in out.rglob("*-report.dcm")]
+    referred = {
+        item.ReferencedSOPInstanceUID
+        for report in reports
+        for study_item in report.CurrentRequestedProcedureEvidenceSequence
+        for series_item in study_item.ReferencedSeriesSequence
+        for item in series_item.ReferencedSOPSequence
+    }
+    assert sources < referred
+    for text in (make.NAME, make.PATIENT):
+        assert text not in said.out + said.err + "".join(str(file) for file in out.rglob("*"))
+
+
+def test_the_same_images_give_the_same_files(study: Path, tmp_path: Path, model_folder: Path) -> None:
+    contents = []
+    for name in ("a", "b"):
+        status_of("dicom", "classify", study / "IM1", "--model", model_folder, "--out", tmp_path / name)
+        contents.append({file.name: file.read_bytes() for file in (tmp_path / name).rglob("*.dcm")})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 3
+
+
+def test_instances_of_the_same_number_do_not_overwrite_each_other(tmp_path: Path, model_folder: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for seed in (1, 2):
+        dataset = make.mr(seed=seed, number=7)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = make.uid("same number", seed)
+        (folder / f"{seed}.dcm").write_bytes(make.encoded(dataset))
+    assert status_of("dicom", "classify", folder, "--model", model_folder, "--out", tmp_path / "out") == 0
+    reports = sorted(file.name for file in (tmp_path / "out").rglob("*-report.dcm"))
+    assert reports == ["0007-2-report.dcm", "0007-report.dcm"]
+
+
+def test_only_dicom_files_are_answered_with_dicom(
+    slices: list[Path], tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("dicom", "classify", slices[0], "--model", model_folder, "--out", tmp_path / "out") == 3
+    assert f"unreadable: {slices[0]}: not a DICOM file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_wanted_slices_are_chosen_by_number(
+    study: Path, tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", model_folder, "--slices", "2-3", "--format", "csv"]
+    status_of("predict", study / "frames.dcm", study / "IM2", *arguments)
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["slice"] for row in rows] == ["2", "3", "2"]
+    assert [row["image"] for row in rows] == [
+        f"{study / 'frames.dcm'}#2",
+        f"{study / 'frames.dcm'}#3",
+        f"{study / 'IM2'}",
+    ]
+    assert rows[0]["volume"] == rows[1]["volume"] != rows[2]["volume"]
+    assert status_of("predict", study / "IM1", "--model", model_folder, "--slices", "9") == 3
+    assert "none of its slices has a wanted number" in capsys.readouterr().err
+    for wrong in ("9-1", "a", "1,,2", "-3"):
+        assert status_of("predict", study / "IM1", "--model", model_folder, f"--slices={wrong}") == 2
+        assert "expected numbers of slices such as 12, 10-20 or 1-5,9, or all" in capsys.readouterr().err
+
+
+def test_explain_draws_the_slices_of_a_volume_with_their_numbers(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = tmp_path / "brain.nii.gz"
+    volume.write_bytes(brain())
+    out = tmp_path / "out"
+    assert (
+        status_of("explain", volume, "--model", model_folder, "--out", out, "--slices", "5,12", "--plane", "axial") == 0
+    )
+    assert {file.name for file in out.iterdir()} == {
+        f"brain-{number:04d}.{suffix}" for number in (5, 12) for suffix in ("png", "npy")
+    }
+    with Image.open(out / "brain-0005.png") as page:
+        assert page.width > 900
+    assert f"{volume}#5: " in capsys.readouterr().out
+
+
+def test_predict_answers_every_slice_of_a_volume_in_json(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = tmp_path / "brain.nii.gz"
+    volume.write_bytes(brain())
+    assert status_of("predict", volume, "--model", model_folder, "--format", "json") == 0
+    answers = json.loads(capsys.readouterr().out)["predictions"]
+    assert [each["slice"] for each in answers] == list(range(1, 13))
+    assert {each["volume"] for each in answers} == {str(volume)}
+    assert answers[0]["reasons"] == "image quality: empty"
