@@ -124,7 +124,7 @@ MAPS: Final = frozenset(
         *("PERFUSION", "ASL", "CBF", "CBV", "RCBF", "RCBV", "RELCBF", "RELCBV", "MTT", "TTP", "TMAX", "PBP", "DSC"),
         *("P", "PHASE", "VELOCITY", "R", "I", "REAL", "IMAGINARY", "FMRI", "BOLD", "SPECTRO", "SPECTROSCOPY"),
         *("MAP", "T1MAP", "T2MAP", "METABOLITE", "STIFFNESS", "FIELDMAP", "SWI", "QSM", "MOSAIC", "SUB", "SUBTRACT"),
-        *("SUBTRACTION", "DENSITY", "ANGIO", "TOF"),
+        *("SUBTRACTION", "ANGIO", "TOF"),
     )
 )
 PROJECTIONS: Final = frozenset(
@@ -140,10 +140,10 @@ def says(header: Dataset, words: frozenset[str], keywords: Iterable[str] = DESCR
     return not words.isdisjoint(re.split(r"[^A-Z]+", texts))
 
 
-LOCALIZER_WORDS: Final = LOCALIZERS | {"LOC", "SCOUTS", "LOCALIZERS", "AAHSCOUT", "AAHEAD", "PLAN", "CALIBRATION"}
+LOCALIZER_WORDS: Final = LOCALIZERS | {"LOC", "SCOUTS", "LOCALIZERS", "AAHSCOUT", "AAHEAD", "CALIBRATION"}
 MAP_WORDS: Final = frozenset(
     (
-        *("ADC", "EADC", "FA", "TRACE", "TRACEW", "DIFFUSION", "DIFF", "DWI", "DTI", "TENSOR"),
+        *("ADC", "EADC", "TRACE", "TRACEW", "DIFFUSION", "DIFF", "DWI", "DTI", "TENSOR"),
         *("PERFUSION", "PERF", "ASL", "CBF", "CBV", "RCBF", "RCBV", "MTT", "TTP", "TMAX", "DSC", "DCE"),
         *("PHASE", "FMRI", "BOLD", "SPECTROSCOPY", "MRS", "FIELDMAP", "SWI", "QSM", "SUBTRACTION", "TOF", "MRA", "MRV"),
         *("ANGIO", "ANGIOGRAPHY", "MIP", "MINIP"),
