@@ -14,10 +14,11 @@ import pytest
 
 from braintumor.classes import CLASSES
 from braintumor.errors import ImageError
-from braintumor.inference import BATCH, BATCHES_AHEAD, Prediction, predict, predict_each
+from braintumor.inference import BATCH, BATCHES_AHEAD, Prediction, judge_each, predict, predict_each
 from braintumor.model import Model
-from braintumor.read import read
-from braintumor.scan import Scan
+from braintumor.read import read, read_all
+from braintumor.scan import Choice, Place, Scan
+from tests.volume_files import brain
 
 
 def assert_same(found: Prediction, expected: Prediction, tolerance: float = 0.0) -> None:
@@ -143,3 +144,47 @@ def test_loading_and_predicting_needs_no_torch(slices: list[Path], model_folder:
     command = [sys.executable, "-c", program, str(model_folder), str(slices[0])]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.strip() in CLASSES
+
+
+def test_the_slices_of_volumes_are_answered_like_the_slices_alone(tmp_path: Path, model: Model) -> None:
+    volume = tmp_path / "brain.nii.gz"
+    volume.write_bytes(brain())
+    expected = predict(list(read_all(volume)), model)
+    for source in (volume, (volume.read_bytes(), str(volume))):
+        found = predict([source], model)
+        assert len(found) == 12
+        for own, other in zip(expected, found, strict=True):
+            assert_same(other, own)
+            assert (other.place, other.notes) == (own.place, own.notes)
+    some = predict([volume], model, Choice("axial", ((3, 4), (12, 20))))
+    assert [answer.place and answer.place.number for answer in some] == [3, 4, 12]
+    assert isinstance(some[0].place, Place)
+    record = some[0].record()
+    assert (record["volume"], record["slice"], record["notes"]) == (str(volume), 3, "; ".join(some[0].notes))
+
+
+def test_judging_gives_each_answer_with_its_slice_and_each_refusal_in_its_place(
+    tmp_path: Path, slices: list[Path], model: Model
+) -> None:
+    missing = tmp_path / "missing.png"
+    sources = [*slices[:10], missing, (brain(("glioma", "no_tumor")), "volume"), (b"hello", "text")]
+    found = list(judge_each(sources, model))
+    assert [isinstance(each, ImageError) for each in found] == [False] * 10 + [True, False, False, True]
+    expected = list(predict_each(sources, model))
+    for each, other in zip(found, expected, strict=True):
+        if isinstance(each, ImageError):
+            assert isinstance(other, ImageError)
+            assert str(each) == str(other)
+        else:
+            scan, prediction = each
+            assert isinstance(other, Prediction)
+            assert_same(prediction, other, tolerance=1e-6)
+            assert scan.source == prediction.image
+            assert_same(predict(scan, model)[0], prediction, tolerance=1e-6)
+
+
+def test_a_folder_in_place_of_a_file_is_refused_alone(tmp_path: Path, slices: list[Path], model: Model) -> None:
+    refused, answered = predict_each([tmp_path, slices[0]], model)
+    assert isinstance(refused, ImageError)
+    assert refused.reason == "is a folder; name one image file"
+    assert isinstance(answered, Prediction)

@@ -15,8 +15,10 @@ from PIL import Image
 
 from braintumor import sandbox as module
 from braintumor.errors import ImageError
-from braintumor.read import read
+from braintumor.read import read, read_all
 from braintumor.sandbox import Sandbox
+from braintumor.scan import Choice
+from tests.volume_files import brain
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +60,10 @@ def test_reasons_are_those_of_read(sandbox: Sandbox, slices: list[Path]) -> None
 
 @pytest.mark.parametrize("side", [7_000, 40_000])
 def test_bombs_are_refused_from_their_header(sandbox: Sandbox, slices: list[Path], side: int) -> None:
+    bomb = png(side, side)
     began = time.monotonic()
     with pytest.raises(ImageError, match="pixels; at most"):
-        sandbox.read(png(side, side), "bomb")
+        sandbox.read(bomb, "bomb")
     assert time.monotonic() - began < 1
     assert sandbox.read(slices[0].read_bytes(), "next").pixels.size
 
@@ -113,3 +116,42 @@ def test_closing_ends_the_children(slices: list[Path]) -> None:
     sandbox = Sandbox(children=2)
     sandbox.close()
     assert all(child.process.returncode is not None for child in sandbox._all)
+
+
+def test_all_slices_of_a_volume_come_one_by_one(sandbox: Sandbox) -> None:
+    content = brain()
+    expected = list(read_all(content, "volume"))
+    found = list(sandbox.read_all(content, "volume"))
+    assert len(found) == len(expected) == 12
+    for own, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(other.pixels, own.pixels)
+        assert (other.source, other.spacing, other.notes, other.place) == (
+            own.source,
+            own.spacing,
+            own.notes,
+            own.place,
+        )
+    assert found[4].source == "volume#5"
+    wanted = list(sandbox.read_all(content, "volume", Choice("coronal", ((40, 41),))))
+    assert [scan.place and scan.place.number for scan in wanted] == [40, 41]
+
+
+def test_several_slices_are_not_one(sandbox: Sandbox) -> None:
+    with pytest.raises(ImageError, match="holds several slices; ask for all of them, or choose one"):
+        sandbox.read(brain(), "volume")
+
+
+def test_a_child_is_given_back_when_not_all_slices_are_taken(slices: list[Path]) -> None:
+    with Sandbox(children=1) as sandbox:
+        remaining = sandbox.read_all(brain(), "volume")
+        next(remaining)
+        remaining.close()
+        assert sandbox.read(slices[0].read_bytes(), "another").source == "another"
+
+
+def test_time_spent_by_who_takes_the_slices_does_not_count() -> None:
+    with Sandbox(children=1) as sandbox:
+        list(sandbox.read_all(brain(), "started"))
+        sandbox.deadline = 0.3
+        for _ in sandbox.read_all(brain(), "volume"):
+            time.sleep(0.1)  # 1.2 seconds in all
