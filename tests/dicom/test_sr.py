@@ -213,6 +213,11 @@ def test_codes_of_the_standard_mean_what_pydicom_says(code: Code) -> None:
     assert code.meaning in meanings
 
 
+def test_the_report_says_whose_the_own_codes_are(model: Model, prediction: Prediction) -> None:
+    (scheme,) = reported(prediction, model).CodingSchemeIdentificationSequence
+    assert (scheme.CodingSchemeDesignator, scheme.CodingSchemeResponsibleOrganization) == ("99BTMRI", "braintumor")
+
+
 def test_our_own_codes_fit_and_differ() -> None:
     own = [each for each in all_codes() if each.scheme == codes.OWN]
     assert len({each.value for each in own}) == len(own)

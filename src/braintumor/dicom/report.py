@@ -29,6 +29,13 @@ def report(case: Case, class_map: Dataset | None) -> Dataset:
     made.CompletionFlag, made.VerificationFlag, made.PreliminaryFlag = "PARTIAL", "UNVERIFIED", "PRELIMINARY"
     made.CompletionFlagDescription = "One slice, judged by software alone"
     made.CurrentRequestedProcedureEvidenceSequence = [evidence(case, class_map)]
+    made.CodingSchemeIdentificationSequence = [
+        dataset(
+            CodingSchemeDesignator=codes.OWN,
+            CodingSchemeName=codes.OWN_NAME,
+            CodingSchemeResponsibleOrganization=codes.MANUFACTURER,
+        )
+    ]
     made.update(
         dataset(
             ValueType="CONTAINER",
