@@ -1,6 +1,7 @@
 """How DICOM files become slices: one frame at a time, as a radiologist would see it, or with the reason why not."""
 
 import hashlib
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from braintumor.dicom.attributes import TOO_DEEP, RefusalError, code, numbers, p
 from braintumor.dicom.frames import Layout, Pixels, check_amount, decode, frames, layout
 from braintumor.dicom.origin import extract
 from braintumor.dicom.parse import parse
+from braintumor.dicom.quiet import nothing
 from braintumor.errors import ImageError
 from braintumor.scan import Choice, Place, Scan
 
@@ -25,7 +27,7 @@ LARGEST_SIDE: Final = 8_000
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
     """Yield the wanted slices of a DICOM file, MR of the head or Secondary Capture, one frame decoded at a time.
 
-    Warnings of pydicom, which may hold a patient's data, are silenced for the process.
+    Warnings and log records of pydicom, which may hold a patient's data, are dropped for the process from then on.
 
     Args:
         content: of a DICOM Part 10 file.
@@ -65,12 +67,15 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
 
 
 def silence() -> None:
-    """Ignore warnings of pydicom, attributed to itself or to us; `warnings.catch_warnings` is not safe in threads."""
+    """Drop warnings and log records of pydicom, for the process: `warnings.catch_warnings` is not safe in threads."""
     if OWN_FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", category=Warning, module=OWN_MODULES)
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(nothing)
 
 
-OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."
+OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."  # pydicom's are attributed to who calls it
+LOGGERS: Final = ("pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.utils")
 OWN_FILTER: Final = ("ignore", None, Warning, re.compile(OWN_MODULES), 0)
 
 
