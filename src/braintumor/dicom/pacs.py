@@ -107,7 +107,8 @@ class Archive:
         Raises:
             ArchiveError: there is no DICOMweb.
         """
-        lists = self._call("GET", f"{self.url}/changes?limit=1")[0] == 200
+        status, content = self._call("GET", f"{self.url}/changes?limit=1")
+        lists = status == 200 and content.startswith(b"{") and b'"Changes"' in content
         self.web = f"{self.url}/dicom-web" if lists else self.url
         status, _ = self._call("GET", f"{self.web}/studies?limit=1", accept=JSON)
         if status not in (200, 204):

@@ -159,6 +159,7 @@ class Watcher:
         news: News | None = None
         failures, sure = 0, False  # sure: nothing has broken since we saw that it is the same archive
         while not self.stop.is_set():
+            before = self.tally.answered
             try:
                 news = news or self._news()
                 if not sure:
@@ -166,7 +167,7 @@ class Watcher:
                 done = self._round(news)
                 failures, sure = 0, True
             except ArchiveError as error:
-                failures, sure = failures + 1, False
+                failures, sure = 1 + failures * (self.tally.answered == before), False
                 if once and failures == MOST_FAILURES:
                     raise
                 pause = backoff(failures)
@@ -191,12 +192,11 @@ class Watcher:
         return Searches(self.archive)
 
     def _round(self, news: News) -> bool:
-        """Read a page of news, work on what is due, keep the place; return whether there was nothing new."""
-        done = False
+        """Read a page of news, work on what is due, keep the place; return whether nothing was new and nothing done."""
+        done, before = False, self.tally.answered
         if len(self.waiting) < MOST_WAITING:
             images, passed, done = news.more()
             self.tally.passed += passed
-            done = done and not images
             settled = self.journal.settled([image.key for image in images])
             for image in images:
                 if image.key not in settled:
@@ -205,7 +205,7 @@ class Watcher:
             self._work()
         finally:
             news.done([each.image for each in self.waiting.values()])
-        return done
+        return done and self.tally.answered == before
 
     def _due(self) -> list[Waiting]:
         now = monotonic()
@@ -253,6 +253,11 @@ class Watcher:
                         batch.append((each, future.result()))
                     except TroubleError:
                         each.fail("the archive does not give it", self.tally.answered)
+                    except ArchiveError:
+                        if not batch:
+                            raise
+                        ahead.appendleft((each, future))  # raises again, after the batch
+                        break
                 if batch:
                     yield batch
                 elif not ahead:

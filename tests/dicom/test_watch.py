@@ -1,0 +1,356 @@
+import io
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from braintumor.dicom import outgoing, pacs
+from braintumor.dicom.journal import Journal
+from braintumor.dicom.outgoing import Waiting, backoff
+from braintumor.dicom.pacs import ArchiveError, Image
+from braintumor.dicom.watch import MOST_FAILURES, Tally, watch
+from braintumor.errors import ImageError, ModelError, StorageError
+from braintumor.model import Model
+from braintumor.sandbox import TOO_LONG, Sandbox
+from tests.dicom import make
+from tests.dicom.fake import DROP, Archive, content_of, serving
+
+Run = Callable[..., Tally]
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[Sandbox]:
+    """Yield decoders that all tests share, since their start takes a second."""
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def archive(decoders: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
+    """Yield an archive like Orthanc's, for a watcher that waits a hundredth of the usual time."""
+    monkeypatch.setattr(outgoing, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("braintumor.dicom.watch.Sandbox", lambda children: nullcontext(decoders))
+    with serving(Archive()) as served:
+        yield served
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def run(archive: Archive, bundled: Model, tmp_path: Path, said: list[str]) -> Run:
+    def run(path: str = "", model: Model = bundled) -> Tally:
+        return watch(archive.url + path, model, tmp_path / "state", poll_seconds=0.01, once=True, say=said.append)
+
+    return run
+
+
+def images(count: int, study: object = 0) -> list[Dataset]:
+    return [make.mr(seed=number, number=number + 1, study=study) for number in range(count)]
+
+
+def answered(archive: Archive) -> list[int]:
+    """Return how many results refer to each image that is not ours."""
+    uids = [str(make.uid("instance", 0, 0, number)) for number in range(1, 100)]
+    texts = [each.to_json() for each in archive.results()]
+    return [
+        sum(f'"{uid}"' in text for text in texts)
+        for uid in uids
+        if any(uid in each[1].values() for each in archive.held.values())
+    ]
+
+
+@pytest.mark.parametrize("root", ["", "/dicom-web"], ids=["changes", "qido"])
+def test_each_mr_image_is_answered_and_nothing_else(archive: Archive, run: Run, said: list[str], root: str) -> None:
+    for each in images(3):
+        archive.add(each)
+    archive.add(make.mr(number=4, series="ct", Modality="CT"))
+    assert run(root) == Tally(answered=3, passed=1 + 9 + (root != "") * 1)
+    assert answered(archive) == [3, 3, 3]
+    assert archive.pulls() == 3
+    assert "answered 3; 0 waiting" in said
+    assert not any("2.25." in line or make.NAME in line for line in said)
+
+
+@pytest.mark.parametrize("root", ["", "/dicom-web"], ids=["changes", "qido"])
+def test_a_second_run_fetches_nothing(archive: Archive, run: Run, root: str) -> None:
+    for each in images(2):
+        archive.add(each)
+    run(root)
+    archive.add(images(3)[2])
+    archive.asked.clear()
+    assert run(root).answered == 1
+    assert archive.pulls() == 1
+    assert answered(archive) == [3, 3, 3]
+
+
+def test_an_archive_that_fails_is_asked_again(archive: Archive, run: Run, said: list[str]) -> None:
+    for each in images(3):
+        archive.add(each)
+    archive.trouble = lambda method, path: {0: 503, 6: DROP}.get(len(archive.asked) % 12)
+    assert run().answered == 3
+    assert answered(archive) == [3, 3, 3]
+    assert any("busy (status 503); trying again" in line for line in said)
+
+
+def test_an_archive_that_is_not_there_ends_a_single_run_only(archive: Archive, run: Run, said: list[str]) -> None:
+    archive.trouble = lambda method, path: 401
+    with pytest.raises(ArchiveError, match=r"refuses us .*BRAINTUMOR_PACS_USER"):
+        run()
+    assert len(said) == MOST_FAILURES - 1
+
+
+def test_without_dicomweb_an_image_is_not_taken_for_deleted(archive: Archive, run: Run) -> None:
+    archive.add(images(1)[0])
+    archive.trouble = lambda method, path: 404 if "instances" in path else None
+    with pytest.raises(ArchiveError):
+        run()
+    archive.trouble = lambda method, path: None
+    assert run().answered == 1
+
+
+def test_a_password_in_the_address_is_refused(tmp_path: Path, bundled: Model) -> None:
+    with pytest.raises(ArchiveError, match="seen by others") as caught:
+        watch("http://me:secret@127.0.0.1:1", bundled, tmp_path, say=print)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8042", "ftp://127.0.0.1", "http://"])
+def test_what_is_no_address_is_refused(tmp_path: Path, bundled: Model, url: str) -> None:
+    with pytest.raises(ArchiveError, match="expected the address"):
+        watch(url, bundled, tmp_path, say=print)
+
+
+def test_a_redirect_is_not_followed(archive: Archive, run: Run) -> None:
+    archive.trouble = lambda method, path: 307
+    with pytest.raises(ArchiveError, match="another address"):
+        run()
+    assert {path for _, path in archive.asked} == {"/changes?limit=1"}
+
+
+def test_the_password_comes_from_the_environment_as_utf8(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(pacs.USER, "watcher")
+    monkeypatch.setenv(pacs.PASSWORD, "pässwörd")
+    session = pacs.Archive(archive.url)._session
+    prepared = session.prepare_request(pacs.requests.Request("GET", archive.url))
+    assert prepared.headers["Authorization"] == "Basic d2F0Y2hlcjpww6Rzc3fDtnJk"  # base64 of watcher:pässwörd
+
+
+def test_results_that_are_taken_in_part_are_sent_again(archive: Archive, run: Run) -> None:
+    for each in images(2):
+        archive.add(each)
+    refused: list[str] = []
+
+    def refuse(uid: str) -> bool:
+        if len(refused) < 3 and uid not in refused:
+            refused.append(uid)
+            return True
+        return False
+
+    archive.refuse = refuse
+    assert run() == Tally(answered=2, passed=6)
+    assert answered(archive) == [3, 3]
+
+
+def test_an_image_that_fails_while_others_do_not_is_refused_in_the_end(
+    archive: Archive, run: Run, said: list[str]
+) -> None:
+    bad, *others = images(8)
+    archive.add(bad)
+    remaining = iter(others)
+
+    def trouble(method: str, path: str) -> int | None:
+        if method == "GET" and path.endswith(f"/instances/{bad.SOPInstanceUID}"):
+            if another := next(remaining, None):
+                archive.add(another)
+            return 500
+        return None
+
+    archive.trouble = trouble
+    tally = run()
+    assert (tally.answered, tally.refused) == (7, 1)
+    assert "refused 1: the archive does not give it" in said
+    archive.trouble = lambda method, path: None
+    assert run() == Tally()
+
+
+def test_an_image_that_fails_alone_waits_for_the_next_run(archive: Archive, run: Run) -> None:
+    bad = images(1)[0]
+    archive.add(bad)
+    archive.trouble = lambda method, path: 500 if path.endswith(f"/instances/{bad.SOPInstanceUID}") else None
+    assert run() == Tally(waiting=1)
+    archive.trouble = lambda method, path: None
+    assert run().answered == 1
+
+
+def test_an_image_deleted_meanwhile_is_passed_over(archive: Archive, run: Run) -> None:
+    first, second = images(2)
+    entry = archive.add(first)
+    archive.add(second)
+
+    def trouble(method: str, path: str) -> int | None:
+        if first.SOPInstanceUID in path:
+            archive.held.pop(entry, None)
+        return None
+
+    archive.trouble = trouble
+    assert run() == Tally(answered=1, gone=1, passed=3)
+
+
+def test_what_cannot_be_decoded_is_refused_once(archive: Archive, run: Run, said: list[str]) -> None:
+    bad, good = images(2)
+    archive.add(bad, content_of(bad)[:2_000])
+    archive.add(good)
+    assert run() == Tally(answered=1, refused=1, passed=3)
+    assert sum(line.startswith("refused 1: ") for line in said) == 1
+    archive.asked.clear()
+    assert run() == Tally()
+    assert archive.pulls() == 0
+
+
+def test_a_file_that_took_too_long_under_load_gets_another_chance(
+    archive: Archive, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.add(images(1)[0])
+    slow, read_all = iter([True]), Sandbox.read_all
+
+    def sometimes(self: Sandbox, content: bytes, name: str) -> Iterator[object]:
+        if next(slow, False):
+            raise ImageError(name, TOO_LONG)
+        yield from read_all(self, content, name)
+
+    monkeypatch.setattr(Sandbox, "read_all", sometimes)
+    assert run().answered == 1
+
+
+def test_an_image_whose_results_cannot_be_made_stops_no_other(
+    archive: Archive, run: Run, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from braintumor.dicom import watch as module
+
+    for each in images(2):
+        archive.add(each)
+    poison, results = iter([True]), module.results
+
+    def sometimes(*judged: object) -> object:
+        if next(poison, False):
+            raise ValueError(f"Invalid value: {make.NAME}")
+        return results(*judged)
+
+    monkeypatch.setattr(module, "results", sometimes)
+    assert run() == Tally(answered=1, refused=1, passed=3)
+    assert "refused 1: results cannot be made of it (ValueError)" in said
+
+
+def test_every_frame_of_an_enhanced_image_is_answered(archive: Archive, run: Run) -> None:
+    archive.add(make.enhanced())
+    assert run() == Tally(answered=1, passed=12)
+    assert len(archive.results()) == 4 * 3
+
+
+@pytest.mark.parametrize("shorter", [True, False], ids=["shorter list", "other list"])
+def test_a_replaced_list_of_changes_is_read_from_the_start_and_nothing_answered_again(
+    archive: Archive, run: Run, shorter: bool
+) -> None:
+    old = images(2)
+    for each in old:
+        archive.add(each)
+    run()
+    archive.held.clear()
+    archive.changes.clear()
+    for each in [*([] if shorter else images(12, study="filler")), *images(3)]:
+        archive.add(each)
+    archive.asked.clear()
+    assert run().answered == (1 if shorter else 13)
+    assert archive.pulls() == (1 if shorter else 13)
+    assert run().answered == 0
+
+
+def test_an_archive_that_gives_its_first_page_for_ever_is_read_once(archive: Archive, run: Run) -> None:
+    archive.pages = False
+    for each in images(2):
+        archive.add(each)
+    assert run("/dicom-web").answered == 2
+
+
+def test_images_half_answered_by_another_model_must_be_finished_first(run: Run, tmp_path: Path) -> None:
+    with Journal(tmp_path / "state") as journal:
+        journal.begin(["a"], "another model")
+    with pytest.raises(ModelError, match="1 image"):
+        run()
+
+
+def test_an_interrupted_answer_is_finished_and_then_no_longer_under_way(
+    archive: Archive, run: Run, bundled: Model, tmp_path: Path
+) -> None:
+    image = images(1)[0]
+    archive.add(image)
+    with Journal(tmp_path / "state") as journal:
+        key = Image(image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID).key
+        journal.begin([key, "gone meanwhile"], bundled.identity)
+    assert run().answered == 1
+    with Journal(tmp_path / "state") as journal:
+        assert journal.under_way() == {}
+
+
+def test_a_second_watcher_on_the_same_journal_is_refused(run: Run, tmp_path: Path) -> None:
+    with Journal(tmp_path / "state"), pytest.raises(StorageError, match="in use by another watcher"):
+        run()
+
+
+def test_sigterm_ends_the_loop_and_gives_the_old_handler_back(archive: Archive, bundled: Model, tmp_path: Path) -> None:
+    archive.add(images(1)[0])
+    before = signal.getsignal(signal.SIGTERM)
+
+    def say(line: str) -> None:
+        if line.startswith("answered"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert watch(archive.url, bundled, tmp_path / "state", poll_seconds=60, say=say).answered == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert threading.active_count() < 10
+
+
+def test_nothing_of_the_libraries_is_logged(archive: Archive, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    archive.add(images(1)[0])
+    assert run().answered == 1
+    assert not [record for record in caplog.records if record.name.partition(".")[0] != "asyncio"]
+
+
+def test_a_pause_doubles_up_to_a_minute_and_varies() -> None:
+    assert all(0.5 <= backoff(1) <= 1.0 for _ in range(50))
+    assert all(4.0 <= backoff(4) <= 8.0 for _ in range(50))
+    assert all(30.0 <= backoff(1000) <= 60.0 for _ in range(50))
+    assert len({backoff(3) for _ in range(10)}) > 1
+
+
+def test_an_image_is_only_blamed_for_failures_between_successes_of_others() -> None:
+    waiting = Waiting(Image("1", "2", "3"))
+    for successes in (0, 0, 0, 1, 1, 2):
+        waiting.fail("trouble", successes)
+    assert (waiting.failures, waiting.blamed) == (6, 2)
+
+
+def test_the_key_of_an_image_tells_nothing_and_differs_by_study() -> None:
+    one, other = Image("1.2", "1.3", "1.4"), Image("1.9", "1.3", "1.4")
+    assert one.key != other.key
+    assert len(one.key) == 32
+    assert "1.2" not in one.key
+
+
+def test_a_file_is_taken_out_of_its_message_unchanged() -> None:
+    content = content_of(images(1)[0])
+    message = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--\r\n"
+    assert pacs.only_part(message) == content
+    assert pacs.only_part(content) == content
+    assert pydicom.dcmread(io.BytesIO(pacs.only_part(message))).Modality == "MR"
