@@ -225,6 +225,7 @@ def serve(stream: socket.socket) -> None:
                 return
             except Exception:  # whatever a file does to its decoder is a refusal
                 last = {"reason": UNDECODABLE}
+            del asked, content  # or there is no room for the next file
             send(stream, last, b"")
 
 
