@@ -29,6 +29,30 @@ DROP = """(files) => {
     }
 }"""
 
+CONTRASTS = """(selectors) => {
+    const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+    const light = (rgb) => rgb.slice(0, 3).map((v) => v / 255)
+        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
+    const behind = (element) => {
+        for (let at = element; at; at = at.parentElement) {
+            const colour = parse(getComputedStyle(at).backgroundColor);
+            if ((colour[3] ?? 1) > 0) return colour;
+        }
+        return [255, 255, 255];
+    };
+    const found = {};
+    for (const selector of selectors) {
+        for (const element of document.querySelectorAll(selector)) {
+            if (!element.checkVisibility()) continue;
+            const [a, b] = [parse(getComputedStyle(element).color), behind(element)].map(light);
+            const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            found[selector] = Math.min(found[selector] ?? 99, ratio);
+        }
+    }
+    return found;
+}"""
+
 
 @dataclass
 class Viewer:
@@ -69,6 +93,11 @@ class Viewer:
             number,
         )
         return address
+
+    def contrasts(self, *selectors: str) -> dict[str, float]:
+        """Return the least ratio of luminances of the visible texts that each selector finds, WCAG 1.4.3."""
+        ratios: dict[str, float] = self.page.evaluate(CONTRASTS, list(selectors))
+        return ratios
 
     def names(self) -> list[str]:
         """Return the slices in the list."""

@@ -25,29 +25,6 @@ TEXTS = (
     *(".sliders output", ".corner", ".unit", ".decision", ".bars th", ".bars td:last-child", ".meaning", ".facts dt"),
     *(".reasons li", "#agreement", "#refused summary", "#refused .faint", ".identity span", ".nothing"),
 )
-CONTRASTS = """(selectors) => {
-    const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-    const light = (rgb) => rgb.slice(0, 3).map((v) => v / 255)
-        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-        .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
-    const behind = (element) => {
-        for (let at = element; at; at = at.parentElement) {
-            const colour = parse(getComputedStyle(at).backgroundColor);
-            if ((colour[3] ?? 1) > 0) return colour;
-        }
-        return [255, 255, 255];
-    };
-    const found = {};
-    for (const selector of selectors) {
-        for (const element of document.querySelectorAll(selector)) {
-            if (!element.checkVisibility()) continue;
-            const [a, b] = [parse(getComputedStyle(element).color), behind(element)].map(light);
-            const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-            found[selector] = Math.min(found[selector] ?? 99, ratio);
-        }
-    }
-    return found;
-}"""
 RENDER = """async ({content, map, scale, about, opacity}) => {
     const render = await import("./static/render.js");
     const slice = await render.decode(render.blobOf(content));
@@ -75,7 +52,7 @@ def saved(viewer: Any, button: str) -> bytes:
 
 
 def contrasts_hold(viewer: Any) -> int:
-    found = viewer.page.evaluate(CONTRASTS, list(TEXTS))
+    found: dict[str, float] = viewer.contrasts(*TEXTS)
     assert {selector: ratio for selector, ratio in found.items() if ratio < 4.5} == {}
     return len(found)
 
@@ -202,7 +179,9 @@ def test_a_referred_slice_shows_why_and_refused_files_their_reason(open_viewer: 
     assert viewer.page.locator(".reasons li").all_text_contents() == ["image quality: empty"]
     assert viewer.page.inner_text(".meaning").startswith("Do not use this answer")
     assert viewer.page.inner_text("#refused-title") == "Not used: 1"
-    assert "notes.txt\nnot a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file" in viewer.page.inner_text("#refused-list")
+    assert "notes.txt\nnot a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file" in viewer.page.inner_text(
+        "#refused-list"
+    )
     viewer.shot("referred")
 
 
