@@ -93,7 +93,7 @@ def siz(right: int = 8, bottom: int = 8, width: int = 8, height: int = 8, compon
         (siz(components=b"") + b"\0\0\0", "different sizes"),
         (siz(width=0), "without pixels"),
         (siz(right=0), "without pixels"),
-        (siz(20_000, 20_000, 1, 1), "more tiles"),
+        (siz(20_000, 20_000, 1, 1), "more JPEG 2000 tiles"),
     ],
 )
 def test_a_jpeg_2000_stream_that_no_decoder_should_see_is_refused(content: bytes, reason: str) -> None:

@@ -112,7 +112,7 @@ def jpeg_2000_size(frame: bytes) -> Size:
     if not width or not height or right <= left or bottom <= top:
         raise RefusalError("a JPEG 2000 stream without pixels; send the image again")
     if -(-(right - tile_left) // width) * -(-(bottom - tile_top) // height) > MOST_TILES:
-        raise RefusalError("a JPEG 2000 stream of more tiles than its standard allows; send the image again")
+        raise RefusalError("more JPEG 2000 tiles than the standard allows; send the image again")
     return Size(bottom - top, right - left, samples, (components[0] & 0x7F) + 1)
 
 

@@ -21,6 +21,9 @@ from braintumor.dicom.frames import NATIVE, Pixels, check_syntax
 PREAMBLE: Final = 128
 MARK: Final = b"DICM"
 LARGEST_INFLATED: Final = 128 << 20  # bytes
+USUAL_INFLATED: Final = 16 << 20
+LARGEST_RATIO: Final = 50
+"""A deflated file may inflate to the usual size, or to so many times its own; images hardly get a tenth of that."""
 PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 """Float Pixel Data, Double Float Pixel Data, Pixel Data."""
 UNDEFINED: Final = 0xFFFFFFFF
@@ -81,15 +84,16 @@ def inflated(content: memoryview) -> bytes:
     """Return what a deflated dataset (PS3.5 A.5) inflates to.
 
     Raises:
-        RefusalError: more than `LARGEST_INFLATED` bytes, or damaged.
+        RefusalError: far more than the file can tell, or more than `LARGEST_INFLATED` bytes, or damaged.
     """
+    largest = min(LARGEST_INFLATED, max(USUAL_INFLATED, LARGEST_RATIO * len(content)))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        result = inflater.decompress(content, LARGEST_INFLATED + 1)
+        result = inflater.decompress(content, largest + 1)
     except zlib.error as error:
         raise RefusalError("damaged: the deflated file cannot be inflated; send the image again") from error
-    if len(result) > LARGEST_INFLATED:
-        raise RefusalError(f"inflates to more than {LARGEST_INFLATED >> 20} MiB; export the image without deflating")
+    if len(result) > largest:
+        raise RefusalError(f"inflates to more than {largest >> 20} MiB; export the image without deflating")
     if not inflater.eof:
         raise RefusalError("truncated: the deflated file ends too early; send the image again")
     return result
