@@ -21,11 +21,12 @@ from pydicom.uid import UID
 import braintumor
 from braintumor import overlay
 from braintumor.classes import CLASSES
-from braintumor.dicom import case, origin
+from braintumor.dicom import case, codes, origin
+from braintumor.dicom.read import slices
 from braintumor.dicom.write import encoded, results
 from braintumor.inference import Prediction
 from braintumor.model import Model
-from braintumor.scan import Scan
+from braintumor.scan import Choice, Scan
 from tests.dicom import make
 
 SIDE = make.SIZE
@@ -102,6 +103,18 @@ def test_results_are_of_the_same_patient_and_study_in_series_of_their_own(
     assert len(series) == len({each.SOPInstanceUID for each in made}) == len({each.SeriesNumber for each in made})
     assert source.SeriesInstanceUID not in series
     assert all(each.SOPInstanceUID.is_valid and each.SeriesInstanceUID.is_valid for each in made)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "CT"])  # which is not classified
+def test_every_slice_that_is_read_can_be_answered(name: str, model: Model) -> None:
+    source = KINDS[name]()
+    scans = list(slices(make.encoded(source), "slice", 1 << 20, Choice()))
+    assert len(scans) == int(source.get("NumberOfFrames", 1))
+    for frame, (scan, said) in enumerate(zip(scans, braintumor.predict(scans, model), strict=True), start=1):
+        for result in results(scan, said, model):
+            assert result.PatientName == source.get("PatientName", "")
+            if len(scans) > 1:
+                assert result.InstanceNumber == frame
 
 
 def test_what_the_three_are(model: Model, prediction: Prediction) -> None:
@@ -332,6 +345,15 @@ def test_a_model_with_an_odd_name_is_named_as_dicom_allows(model: Model, predict
 
 
 FLAT = ("parametric-map-multi-frame-functional-groups", "sr-document-content")
+
+
+def test_the_conformance_page_tells_our_uid_and_own_codes(model: Model, prediction: Prediction) -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/dicom-conformance.md").read_text("utf-8")
+    for result in results(taken(make.mr()), prediction, model):
+        assert f"`{back(result).file_meta.ImplementationClassUID}`" in page
+        assert result.SOPClassUID in page
+    for own in (*codes.CLASSES_OF.values(), *codes.DECISIONS.values(), codes.REASON, codes.UNUSUAL, codes.CLASS):
+        assert f"`{own.value}`" in page
 
 
 def missing(result: Dataset) -> list[str]:

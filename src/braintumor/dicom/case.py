@@ -23,7 +23,6 @@ from braintumor.inference import Prediction
 from braintumor.model import ONNX_FILES, Model, content
 from braintumor.scan import Scan
 
-IMPLEMENTATION: Final = UID("2.25.109374838402263155913137519498405240571")
 UTF8: Final = "ISO_IR 192"
 NO_DATE: Final = ("19000101", "000000")
 LARGEST_NUMBER: Final = 2**31 - 1
@@ -98,6 +97,9 @@ def uid_of(*parts: str) -> str:
     """Return the UID that a SHA-256 of the parts makes, in the arc of UUIDs, 2.25 (PS3.5 B.2)."""
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+IMPLEMENTATION: Final = UID(uid_of("implementation", MANUFACTURER))
 
 
 @lru_cache(maxsize=8)
