@@ -50,8 +50,6 @@ EXTRA_OF = {
     "python_multipart": "serve",
     "prometheus_client": "serve",
     "pydicom": "dicom",
-    "highdicom": "dicom",
-    "dicomweb_client": "dicom",
     "requests": "dicom",
     "nibabel": "nifti",
 }
