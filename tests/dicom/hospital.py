@@ -151,10 +151,12 @@ class Hospital:
         return Census(instances)
 
 
-def storm(hospital: Hospital, state: Path, log: Path, parts: list[Path], kills: int) -> Counter[str]:
+def storm(
+    hospital: Hospital, state: Path, log: Path, parts: list[Path], kills: int, longest_cut: float = 7.0
+) -> Counter[str]:
     """Send folders of images, and meanwhile kill our watcher so many times, Orthanc and the network a quarter as often.
 
-    The moments are drawn from a fixed seed. At the end the watcher answers what is left. Returns how often what was.
+    The moments are drawn from a fixed seed. Cuts last up to 7 seconds, longer than a connection is waited for. At the end the watcher answers what is left. Returns how often what was.
     """
     choice = random.Random(0)
     done: Counter[str] = Counter()
@@ -166,7 +168,7 @@ def storm(hospital: Hospital, state: Path, log: Path, parts: list[Path], kills: 
         time.sleep(choice.uniform(0.8, 2.5))
         if kill % 4 == 1:
             hospital.cut()
-            time.sleep(choice.uniform(0.2, 7.0))  # longer than a connection is waited for, too
+            time.sleep(choice.uniform(0.2, longest_cut))
             hospital.mend()
             time.sleep(choice.uniform(0.0, 2.0))
             done["cuts"] += 1

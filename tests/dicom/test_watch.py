@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 
 import pydicom
@@ -54,8 +55,8 @@ def run(archive: Archive, bundled: Model, tmp_path: Path, said: list[str]) -> Ru
     return run
 
 
-def images(count: int, study: object = 0) -> list[Dataset]:
-    return [make.mr(seed=number, number=number + 1, study=study) for number in range(count)]
+def images(total: int, study: object = 0) -> list[Dataset]:
+    return [make.mr(seed=number, number=number + 1, study=study) for number in range(total)]
 
 
 def answered(archive: Archive) -> list[int]:
@@ -164,20 +165,20 @@ def test_results_that_are_taken_in_part_are_sent_again(archive: Archive, run: Ru
 def test_an_image_that_fails_while_others_do_not_is_refused_in_the_end(
     archive: Archive, run: Run, said: list[str]
 ) -> None:
-    bad, *others = images(8)
+    bad = images(1)[0]
     archive.add(bad)
-    remaining = iter(others)
+    others = (make.mr(seed=number, number=number) for number in count(2))
 
     def trouble(method: str, path: str) -> int | None:
         if method == "GET" and path.endswith(f"/instances/{bad.SOPInstanceUID}"):
-            if another := next(remaining, None):
-                archive.add(another)
+            archive.add(next(others))
             return 500
         return None
 
     archive.trouble = trouble
     tally = run()
-    assert (tally.answered, tally.refused) == (7, 1)
+    assert tally.refused == 1
+    assert tally.answered >= MOST_FAILURES
     assert "refused 1: the archive does not give it" in said
     archive.trouble = lambda method, path: None
     assert run() == Tally()

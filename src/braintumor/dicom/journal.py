@@ -113,11 +113,11 @@ class Journal:
 
     def _open(self, file: Path) -> sqlite3.Connection:
         try:
+            file.touch(mode=0o600)  # the files that SQLite puts beside it get the same mode
             base = sqlite3.connect(file, isolation_level=None)
             base.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {TABLES}")
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise StorageError(f"cannot use {file} ({error}); choose another folder") from error
-        file.chmod(0o600)
         return base
 
     def _ask(self, question: str, values: Collection[str] = ()) -> list[tuple[Any, ...]]:

@@ -2,9 +2,8 @@
 
 import signal
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,10 +11,11 @@ from time import monotonic
 from types import FrameType
 from typing import Final
 
+from braintumor.dicom.incoming import FETCHERS, Fetched, Incoming
 from braintumor.dicom.journal import Journal
 from braintumor.dicom.news import Changes, News, Searches
 from braintumor.dicom.outgoing import Outgoing, Waiting, backoff
-from braintumor.dicom.pacs import Archive, ArchiveError, Image, TooLargeError, TroubleError
+from braintumor.dicom.pacs import Archive, ArchiveError
 from braintumor.dicom.quiet import quiet
 from braintumor.dicom.write import encoded, results
 from braintumor.errors import ImageError, ModelError
@@ -23,12 +23,8 @@ from braintumor.inference import judge_each
 from braintumor.model import Model
 from braintumor.read import UNDECODABLE
 from braintumor.sandbox import TOO_LONG, Sandbox
-from braintumor.scan import Scan
 
 MOST_FAILURES: Final = 5  # of one image while others succeed; in a row for everything, with `once`
-FETCHERS: Final = 2
-AHEAD: Final = 6  # images fetched ahead
-TOGETHER: Final = 8  # slices judged at once
 MOST_WAITING: Final = 2_000
 DOUBTS: Final = 2
 DOUBTFUL: Final = (TOO_LONG, UNDECODABLE)
@@ -93,8 +89,8 @@ def watch(
                 f"{others} image(s) may have a part of the results of another model, with which the last watcher was "
                 "killed; let that model finish them (--once), then change"
             )
-        with ThreadPoolExecutor(FETCHERS) as pool, Outgoing(archive, journal, model.identity) as outgoing:
-            watcher = Watcher(archive, model, journal, sandbox, pool, outgoing, stop, say)
+        with Incoming(archive, sandbox) as incoming, Outgoing(archive, journal, model.identity) as outgoing:
+            watcher = Watcher(archive, model, journal, incoming, outgoing, stop, say)
             try:
                 watcher.run(poll_seconds, once)
             finally:
@@ -125,15 +121,6 @@ def stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-@dataclass(frozen=True, eq=False)
-class Fetched:
-    """An image's slices, and why there are no more of them; `here` is false where it has gone."""
-
-    slices: tuple[Scan, ...] = ()
-    reason: str = ""
-    here: bool = True
-
-
 @dataclass(eq=False)
 class Watcher:
     """The loop, and the images that it has heard of and not settled.
@@ -146,8 +133,7 @@ class Watcher:
     archive: Archive
     model: Model
     journal: Journal
-    sandbox: Sandbox
-    pool: ThreadPoolExecutor
+    incoming: Incoming
     outgoing: Outgoing
     stop: threading.Event
     say: Callable[[str], None]
@@ -215,7 +201,7 @@ class Watcher:
         """Answer the images that are due; say what has come of them."""
         before, refusals = self.tally.answered, Counter[str]()
         try:
-            for batch in self._fetched(self._due()):
+            for batch in self.incoming.fetched(self._due(), before):
                 self._answer(batch)
                 self._settle(refusals)
                 if self.stop.is_set():
@@ -231,60 +217,6 @@ class Watcher:
                     self.say(f"refused {count}: {reason}")
                 if self.tally.answered > before:
                     self.say(f"answered {self.tally.answered - before}; {len(self.waiting)} waiting")
-
-    def _fetched(self, due: list[Waiting]) -> Iterator[list[tuple[Waiting, Fetched]]]:
-        """Yield images with their slices, as many together as are there, while the next ones are fetched.
-
-        Raises:
-            ArchiveError: the archive cannot be used now.
-        """
-        remaining = iter(due)
-        ahead: deque[tuple[Waiting, Future[Fetched]]] = deque()
-        try:
-            while True:
-                for each in remaining:
-                    ahead.append((each, self.pool.submit(self._fetch, each.image)))
-                    if len(ahead) >= AHEAD:
-                        break
-                batch: list[tuple[Waiting, Fetched]] = []
-                while ahead and len(batch) < TOGETHER and (not batch or ahead[0][1].done()):
-                    each, future = ahead.popleft()
-                    try:
-                        batch.append((each, future.result()))
-                    except TroubleError:
-                        each.fail("the archive does not give it", self.tally.answered)
-                    except ArchiveError:
-                        if not batch:
-                            raise
-                        ahead.appendleft((each, future))  # raises again, after the batch
-                        break
-                if batch:
-                    yield batch
-                elif not ahead:
-                    return
-        finally:
-            for _, future in ahead:
-                future.cancel()
-
-    def _fetch(self, image: Image) -> Fetched:
-        """Return an image's slices; called in several threads.
-
-        Raises:
-            ArchiveError: the archive cannot be used now.
-            TroubleError: it does not give this image.
-        """
-        try:
-            content = self.archive.pull(image)
-        except TooLargeError as error:
-            return Fetched(reason=str(error))
-        if content is None:
-            return Fetched(here=False)
-        slices: list[Scan] = []
-        try:
-            slices.extend(self.sandbox.read_all(content, image.key))
-        except ImageError as error:
-            return Fetched(tuple(slices), error.reason)
-        return Fetched(tuple(slices), "" if slices else "holds no slice")
 
     def _answer(self, batch: list[tuple[Waiting, Fetched]]) -> None:
         """Judge the slices of images and hand over their results."""

@@ -1,0 +1,114 @@
+"""How images come from an archive: several at a time, decoded in processes of their own, while others are judged."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from braintumor.dicom.outgoing import Waiting
+from braintumor.dicom.pacs import Archive, ArchiveError, Image, TooLargeError, TroubleError
+from braintumor.errors import ImageError
+from braintumor.sandbox import Sandbox
+from braintumor.scan import Scan
+
+FETCHERS: Final = 2
+AHEAD: Final = 6  # images fetched ahead
+TOGETHER: Final = 8  # images handed over at once
+NOT_GIVEN: Final = "the archive does not give it"
+
+
+@dataclass(frozen=True, eq=False)
+class Fetched:
+    """An image's slices, and why there are no more of them; `here` is false where it has gone."""
+
+    slices: tuple[Scan, ...] = ()
+    reason: str = ""
+    here: bool = True
+
+
+class Incoming:
+    """The images that are on their way to us."""
+
+    def __init__(self, archive: Archive, sandbox: Sandbox) -> None:
+        self._archive, self._sandbox = archive, sandbox
+        self._pool = ThreadPoolExecutor(FETCHERS)
+
+    def __enter__(self) -> Self:
+        """Return this, whose threads end with the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the threads, after what is being fetched."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def fetched(self, due: Sequence[Waiting], successes: int) -> Iterator[list[tuple[Waiting, Fetched]]]:
+        """Yield images with their slices, as many together as are there, while the next ones are fetched.
+
+        One that the archive does not give is noted as failed.
+
+        Args:
+            due: the images.
+            successes: how many images had been answered before.
+
+        Raises:
+            ArchiveError: the archive cannot be used now.
+        """
+        remaining = iter(due)
+        ahead: deque[tuple[Waiting, Future[Fetched]]] = deque()
+        try:
+            while True:
+                for each in remaining:
+                    ahead.append((each, self._pool.submit(self._fetch, each.image)))
+                    if len(ahead) >= AHEAD:
+                        break
+                if not ahead:
+                    return
+                if batch := self._ready(ahead, successes):
+                    yield batch
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+    def _ready(self, ahead: deque[tuple[Waiting, Future[Fetched]]], successes: int) -> list[tuple[Waiting, Fetched]]:
+        """Return the first image that was fetched, once it is there, with those after it that are there too.
+
+        Raises:
+            ArchiveError: the archive cannot be used now; raised when no image before that is left.
+        """
+        batch: list[tuple[Waiting, Fetched]] = []
+        while ahead and len(batch) < TOGETHER and (not batch or ahead[0][1].done()):
+            each, future = ahead[0]
+            try:
+                batch.append((each, future.result()))
+            except TroubleError:
+                each.fail(NOT_GIVEN, successes)
+            except ArchiveError:
+                if batch:
+                    break
+                raise
+            ahead.popleft()
+        return batch
+
+    def _fetch(self, image: Image) -> Fetched:
+        """Return an image's slices; called in several threads.
+
+        Raises:
+            ArchiveError: the archive cannot be used now.
+            TroubleError: it does not give this image.
+        """
+        try:
+            content = self._archive.pull(image)
+        except TooLargeError as error:
+            return Fetched(reason=str(error))
+        if content is None:
+            return Fetched(here=False)
+        slices: list[Scan] = []
+        try:
+            slices.extend(self._sandbox.read_all(content, image.key))
+        except ImageError as error:
+            return Fetched(tuple(slices), error.reason)
+        return Fetched(tuple(slices), "" if slices else "holds no slice")
