@@ -1,0 +1,113 @@
+import io
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from braintumor.dicom.series import choose, contrast
+from tests.dicom.make import NAME, PATIENT, capture, ct, encoded, enhanced, mr
+
+PLAIN = {"ContrastBolusAgent": None, "ProtocolName": None, "BodyPartExamined": None}
+UNKNOWN = {**PLAIN, "SeriesDescription": None, "EchoTime": None, "RepetitionTime": None}
+
+
+def series(name: str, count: int = 6, **attributes: Any) -> list[Dataset]:
+    return [mr(number=number, series=name, **attributes) for number in range(1, count + 1)]
+
+
+def wanted(study: list[Dataset], **options: bool) -> list[bool]:
+    return [each.wanted for each in choose(study, **options)]
+
+
+def test_each_series_in_scope_is_classified_and_the_others_are_explained() -> None:
+    localizer = series("scout", 3, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    first, second, third = choose([*localizer, *series("t1"), ct()])
+    assert not first.wanted
+    assert first.explanation == "left out: a localizer (ImageType); only diagnostic slices are classified"
+    assert len(first.files) == 3
+    assert second.wanted
+    assert second.explanation == "T1 with contrast agent, axial, 6 slices"
+    assert second.series_uid == series("t1")[0].SeriesInstanceUID
+    assert second.files == tuple(each.SOPInstanceUID for each in series("t1"))
+    assert third.explanation.startswith("left out: Modality is CT")
+
+
+def test_files_out_of_scope_are_left_out_of_their_series() -> None:
+    (chosen,) = choose([*series("t1", 2), mr(number=3, series="t1", ImageType=["DERIVED", "SECONDARY", "MPR"])])
+    assert chosen.wanted
+    assert len(chosen.files) == 2
+    assert chosen.explanation.endswith("2 slices; 1 file left out as no slices of the head in MR")
+
+
+def test_no_files_make_no_series() -> None:
+    assert choose([]) == []
+    assert choose([], best=True) == []
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, "T1 with contrast agent"),
+        ({"ContrastBolusAgent": None}, "T1 with contrast agent"),  # "t1 ax post"
+        ({"ContrastBolusAgent": None, "SeriesDescription": "t1_se_tra", "ProtocolName": None}, "T1"),
+        ({"SeriesDescription": "t1 pre contrast", "ProtocolName": None}, "T1"),
+        ({**PLAIN, "SeriesDescription": "AX T1 +GD"}, "T1 with contrast agent"),
+        ({**PLAIN, "SeriesDescription": "T2 TSE"}, "T2 or FLAIR"),
+        ({**PLAIN, "SeriesDescription": "FLAIR post contrast"}, "T2 or FLAIR"),
+        ({**UNKNOWN, "EchoTime": 10, "RepetitionTime": 500}, "T1"),
+        ({**UNKNOWN, "EchoTime": 100, "RepetitionTime": 5000}, "T2 or FLAIR"),
+        ({**UNKNOWN, "EchoTime": 20, "RepetitionTime": 5000}, "unknown contrast"),
+        (UNKNOWN, "unknown contrast"),
+        ({**UNKNOWN, "AcquisitionContrast": "T2"}, "T2 or FLAIR"),
+        ({**UNKNOWN, "AcquisitionContrast": "T1"}, "T1"),
+    ],
+)
+def test_the_contrast_is_known_by_attributes_description_or_times(attributes: dict[str, Any], expected: str) -> None:
+    assert contrast(mr(**attributes)) == expected
+
+
+def test_the_best_series_is_t1_with_contrast_then_t1_then_t2_then_unknown() -> None:
+    unknown, t2 = series("unknown", **UNKNOWN), series("t2", **{**PLAIN, "SeriesDescription": "t2"})
+    t1, post = series("t1", **{**PLAIN, "SeriesDescription": "t1"}), series("post")
+    assert wanted([*unknown, *t2, *t1, *post], best=True) == [False, False, False, True]
+    assert wanted([*unknown, *t2, *t1], best=True) == [False, False, True]
+    assert wanted([*unknown, *t2], best=True) == [False, True]
+    assert wanted(unknown, best=True) == [True]
+    said = [each.explanation for each in choose([*t2, *post], best=True)]
+    assert said[0] == "left out: another series comes first; this one is T2 or FLAIR, axial, 6 slices"
+    assert said[1] == "comes first: T1 with contrast agent, axial, 6 slices"
+
+
+def test_few_slices_come_last_then_axial_comes_first_then_many_slices() -> None:
+    few, t2 = series("few", 4), series("t2", 5, **{**PLAIN, "SeriesDescription": "t2"})
+    assert wanted([*few, *t2], best=True) == [False, True]
+    sagittal = series("sagittal", 9, ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
+    assert wanted([*sagittal, *series("axial", 6)], best=True) == [False, True]
+    assert wanted([*series("six", 6), *series("seven", 7)], best=True) == [False, True]
+    assert wanted([*series("second", SeriesNumber=2), *series("first", SeriesNumber=1)], best=True) == [False, True]
+
+
+def test_frames_count_as_slices() -> None:
+    chosen = choose([enhanced(("glioma",) * 7), *series("six")], best=True)
+    assert [each.wanted for each in chosen] == [True, False]
+    assert chosen[0].explanation == "comes first: T1 with contrast agent, axial, 7 slices"
+
+
+def test_captures_are_classified() -> None:
+    (chosen,) = choose([capture()])
+    assert chosen.explanation == "unknown contrast, not axial, 1 slice"
+
+
+def test_files_are_called_by_their_path(tmp_path: Any) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(encoded(mr()))
+    assert choose([pydicom.dcmread(path)])[0].files == (str(path),)
+    assert choose([pydicom.dcmread(io.BytesIO(encoded(mr())))])[0].files == (mr().SOPInstanceUID,)
+
+
+def test_no_explanation_holds_text_of_the_files() -> None:
+    made = [mr(SeriesDescription=NAME, ProtocolName=PATIENT), mr(series=1, Modality="SECRET"), mr(series=2, EchoTime=None)]
+    for each in choose(made, best=True):
+        assert "SECRET" not in each.explanation
+        assert PATIENT not in each.explanation
