@@ -412,6 +412,8 @@ sys.exit(main(sys.argv[2:]))
         ("sklearn", "evaluate", ["audit", "data"]),
         ("h5py", "data", ["data", "get", "figshare", "--out", "nowhere"]),
         ("kagglehub", "data", ["data", "get", "kaggle", "--out", "nowhere"]),
+        ("pydicom", "dicom", ["dicom", "classify", "slice.dcm"]),
+        ("requests", "dicom", ["dicom", "watch", "http://127.0.0.1:1", "--state", "nowhere"]),
     ],
 )
 def test_a_missing_library_names_its_extra(library: str, extra: str, arguments: list[str]) -> None:

@@ -13,9 +13,10 @@ SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
     "errors classes files dicom web.settings web.answers web.protocol web.numbers web.reference",
     "scan preprocess decision data.manifest data.split data.phantom data.orientations "
-    "data.download data.unzip data.matlab evaluate.metrics dicom.origin dicom.codes dicom.quiet",
-    "defects model nifti dicom.display dicom.scope dicom.codestream dicom.series data.layout data.figshare "
+    "data.download data.unzip data.matlab evaluate.metrics dicom.codes dicom.quiet nifti_axes",
+    "defects model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
+    "dicom.parse dicom.display dicom.scope dicom.frames dicom.series",
     "dicom.read",
     "read zoo overlay web.guard web.uploads web.forms "
     "evaluate.calibrate data.miniatures data.structure data.neighbours data.kaggle "
@@ -26,10 +27,13 @@ LAYERS = (
     "data.quality data.copies data.crossing data.shortcuts "
     "inference sandbox braintumor evaluate.faithful evaluate.localise evaluate.decisions "
     "evaluate.compare evaluate.gallery evaluate.leakage",
-    "training.quantize training.train data.audit archive volumes dicom.report evaluate.report",
-    "training.folds evaluate.pooled evaluate.audit_page terminal web.desk web.results "
-    "dicom.write dicom.pacs dicom.journal",
-    "dicom.watch web.counter",
+    "training.quantize training.train data.audit archive volumes dicom.case dicom.pacs evaluate.report",
+    "training.folds evaluate.pooled evaluate.audit_page terminal dicom.report dicom.journal dicom.news",
+    "dicom.write dicom.outgoing",
+    "dicom.files dicom.incoming",
+    "dicom.watch web.results",
+    "web.desk",
+    "web.counter",
     "web.app",
     "cli web.server",
     "__main__",

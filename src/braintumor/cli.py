@@ -544,6 +544,7 @@ class DicomClassify:
 
     def run(self) -> int:
         """Write the results, and say for each slice what they say."""
+        from braintumor.dicom.files import write_results
         from braintumor.dicom.quiet import quiet
         from braintumor.inference import judge_each
         from braintumor.zoo import load
@@ -557,7 +558,10 @@ class DicomClassify:
             if answer is None:
                 print(f"{model.identity}. {DISCLAIMER}")
             elif not isinstance(answer, ImageError):
-                print(classified(*answer, model, self.out, names), flush=True)
+                scan, prediction = answer
+                folder, name = place_of(scan, self.out, names)
+                count = write_results(scan, prediction, model, folder, name)
+                print(f"{prediction.image}: {said(prediction)} -> {folder / name}-*.dcm ({count})", flush=True)
 
         answers = map(only_dicom, judge_each(sources, model, Choice(ranges=ranges_in(self.slices))))
         with quiet():
@@ -772,9 +776,13 @@ def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_clas
     with replacing(out / f"{name}.npy") as aside, aside.open("wb") as file:
         np.save(file, class_map)
     state = "evidence" if has_evidence(class_map, scale) else "no evidence"
-    refused = f"refer ({'; '.join(prediction.reasons)})" if prediction.decision == REFER else ""
-    said = refused or TITLES[prediction.predicted]
-    return f"{prediction.image}: {said}; {state} for {TITLES[shown_class]} -> {out / name}.png"
+    return f"{prediction.image}: {said(prediction)}; {state} for {TITLES[shown_class]} -> {out / name}.png"
+
+
+def said(prediction: "Prediction") -> str:
+    """Return the decision about a slice in words, with the reasons where it is referred."""
+    refused = prediction.decision == REFER
+    return f"refer ({'; '.join(prediction.reasons)})" if refused else TITLES[prediction.predicted]
 
 
 def only_dicom(answer: "tuple[Scan, Prediction] | ImageError") -> "tuple[Scan, Prediction] | ImageError":
@@ -784,21 +792,11 @@ def only_dicom(answer: "tuple[Scan, Prediction] | ImageError") -> "tuple[Scan, P
     return ImageError(answer[0].source, "not a DICOM file; results are written beside DICOM images only")
 
 
-def classified(scan: "Scan", prediction: "Prediction", model: "Model", out: Path, names: "UniqueNames") -> str:
-    """Write the DICOM results about one slice; return the line that says what they say."""
-    from braintumor.dicom.files import file_name
-    from braintumor.dicom.write import encoded, results
-    from braintumor.files import replacing
-
+def place_of(scan: "Scan", out: Path, names: "UniqueNames") -> tuple[Path, str]:
+    """Return the folder of a slice's series under `out`, and what the slice is called there."""
     assert scan.place
-    folder = scan.place.volume.replace(" ", "-")
-    name = names.take(f"{folder}/{scan.place.number:04d}.x")
-    made = results(scan, prediction, model)
-    for each in made:
-        with replacing(out / folder / file_name(each, name)) as aside:
-            aside.write_bytes(encoded(each))
-    said = f"refer ({'; '.join(prediction.reasons)})" if prediction.decision == REFER else TITLES[prediction.predicted]
-    return f"{prediction.image}: {said} -> {out / folder / name}-*.dcm ({len(made)})"
+    series = scan.place.volume.replace(" ", "-")
+    return out / series, names.take(f"{series}/{scan.place.number:04d}.x")
 
 
 def kaggle_text(out: Path) -> str:
