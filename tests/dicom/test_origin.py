@@ -109,11 +109,19 @@ def test_what_results_must_have_is_empty_where_the_file_has_nonsense(empty: str)
         ("FrameOfReferenceUID", b"1.02.3"),
         ("FrameOfReferenceUID", b"1." + b"2" * 63),
         ("Rows", b"\x00\x01\x00"),
+        ("LossyImageCompression", b"02"),
         ("PatientOrientation", b"L\\P\\H"),
+        ("PatientOrientation", b"L"),
+        ("PatientOrientation", b"L\\X"),
     ],
 )
 def test_an_invalid_optional_value_is_left_out(keyword: str, content: bytes) -> None:
     assert keyword not in kept(with_raw(keyword, content))
+
+
+@pytest.mark.parametrize(("sex", "taken"), [(b"F ", "F"), (b"O ", "O"), (b"W ", ""), (b"FEMALE", "")])
+def test_only_sexes_that_dicom_knows_are_kept(sex: bytes, taken: str) -> None:
+    assert (kept(with_raw("PatientSex", sex)).PatientSex or "") == taken
 
 
 def test_the_representation_is_the_standards_not_the_files() -> None:

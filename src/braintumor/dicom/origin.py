@@ -24,8 +24,8 @@ EMPTY_IF_UNKNOWN: Final = (
 """Type 2 in every result: present, though perhaps without a value (PS3.3 C.7.1.1, C.7.2.1)."""
 
 OPTIONAL: Final = (
-    *("IssuerOfPatientID", "PatientAge", "PatientIdentityRemoved", "StudyDescription", "Modality"),
-    *("SeriesNumber", "SeriesDescription", "SeriesDate", "SeriesTime", "BodyPartExamined", "Laterality"),
+    *("IssuerOfPatientID", "PatientAge", "StudyDescription", "Modality"),
+    *("SeriesNumber", "SeriesDescription", "SeriesDate", "SeriesTime"),
     *("InstanceNumber", "ContentDate", "ContentTime", "AcquisitionDate", "AcquisitionTime", "NumberOfFrames"),
     *("Rows", "Columns", "FrameOfReferenceUID", "PositionReferenceIndicator", "PatientOrientation"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
@@ -98,9 +98,10 @@ def valid_values(dataset: Dataset, keyword: str, encodings: Sequence[str]) -> li
     """Return an attribute's values, all of them valid, or none."""
     vr = dictionary_VR(keyword)
     texts = texts_of(dataset, keyword, vr, encodings)
-    if len(texts) > MOST_VALUES.get(keyword, 1):
+    if len(texts) > MOST_VALUES.get(keyword, 1) or (keyword == "PatientOrientation" and len(texts) == 1):
         return []
-    values = [VALID[vr](text) for text in texts]
+    check = ENUMERATED.get(keyword, VALID[vr])
+    values = [check(text) for text in texts]
     return [] if None in values else values
 
 
@@ -213,8 +214,8 @@ HOUR: Final = re.compile(r"(\d\d)(?:(\d\d)(?:(\d\d)(?:\.\d{1,6})?)?)?", re.ASCII
 
 
 def whole(text: str) -> int | None:
-    """Return a whole number of 32 bits."""
-    return int(text) if WHOLE.fullmatch(text) and -(2**31) <= int(text) < 2**31 else None
+    """Return a whole number of 31 bits and a sign (PS3.5 6.2)."""
+    return int(text) if WHOLE.fullmatch(text) and abs(int(text)) < 2**31 else None
 
 
 WHOLE: Final = re.compile(r"[+-]?\d{1,11}", re.ASCII)
@@ -244,6 +245,13 @@ VALID: Final[Mapping[str, Callable[[str], Any]]] = {
     "US": whole,
 }
 
+ENUMERATED: Final[Mapping[str, Callable[[str], Any]]] = {
+    "PatientSex": matching("[MFO]"),
+    "PatientOrientation": matching("[LRAPHF]{1,3}"),
+    "LossyImageCompression": matching("0[01]"),
+}
+"""Attributes that may have certain values only."""
+
 
 def geometry(dataset: Dataset, frame: int) -> dict[str, list[float]]:
     """Return position, orientation and spacings of a frame in millimetres; nothing if the frame has no full place."""
@@ -251,7 +259,7 @@ def geometry(dataset: Dataset, frame: int) -> dict[str, list[float]]:
     found = {}
     for keyword, (group, count) in GEOMETRY.items():
         for place in places:
-            inner = place if place is dataset else first_item(place, group)
+            inner = place if place is dataset else item(place, group, 0)
             values = [] if inner is None else valid_values(inner, keyword, [default_encoding])
             if len(values) == count:
                 found[keyword] = values
@@ -280,11 +288,6 @@ def functional_groups(dataset: Dataset, frame: int) -> list[Dataset]:
     own = item(dataset, "PerFrameFunctionalGroupsSequence", frame - 1)
     shared = item(dataset, "SharedFunctionalGroupsSequence", 0)
     return [each for each in (own, shared) if each is not None]
-
-
-def first_item(dataset: Dataset, keyword: str) -> Dataset | None:
-    """Return the first item of a sequence, None without one."""
-    return item(dataset, keyword, 0)
 
 
 def item(dataset: Dataset, keyword: str, index: int) -> Dataset | None:
