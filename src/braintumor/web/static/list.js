@@ -124,9 +124,9 @@ function imageWords(slice, wording) {
 
 function volumeWords(slices, wording) {
   const tallies = slices[0].predictions.map((_, index) => tally(slices, index, wording.classes));
-  const each = (key) => [...new Set([Math.min(...tallies.map((found) => found[key])), Math.max(...tallies.map((found) => found[key]))])].join(" – ");
-  const line = text("faint", `${each("tumor")} tumor class, `);
-  line.append(text("refers", `${each("referred")} refer`));
+  const each = (key) => (new Set(tallies.map((found) => found[key])).size > 1 ? tallies.map((found) => found[key]).join(" / ") : tallies[0][key]);
+  const line = text("tallies faint", `${each("tumor")} tumor class, `);
+  line.append(text(tallies.some(({referred}) => referred) ? "refers" : "", `${each("referred")} refer`));
   return [`${counted(slices.length)} `, line];
 }
 

@@ -65,7 +65,7 @@ export class Strip {
     if (!best) return;
     const peak = best.peak / this.#plots[index].model.class_map_scale;
     const {evidence} = this.scale;
-    const words = peak < evidence ? `none above ${Math.round(100 * evidence)} % of the scale` : `peak ${this.wording.peak(peak)} of the scale`;
+    const words = peak < evidence ? `no map above ${Math.round(100 * evidence)} % of the scale` : `peak ${this.wording.peak(peak)}`;
     button.textContent = `Strongest evidence: ${this.wording.title(best.name)} on slice ${best.at + 1}, ${words}`;
     button.onclick = () => this.evidence(best.at);
   }
@@ -74,7 +74,6 @@ export class Strip {
     const part = $("plot-template").content.cloneNode(true).firstElementChild;
     const find = (selector) => part.querySelector(selector);
     find(".plot-model").textContent = count > 1 ? model.identity : "";
-    find(".plot-model").hidden = count === 1;
     return {model, part, find, plot: new Plot(find("svg"), this.wording.classes, choose)};
   }
 }

@@ -36,7 +36,7 @@ export function tally(slices, index, classes) {
     if (decision !== REFER) add(found.decided, decision);
     else {
       found.referred++;
-      for (const reason of reasons.split("; ")) add(found.reasons, reason);
+      for (const reason of reasons.split("; ")) add(found.reasons, reason.replace(/ between .*/, ""));
     }
   }
   found.tumor = slices.length - found.referred - found.decided.get(NONE);
