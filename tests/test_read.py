@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from braintumor.errors import ImageError
-from braintumor.read import read
+from braintumor.read import may_hold_several, read, read_all, volume_kind
+from tests.dicom import make
+from tests.volume_files import brain
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -294,3 +296,36 @@ def test_16_bit_tiff_with_white_as_zero_is_refused() -> None:
     entry = content.index(struct.pack("<HHIH", 262, 3, 1, 1))
     content[entry + 8] = 0
     assert reason_of(bytes(content)) == "16-bit TIFF with white as zero; save it with black as zero"
+
+
+def test_files_that_may_hold_volumes_are_told_by_their_first_bytes(tmp_path: Path) -> None:
+    for content, kind in (
+        (make.encoded(make.mr()), "dicom"),
+        (brain(), "nifti"),
+        (brain(packed=False), "nifti"),
+        (encode_array(RAMP), None),
+        (b"", None),
+    ):
+        assert volume_kind(content) == kind
+        (tmp_path / "file").write_bytes(content or b"x")
+        assert volume_kind(tmp_path / "file") == kind
+
+
+def test_frames_are_seen_without_parsing() -> None:
+    frames = np.full((128, 128), 8 << 16 | 40, np.uint32).tobytes()  # pixels that look like the attribute
+    lookalike = make.mr()
+    lookalike.PixelData = frames[: len(lookalike.PixelData)]
+    assert not may_hold_several(make.encoded(lookalike))
+    assert may_hold_several(make.encoded(make.enhanced()))
+    assert may_hold_several(brain())
+    assert not may_hold_several(encode_array(RAMP))
+
+
+def test_the_slices_of_a_file_are_read_one_by_one_and_not_as_one(tmp_path: Path) -> None:
+    file = tmp_path / "frames"
+    file.write_bytes(make.encoded(make.enhanced()))
+    assert [scan.source for scan in read_all(file)] == [f"{file}#{number}" for number in (1, 2, 3, 4)]
+    assert reason_of(file) == "holds several slices; ask for all of them, or choose one"
+    assert read(make.encoded(make.mr()), "one").source == "one"
+    (image,) = read_all(encode_array(RAMP), "image")
+    assert (image.source, image.place, image.origin, image.notes) == ("image", None, None, ())

@@ -145,16 +145,21 @@ def volume_kind(source: str | Path | bytes, name: str = "bytes") -> Literal["dic
 
 
 def may_hold_several(content: bytes) -> bool:
-    """Tell whether a file may hold several slices, without parsing it: NIfTI, DICOM that has a Number of Frames.
+    """Tell whether a file may hold several slices, without parsing it: NIfTI, DICOM with a Number of Frames.
 
-    Deflated DICOM may, too: what it has cannot be seen.
+    Deflated DICOM may, too: what it has cannot be seen. A file made to mislead can be told wrong, and turns out to hold
+    several when it is read.
     """
     kind = volume_kind(content)
-    return kind == "nifti" or (kind == "dicom" and any(each in content for each in NUMBER_OF_FRAMES))
+    if kind != "dicom":
+        return kind == "nifti"
+    header = min((place for tag in PIXEL_DATA if (place := content.find(tag)) >= 0), default=len(content))
+    return any(content.find(tag, 0, header) >= 0 for tag in NUMBER_OF_FRAMES)
 
 
 NUMBER_OF_FRAMES: Final = (b"\x28\0\x08\0", b"\0\x28\0\x08", b"1.2.840.10008.1.2.1.99")
 """The attribute's tag in both byte orders, and the transfer syntax whose content is packed."""
+PIXEL_DATA: Final = (b"\xe0\x7f\x10\0", b"\x7f\xe0\0\x10")
 START_BYTES: Final = 352
 NIFTI_1: Final = (b"n+1\0", b"ni1\0")
 NIFTI_2: Final = b"n+2\0\r\n\x1a\n"

@@ -114,3 +114,8 @@ def test_the_service_says_whether_it_writes_dicom(client: TestClient, monkeypatc
     assert client.get("/v1/models").json()["dicom"] is True
     monkeypatch.setattr("braintumor.web.app.can_write", lambda: False)
     assert send(client, RESULTS, make.encoded(make.mr())).status_code == 501
+
+
+def test_frames_that_hide_are_found_when_the_file_is_read(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("braintumor.web.desk.may_hold_several", lambda _: False)
+    assert len(send(client, PREDICTIONS, make.encoded(make.enhanced())).json()["slices"]) == 4

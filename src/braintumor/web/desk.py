@@ -21,7 +21,7 @@ from braintumor.defects import defects
 from braintumor.errors import ImageError
 from braintumor.inference import Prediction, Slice, decide
 from braintumor.model import Model
-from braintumor.read import may_hold_several
+from braintumor.read import SEVERAL, may_hold_several
 from braintumor.sandbox import Sandbox
 from braintumor.scan import Scan
 from braintumor.web.results import Results
@@ -111,11 +111,13 @@ class Desk:
 
     def close(self) -> None:
         """End the threads after what they work on, and the sandbox."""
-        self._volumes.put(None)
-        for _ in self._threads[1:]:
+        *threads, last = self._threads
+        for _ in threads:
             self._waiting.put(None)
-        for thread in self._threads:
+        for thread in threads:
             thread.join()
+        self._volumes.put(None)
+        last.join()
         self._sandbox.close()
 
     def _work(self) -> None:
@@ -171,7 +173,10 @@ class Desk:
             try:
                 read.append(self._ready(job, self._sandbox.read(job.content, job.name)))
             except ImageError as error:
-                settle(job, error)
+                if error.reason == SEVERAL:
+                    self._volumes.put(job)
+                else:
+                    settle(job, error)
         try:
             answers = self._judged(read)
         except Exception as error:  # whoever waits must hear of it; the threads go on
