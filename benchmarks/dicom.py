@@ -1,9 +1,9 @@
 """DICOM in and out: malformed files through command line and API, and whether what we write is valid DICOM.
 
 A failure of a malformed file is what `dicom_mutants.fuzz` calls one, or that no results can be written for a slice that
-was read of it, which is tried with the first thousand. Results are also written for slices of twelve sources of different kinds, answered and referred, and
-checked with `dciodvfy`.
-The time for writing is the processor time of one thread, from a prediction to the bytes of its three objects.
+was read of it, which is tried with the first thousand. Results are also written for slices of twelve sources of
+different kinds, answered and referred, and checked with `dciodvfy`. The time for writing is the processor time of one
+thread, from a prediction to the bytes of its three objects.
 
 Needs: dciodvfy on the PATH, of Debian's dicom3tools.
 Takes: 8 minutes.
