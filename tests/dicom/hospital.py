@@ -156,7 +156,8 @@ def storm(
 ) -> Counter[str]:
     """Send folders of images, and meanwhile kill our watcher so many times, Orthanc and the network a quarter as often.
 
-    The moments are drawn from a fixed seed. Cuts last up to 7 seconds, longer than a connection is waited for. At the end the watcher answers what is left. Returns how often what was.
+    The moments are drawn from a fixed seed. Cuts last up to 7 seconds, longer than a connection is waited for. At the
+    end the watcher answers what is left. Returns how often each thing was done.
     """
     choice = random.Random(0)
     done: Counter[str] = Counter()
