@@ -5,9 +5,14 @@ import struct
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
-CONVERSION_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+CONVERSION_ERRORS: Final = (
+    *(ArithmeticError, AttributeError, BytesLengthException, EOFError, LookupError, NotImplementedError),
+    *(OSError, TypeError, ValueError, struct.error),
+)
 """What pydicom raises on reading a damaged value."""
 
 
@@ -23,12 +28,11 @@ def values(dataset: Dataset, keyword: str) -> tuple[Any, ...]:
     """
     try:
         value = dataset.get(keyword)
-    except (*CONVERSION_ERRORS, struct.error) as error:
+    except CONVERSION_ERRORS as error:
         raise RefusalError(f"{keyword} is damaged; send the image again") from error
     if value is None or (isinstance(value, str | bytes) and not value):
         return ()
-    several = isinstance(value, list | tuple) or type(value).__name__ == "MultiValue"
-    return tuple(value) if several else (value,)
+    return tuple(value) if isinstance(value, list | MultiValue) else (value,)
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
@@ -63,9 +67,9 @@ def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int:
 
 
 def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return an attribute's values in upper case without spaces around them; damaged ones count as absent."""
+    """Return an attribute's texts in upper case without spaces around them; damaged ones count as absent."""
     try:
-        return tuple(str(value).strip().upper() for value in values(dataset, keyword))
+        return tuple(value.strip().upper() for value in values(dataset, keyword) if isinstance(value, str))
     except RefusalError:
         return ()
 
@@ -86,7 +90,7 @@ def items(dataset: Dataset, keyword: str) -> Sequence:
         sequence = dataset.get(keyword)
     except RecursionError as error:
         raise RefusalError(TOO_DEEP) from error
-    except (*CONVERSION_ERRORS, struct.error) as error:
+    except CONVERSION_ERRORS as error:
         raise RefusalError(f"{keyword} is damaged; send the image again") from error
     return sequence if isinstance(sequence, Sequence) else Sequence()
 

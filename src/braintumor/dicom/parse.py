@@ -71,7 +71,7 @@ def dataset_of(stream: io.BytesIO, explicit: bool, ends: Callable[[int], bool], 
         dataset = read_dataset(stream, not explicit, little, stop_when=lambda tag, _vr, _length: ends(int(tag)))
     except RecursionError as error:
         raise RefusalError(TOO_DEEP) from error
-    except (*CONVERSION_ERRORS, EOFError, OSError, struct.error) as error:
+    except CONVERSION_ERRORS as error:
         raise RefusalError(UNREADABLE) from error
     dataset.set_original_encoding(not explicit, little, None)
     return dataset
