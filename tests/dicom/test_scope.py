@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,3 +157,9 @@ def test_no_reason_holds_text_of_the_file() -> None:
 
 def test_each_rule_has_its_own_name() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+def test_the_documentation_lists_the_rules_in_their_order() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "dicom.md").read_text()
+    table = page.partition("| rule |")[2].partition("\n\n")[0]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [rule.name for rule in RULES]
