@@ -153,6 +153,13 @@ def test_keys_wheel_and_slider_go_through_the_slices_and_keep_the_view(open_view
     at(viewer, "3 of 12")
     page.mouse.wheel(0, -100)
     at(viewer, "2 of 12")
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    viewer.picture()
+    assert page.inner_text("#slice-at") == "2 of 12"
+    assert page.inner_text(".corner.window") != window
+    window = page.inner_text(".corner.window")
     page.fill("#slice", "9")
     at(viewer, "9 of 12")
     assert page.inner_text(".corner.window") == window
@@ -200,6 +207,23 @@ def test_a_series_is_in_the_order_of_places_whatever_its_files_are_called(open_v
     assert [row["slice"] for row in rows if row["volume"] == names[0].removeprefix("DICOM ")] == [
         str(number) for number in range(1, 13)
     ]
+
+
+def test_files_travel_few_at_a_time_and_packed_volumes_alone(open_viewer: Opener) -> None:
+    viewer = open_viewer()
+    bodies: list[bytes] = []
+
+    def note(route: Any) -> None:
+        bodies.append(route.request.post_data_buffer)
+        route.continue_()
+
+    viewer.page.route("**/v1/predictions*", note)
+    viewer.drop(*reversed_series(), VOLUME)
+    counts = [body.count(b'filename="file-') for body in bodies]
+    assert sum(counts) == 13
+    assert max(counts) <= 4
+    assert [count for count, body in zip(counts, bodies, strict=True) if VOLUME[1] in body] == [1]
+    assert not any(b"IM0" in body or b"brain" in body.split(b"\r\n\r\n")[0] for body in bodies)
 
 
 def test_the_strongest_evidence_is_found_among_decided_tumor_slices(open_viewer: Opener, models: Pair) -> None:
