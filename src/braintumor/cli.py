@@ -529,7 +529,7 @@ class Models:
 
 @dataclass(frozen=True)
 class DicomClassify:
-    """Classify DICOM images; write overlay, class map and structured report beside each as DICOM files."""
+    """Classify the DICOM images of a study; write overlay, class map and structured report of each as DICOM files."""
 
     paths: Positional[tuple[Path, ...]]
     """DICOM files, or folders searched for them."""
@@ -539,19 +539,29 @@ class DicomClassify:
     """Folder for the results, one folder per series in it."""
     precision: Literal["float32", "int8"] | None = None
     """float32 where the model has it, by default; int8 is faster, braintumor quantize writes it."""
+    series: Literal["all", "best"] = "all"
+    """all: every series of MR slices of the head; best: the one that suits the models best, see the documentation."""
     slices: str = "all"
     """Instance numbers, or of a file of several frames their numbers: all, 12, 10-20, or 1-5,9."""
 
     def run(self) -> int:
-        """Write the results, and say for each slice what they say."""
+        """Say which series are classified and why, write the results, and say for each slice what they say."""
         from braintumor.dicom.files import write_results
         from braintumor.dicom.quiet import quiet
+        from braintumor.dicom.study import survey
         from braintumor.inference import judge_each
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
         sources = list(images_in(self.paths))
         refuse_overwriting(sources, self.out)
+        study = survey(sources, best=self.series == "best")
+        for line in study.explanations:
+            print(line, flush=True)
+        for problem in study.unreadable:
+            print(f"unreadable: {problem}", file=sys.stderr)
+        if not study.files:
+            raise BrainTumorError("nothing to classify: no file is a DICOM image of a series that is taken; see above")
         names = UniqueNames()
 
         def write(answer: "tuple[Scan, Prediction] | ImageError | None") -> None:
@@ -563,9 +573,9 @@ class DicomClassify:
                 count = write_results(scan, prediction, model, folder, name)
                 print(f"{prediction.image}: {said(prediction)} -> {folder / name}-*.dcm ({count})", flush=True)
 
-        answers = map(only_dicom, judge_each(sources, model, Choice(ranges=ranges_in(self.slices))))
         with quiet():
-            return written(answers, write)
+            status = written(judge_each(study.files, model, Choice(ranges=ranges_in(self.slices))), write)
+        return FINDINGS if study.unreadable else status
 
 
 @dataclass(frozen=True)
@@ -783,13 +793,6 @@ def said(prediction: "Prediction") -> str:
     """Return the decision about a slice in words, with the reasons where it is referred."""
     refused = prediction.decision == REFER
     return f"refer ({'; '.join(prediction.reasons)})" if refused else TITLES[prediction.predicted]
-
-
-def only_dicom(answer: "tuple[Scan, Prediction] | ImageError") -> "tuple[Scan, Prediction] | ImageError":
-    """Return the answer, or for a slice of another kind of file that it is no DICOM."""
-    if isinstance(answer, ImageError) or answer[0].origin is not None:
-        return answer
-    return ImageError(answer[0].source, "not a DICOM file; results are written beside DICOM images only")
 
 
 def place_of(scan: "Scan", out: Path, names: "UniqueNames") -> tuple[Path, str]:

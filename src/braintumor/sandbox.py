@@ -58,7 +58,7 @@ class Child:
                 env={**os.environ, **limits},
             )
 
-    def ask(self, content: bytes, name: str, choice: Choice, seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+    def ask(self, content: bytes, asked: dict[str, Any], seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Yield the child's messages about a file: one for each slice, and one that says that there are no more.
 
         Only the time spent waiting for the child counts.
@@ -66,10 +66,10 @@ class Child:
         Raises:
             OSError: the time is over, or the process has ended.
         """
-        asked = json.dumps({"name": name, "choice": dataclasses.asdict(choice)}).encode()
+        text = json.dumps(asked).encode()
         began = time.monotonic()
         self.socket.settimeout(seconds)
-        self.socket.sendall(HEAD.pack(len(asked)) + asked + HEAD.pack(len(content)))
+        self.socket.sendall(HEAD.pack(len(text)) + text + HEAD.pack(len(content)))
         self.socket.sendall(content)
         while True:
             answer, pixels = (received(self.socket, began + seconds) for _ in range(2))
@@ -133,6 +133,28 @@ class Sandbox:
             ImageError: it cannot be read, has more than 16 million pixels or far more than its size can tell, or takes
                 too long or too much memory.
         """
+        asked = {"name": name, "choice": dataclasses.asdict(choice)}
+        with closing(self._messages(content, name, asked)) as messages:
+            for answer, pixels in messages:
+                if "shape" in answer:
+                    yield scan_of(answer, pixels)
+
+    def describe(self, content: bytes, name: str) -> dict[str, Any]:
+        """Return what `dicom.read.describe` says about a DICOM file's content, as the fields of a `dicom.series.File`.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        messages = list(self._messages(content, name, {"name": name, "describe": True}))
+        described: dict[str, Any] = messages[-1][0]["described"]
+        return described
+
+    def _messages(self, content: bytes, name: str, asked: dict[str, Any]) -> Generator[tuple[dict[str, Any], bytes]]:
+        """Yield what a child says about a file, the last message too.
+
+        Raises:
+            ImageError: as `read_all`.
+        """
         child = self._free.get()
         whole = False
         try:
@@ -140,14 +162,12 @@ class Sandbox:
             patience = self.deadline if child in self._started else START_SECONDS
             if volume_kind(content):
                 patience += (len(content) >> 20) / MIB_PER_SECOND
-            for answer, pixels in child.ask(content, name, choice, patience):
+            for answer, pixels in child.ask(content, asked, patience):
                 self._started.add(child)
-                if "shape" not in answer:
-                    whole = True
-                    if "reason" in answer:
-                        raise ImageError(name, answer["reason"])
-                    return
-                yield scan_of(answer, pixels)
+                whole = "shape" not in answer
+                if "reason" in answer:
+                    raise ImageError(name, answer["reason"])
+                yield answer, pixels
         except (OSError, ValueError) as error:
             raise ImageError(name, TOO_LONG if isinstance(error, TimeoutError) else UNDECODABLE) from error
         finally:
@@ -210,15 +230,19 @@ def serve(stream: socket.socket) -> None:
     """Answer files until the other side goes.
 
     For each slice a JSON object with `shape`, and the float32 pixels; then one without, with the `reason` if the file
-    was refused.
+    was refused, or with what is `described` if that was asked for.
     """
     with suppress(OSError):
         while True:
             asked, content = (received(stream) for _ in range(2))
             last: dict[str, Any] = {}
             try:
-                for message, pixels in decoded(content, json.loads(asked)):
-                    send(stream, message, pixels)
+                wishes = json.loads(asked)
+                if wishes.get("describe"):
+                    last = described(content, wishes["name"])
+                else:
+                    for message, pixels in decoded(content, wishes):
+                        send(stream, message, pixels)
             except BrainTumorError as error:
                 last = {"reason": error.reason if isinstance(error, ImageError) else str(error)}
             except OSError:
@@ -251,6 +275,13 @@ def decoded(content: bytes, asked: dict[str, Any]) -> Iterator[tuple[dict[str, A
             "origin": scan.origin,
         }
         yield message, scan.pixels.tobytes()
+
+
+def described(content: bytes, name: str) -> dict[str, Any]:
+    """Return what `serve` answers where a DICOM file is to be described."""
+    from braintumor.dicom.read import describe
+
+    return {"described": dataclasses.asdict(describe(content, name))}
 
 
 def confine() -> None:

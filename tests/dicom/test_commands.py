@@ -37,10 +37,15 @@ def test_results_are_written_by_series_and_named_after_nobody(
     study: Path, tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert status_of("dicom", "classify", study, "--model", model_folder, "--out", out) == 3
+    assert status_of("dicom", "classify", study, "--model", model_folder, "--out", out) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == f"tiny 1.2. {DISCLAIMER}"
-    assert f"unreadable: {study / 'ct.dcm'}: " in said.err
+    lines = said.out.splitlines()[:3]
+    assert sorted(line.partition(": ")[2].partition(",")[0] for line in lines) == [
+        "T1 with contrast agent",
+        "T1 with contrast agent",
+        "left out: Modality is CT",
+    ]
     series = sorted(out.iterdir())
     assert sorted(len(list(each.iterdir())) for each in series) == [9, 12]
     names = {file.name for file in out.rglob("*.dcm")}
@@ -83,9 +88,24 @@ def test_instances_of_the_same_number_do_not_overwrite_each_other(tmp_path: Path
 def test_only_dicom_files_are_answered_with_dicom(
     slices: list[Path], tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert status_of("dicom", "classify", slices[0], "--model", model_folder, "--out", tmp_path / "out") == 3
-    assert f"unreadable: {slices[0]}: not a DICOM file" in capsys.readouterr().err
+    assert status_of("dicom", "classify", slices[0], "--model", model_folder, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert f"unreadable: {slices[0]}: not a DICOM file" in error
+    assert "nothing to classify" in error
     assert not (tmp_path / "out").exists()
+    (tmp_path / "slice.dcm").write_bytes(make.encoded(make.mr()))
+    arguments = ["--model", model_folder, "--out", tmp_path / "out"]
+    assert status_of("dicom", "classify", slices[0], tmp_path / "slice.dcm", *arguments) == 3
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == 3
+
+
+def test_the_best_series_alone_is_classified_where_that_is_wished(
+    study: Path, tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", model_folder, "--out", tmp_path / "out", "--series", "best"]
+    assert status_of("dicom", "classify", study, *arguments) == 0
+    assert sum("comes first" in line for line in capsys.readouterr().out.splitlines()) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_wanted_slices_are_chosen_by_number(

@@ -1,11 +1,12 @@
-import io
+from pathlib import Path
 from typing import Any
 
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from braintumor.dicom.series import choose, contrast
+from braintumor.dicom.series import Chosen, contrast, described, series_code
+from braintumor.dicom.series import choose as choose_files
+from braintumor.dicom.study import survey
 from tests.dicom.make import NAME, PATIENT, capture, ct, encoded, enhanced, mr
 
 PLAIN = {"ContrastBolusAgent": None, "ProtocolName": None, "BodyPartExamined": None}
@@ -14,6 +15,10 @@ UNKNOWN = {**PLAIN, "SeriesDescription": None, "EchoTime": None, "RepetitionTime
 
 def series(name: str, count: int = 6, **attributes: Any) -> list[Dataset]:
     return [mr(number=number, series=name, **attributes) for number in range(1, count + 1)]
+
+
+def choose(study: list[Dataset], **options: bool) -> list[Chosen]:
+    return choose_files([described(each, each.SOPInstanceUID) for each in study], **options)
 
 
 def wanted(study: list[Dataset], **options: bool) -> list[bool]:
@@ -99,15 +104,31 @@ def test_captures_are_classified() -> None:
     assert chosen.explanation == "unknown contrast, not axial, 1 slice"
 
 
-def test_files_are_called_by_their_path(tmp_path: Any) -> None:
-    path = tmp_path / "a.dcm"
-    path.write_bytes(encoded(mr()))
-    assert choose([pydicom.dcmread(path)])[0].files == (str(path),)
-    assert choose([pydicom.dcmread(io.BytesIO(encoded(mr())))])[0].files == (mr().SOPInstanceUID,)
+def test_a_study_is_surveyed_in_files(tmp_path: Path) -> None:
+    paths = []
+    for number, dataset in enumerate(
+        [*series("t1", 2), ct(), *series("t2", 1, **{**PLAIN, "SeriesDescription": "t2"})]
+    ):
+        paths.append(tmp_path / str(number))
+        paths[-1].write_bytes(encoded(dataset))
+    (tmp_path / "broken").write_bytes(paths[0].read_bytes()[:140])
+    (tmp_path / "text").write_text("no DICOM file")
+    study = survey([*paths, tmp_path / "broken", tmp_path / "text", tmp_path / "missing"])
+    assert study.files == tuple(map(str, [*paths[:2], paths[3]]))
+    assert [error.source for error in study.unreadable] == [str(tmp_path / n) for n in ("broken", "text", "missing")]
+    assert (
+        study.explanations[0]
+        == f"{series_code(series('t1')[0].SeriesInstanceUID)}: T1 with contrast agent, axial, 2 slices"
+    )
+    assert survey(paths, best=True).files == tuple(map(str, paths[:2]))
 
 
 def test_no_explanation_holds_text_of_the_files() -> None:
-    made = [mr(SeriesDescription=NAME, ProtocolName=PATIENT), mr(series=1, Modality="SECRET"), mr(series=2, EchoTime=None)]
+    made = [
+        mr(SeriesDescription=NAME, ProtocolName=PATIENT),
+        mr(series=1, Modality="SECRET"),
+        mr(series=2, EchoTime=None),
+    ]
     for each in choose(made, best=True):
         assert "SECRET" not in each.explanation
         assert PATIENT not in each.explanation

@@ -1,6 +1,5 @@
 """How DICOM files become slices: one frame at a time, as a radiologist would see it, or with the reason why not."""
 
-import hashlib
 import logging
 import re
 import warnings
@@ -17,6 +16,7 @@ from braintumor.dicom.frames import Layout, Pixels, check_amount, decode, frames
 from braintumor.dicom.origin import extract
 from braintumor.dicom.parse import parse
 from braintumor.dicom.quiet import nothing
+from braintumor.dicom.series import File, described, series_code
 from braintumor.errors import ImageError
 from braintumor.scan import Choice, Place, Scan
 
@@ -77,6 +77,21 @@ def silence() -> None:
 OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."  # pydicom's are attributed to who calls it
 LOGGERS: Final = ("pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.utils")
 OWN_FILTER: Final = ("ignore", None, Warning, re.compile(OWN_MODULES), 0)
+
+
+def describe(content: bytes, name: str) -> File:
+    """Return what is to be known about a DICOM file to choose among the series of a study.
+
+    Raises:
+        ImageError: it cannot be read at all; one that is out of the models' scope can.
+    """
+    silence()
+    try:
+        return described(parse(content)[0], name)
+    except RefusalError as error:
+        raise ImageError(name, str(error)) from error
+    except RecursionError as error:
+        raise ImageError(name, TOO_DEEP) from error
 
 
 @dataclass(frozen=True)
@@ -154,8 +169,7 @@ def check_sides(stored: Layout) -> None:
 
 def place(header: Dataset, number: Number) -> Place:
     """Return where a slice lies: a code of its series, its number, and its position along the normal."""
-    series = hashlib.blake2b(code(header, "SeriesInstanceUID").encode(), digest_size=4).hexdigest()
-    return Place(f"series {series}", number.shown, position(header, number.frame))
+    return Place(series_code(code(header, "SeriesInstanceUID")), number.shown, position(header, number.frame))
 
 
 def position(header: Dataset, frame: int) -> float | None:

@@ -10,6 +10,7 @@
    e. the smaller SeriesNumber, then the smaller UID.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,42 @@ FEW: Final = 5
 
 
 @dataclass(frozen=True)
+class File:
+    """What is to be known about a file to choose series; holds no text of it but UIDs.
+
+    Attributes:
+        name: what the file is called.
+        series_uid: its SeriesInstanceUID.
+        refusal: why it is no slice of the head in MR, None if it is one.
+        slices: frames, 1 for a single image.
+        contrast: one of `CONTRASTS`.
+        is_axial: whether its plane is.
+        number: SeriesNumber.
+    """
+
+    name: str
+    series_uid: str
+    refusal: str | None
+    slices: int
+    contrast: str
+    is_axial: bool
+    number: int
+
+
+def described(header: Dataset, name: str) -> File:
+    """Return what is to be known about a file, from its attributes."""
+    return File(
+        name,
+        code(header, "SeriesInstanceUID"),
+        refusal(header),
+        max(1, counted(header, "NumberOfFrames", 1)),
+        contrast(header),
+        is_axial(header),
+        counted(header, "SeriesNumber", UNNUMBERED),
+    )
+
+
+@dataclass(frozen=True)
 class Chosen:
     """A series of a study, and whether it is classified.
 
@@ -31,8 +68,7 @@ class Chosen:
         series_uid: its SeriesInstanceUID.
         wanted: whether it is classified.
         explanation: why, or why not; it holds no text of the files.
-        files: what its slices' files are called: the path they were read from, else their SOPInstanceUID; of a series
-            that is left out, all files.
+        files: names of its slices' files; of a series that is left out, of all files.
     """
 
     series_uid: str
@@ -41,61 +77,52 @@ class Chosen:
     files: tuple[str, ...]
 
 
-def choose(headers: Iterable[Dataset], *, best: bool = False) -> list[Chosen]:
+def choose(files: Iterable[File], *, best: bool = False) -> list[Chosen]:
     """Return what becomes of each series of a study, in the order in which they come.
 
     Args:
-        headers: attributes of the files of a study, without pixels or with.
+        files: of a study.
         best: take only the series that suits the models best, see the rules above.
     """
-    series: dict[str, list[Dataset]] = {}
-    for header in headers:
-        series.setdefault(code(header, "SeriesInstanceUID"), []).append(header)
-    kept = {uid: [each for each in files if refusal(each) is None] for uid, files in series.items()}
+    series: dict[str, list[File]] = {}
+    for file in files:
+        series.setdefault(file.series_uid, []).append(file)
+    kept = {uid: [each for each in files if each.refusal is None] for uid, files in series.items()}
     first = min((uid for uid, files in kept.items() if files), key=lambda uid: rank(uid, kept[uid]), default=None)
     chosen = []
-    for uid, files in series.items():
+    for uid, every in series.items():
         slices = kept[uid]
         if not slices:
-            chosen.append(Chosen(uid, False, f"left out: {refusal(files[0])}", names(files)))
+            chosen.append(Chosen(uid, False, f"left out: {every[0].refusal}", names(every)))
         elif best and uid != first:
-            said = f"left out: another series comes first; this one is {described(slices)}"
+            said = f"left out: another series comes first; this one is {summary(slices)}"
             chosen.append(Chosen(uid, False, said, names(slices)))
         else:
             why = "comes first: " if best else ""
-            chosen.append(Chosen(uid, True, f"{why}{described(slices)}{others(files, slices)}", names(slices)))
+            chosen.append(Chosen(uid, True, f"{why}{summary(slices)}{others(every, slices)}", names(slices)))
     return chosen
 
 
-def rank(uid: str, slices: list[Dataset]) -> tuple[object, ...]:
+def series_code(uid: str) -> str:
+    """Return what a series is called in results: a code made from its UID, which it does not tell."""
+    return f"series {hashlib.blake2b(uid.encode(), digest_size=4).hexdigest()}"
+
+
+def rank(uid: str, slices: list[File]) -> tuple[object, ...]:
     """Return what sorts series, the best one first."""
-    count = slice_count(slices)
-    number = numbered(slices[0])
-    return count < FEW, CONTRASTS.index(contrast(slices[0])), not is_axial(slices[0]), -count, number, uid
+    first, count = slices[0], sum(each.slices for each in slices)
+    return count < FEW, CONTRASTS.index(first.contrast), not first.is_axial, -count, first.number, uid
 
 
-def numbered(header: Dataset) -> int:
-    """Return SeriesNumber, the largest number where it is not known."""
+def counted(header: Dataset, keyword: str, otherwise: int) -> int:
+    """Return a whole number of a header, another one where it is not known."""
     try:
-        return whole(header, "SeriesNumber", UNNUMBERED)
+        return whole(header, keyword, otherwise)
     except RefusalError:
-        return UNNUMBERED
+        return otherwise
 
 
 UNNUMBERED: Final = 2**31
-
-
-def slice_count(slices: list[Dataset]) -> int:
-    """Return how many slices files hold, frames counted."""
-    return sum(max(1, frame_count(each)) for each in slices)
-
-
-def frame_count(header: Dataset) -> int:
-    """Return NumberOfFrames, 1 where it is not known."""
-    try:
-        return whole(header, "NumberOfFrames", 1)
-    except RefusalError:
-        return 1
 
 
 POST_CONTRAST: Final = "T1 with contrast agent"
@@ -167,19 +194,19 @@ def is_axial(header: Dataset) -> bool:
     return normal[2] == max(normal)
 
 
-def described(slices: list[Dataset]) -> str:
+def summary(slices: list[File]) -> str:
     """Return contrast, plane and number of slices in words."""
-    count = slice_count(slices)
-    plane = "axial" if is_axial(slices[0]) else "not axial"
-    return f"{contrast(slices[0])}, {plane}, {count} slice{'s' * (count != 1)}"
+    count = sum(each.slices for each in slices)
+    plane = "axial" if slices[0].is_axial else "not axial"
+    return f"{slices[0].contrast}, {plane}, {count} slice{'s' * (count != 1)}"
 
 
-def others(files: list[Dataset], slices: list[Dataset]) -> str:
+def others(files: list[File], slices: list[File]) -> str:
     """Return how many files of a series are left out though others are classified."""
     left = len(files) - len(slices)
     return f"; {left} file{'s' * (left != 1)} left out as no slices of the head in MR" if left else ""
 
 
-def names(files: list[Dataset]) -> tuple[str, ...]:
+def names(files: list[File]) -> tuple[str, ...]:
     """Return what files are called."""
-    return tuple(str(getattr(each, "filename", None) or code(each, "SOPInstanceUID")) for each in files)
+    return tuple(each.name for each in files)
