@@ -546,7 +546,7 @@ class DicomClassify:
 
     def run(self) -> int:
         """Say which series are classified and why, write the results, and say for each slice what they say."""
-        from braintumor.dicom.files import write_results
+        from braintumor.dicom.files import answerable, write_results
         from braintumor.dicom.quiet import quiet
         from braintumor.dicom.study import survey
         from braintumor.inference import judge_each
@@ -574,7 +574,8 @@ class DicomClassify:
                 print(f"{prediction.image}: {said(prediction)} -> {folder / name}-*.dcm ({count})", flush=True)
 
         with quiet():
-            status = written(judge_each(study.files, model, Choice(ranges=ranges_in(self.slices))), write)
+            answers = judge_each(study.files, model, Choice(ranges=ranges_in(self.slices)))
+            status = written(map(answerable, answers), write)
         return FINDINGS if study.unreadable else status
 
 

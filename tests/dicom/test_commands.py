@@ -155,3 +155,18 @@ def test_predict_answers_every_slice_of_a_volume_in_json(
     assert [each["slice"] for each in answers] == list(range(1, 13))
     assert {each["volume"] for each in answers} == {str(volume)}
     assert answers[0]["reasons"] == "image quality: empty"
+
+
+def test_an_image_without_identifiers_is_answered_but_gets_no_results(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, attributes in (("good.dcm", {}), ("bad.dcm", {"StudyInstanceUID": None})):
+        (tmp_path / name).write_bytes(make.encoded(make.mr(**attributes)))
+    out = tmp_path / "out"
+    assert status_of("dicom", "classify", tmp_path, "--model", model_folder, "--out", out) == 3
+    problem = "identifiers in the file are missing or invalid: no DICOM results can refer to it"
+    assert f"unreadable: {tmp_path / 'bad.dcm'}: {problem}" in capsys.readouterr().err
+    assert len(list(out.rglob("*.dcm"))) == 3
+    assert status_of("predict", tmp_path / "bad.dcm", "--model", model_folder, "--format", "json") == 0
+    (answer,) = json.loads(capsys.readouterr().out)["predictions"]
+    assert answer["notes"] == problem

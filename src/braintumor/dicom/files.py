@@ -6,7 +6,9 @@ from typing import Final
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ParametricMapStorage, SecondaryCaptureImageStorage
 
+from braintumor.dicom.read import UNREFERABLE
 from braintumor.dicom.write import encoded, results
+from braintumor.errors import ImageError
 from braintumor.files import replacing
 from braintumor.inference import Prediction
 from braintumor.model import Model
@@ -22,6 +24,13 @@ KINDS: Final = {
 def file_name(result: Dataset, name: str) -> str:
     """Return what to call the file of a result, by the name of its slice and its own kind."""
     return f"{name}-{KINDS[result.SOPClassUID]}.dcm"
+
+
+def answerable(answer: tuple[Scan, Prediction] | ImageError) -> tuple[Scan, Prediction] | ImageError:
+    """Return the answer, or why no results about the slice can be written."""
+    if isinstance(answer, ImageError) or answer[0].origin is not None:
+        return answer
+    return ImageError(answer[0].source, UNREFERABLE)
 
 
 def write_results(scan: Scan, prediction: Prediction, model: Model, folder: Path, name: str) -> int:

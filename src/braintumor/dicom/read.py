@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -52,18 +52,30 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
         notes = scope.notes(header)
         for number, stored in image.wanted(choice):
             shown, assumed = display.display(decode(stored, image.pixels, image.stored), header, number.frame)
+            origin = origin_of(header, number.frame)
             yield Scan(
                 np.ascontiguousarray(shown),
                 display.spacing(header, number.frame),
                 f"{name}#{number.shown}" if image.stored.frames > 1 else name,
-                (*notes, *assumed),
+                (*notes, *assumed, *(() if origin else (UNREFERABLE,))),
                 place(header, number),
-                extract(header, number.frame, name),
+                origin,
             )
     except RefusalError as error:
         raise ImageError(name, str(error)) from error
     except RecursionError as error:
         raise ImageError(name, TOO_DEEP) from error
+
+
+UNREFERABLE: Final = "identifiers in the file are missing or invalid: no DICOM results can refer to it"
+
+
+def origin_of(header: Dataset, frame: int) -> dict[str, Any] | None:
+    """Return what results about a frame must repeat, None where they could not refer to it."""
+    try:
+        return extract(header, frame)
+    except ImageError:
+        return None
 
 
 def silence() -> None:

@@ -43,7 +43,7 @@ class Results:
         from braintumor.dicom.write import encoded, results
 
         if scan.origin is None:
-            raise ImageError(scan.source, "no DICOM file; results are written beside DICOM images only")
+            raise ImageError(scan.source, "no DICOM image, or without valid identifiers: results could not refer to it")
         written = [(each, encoded(each)) for each in results(scan, prediction, model)]
         with self._lock:
             if self._archive.fp is None:  # closed: nobody waits any more
