@@ -282,6 +282,7 @@ def test_dicom_results_are_saved_for_one_file_and_for_all(open_viewer: Opener) -
     assert not viewer.page.is_visible(".results")
     viewer.page.click("#list li:has-text('series')")
     at(viewer, "7 of 12")
+    assert viewer.page.inner_text(".results-all") == "All 12 files"
     with zipfile.ZipFile(io.BytesIO(saved(viewer, ".results-one"))) as archive:
         one = archive.namelist()
         assert one[0] == "0001-overlay.dcm"
@@ -298,6 +299,10 @@ def test_dicom_results_are_saved_for_one_file_and_for_all(open_viewer: Opener) -
         ]
     assert len(names) == len(set(names)) == 12 * len(one)
     assert {name[:4] for name in names} == {f"{number:04d}" for number in range(1, 13)}
+    viewer.page.click("#list li:has-text('brain.nii.gz')")
+    viewer.page.click("#list li:has-text('series')")
+    at(viewer, "7 of 12")
+    assert viewer.page.inner_text(".results-said") == ""
     assert sorted(sources) == sorted(pydicom.dcmread(io.BytesIO(content)).SOPInstanceUID for content in SERIES)
 
 

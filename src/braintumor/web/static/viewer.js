@@ -94,13 +94,16 @@ function answered(item, {slices, refused}) {
   const changed = new Set(put.map(({stack}) => stack));
   for (const stack of changed) list.describe(stack, wording);
   const [first] = changed;
-  const place = (stack) => list.stacks.indexOf(stack);
-  if (follows && first && (!followed || place(first) < place(followed))) {
+  const line = (stack) => list.stacks.indexOf(stack);
+  if (follows && first && (!followed || line(first) < line(followed))) {
     followed = first;
     select(home(first));
     const {activeElement} = document;
     if (activeElement === document.body || $("empty").contains(activeElement)) $("list").focus({preventScroll: true});
-  } else if (changed.has(state.current?.stack)) showStack();
+  } else if (changed.has(state.current?.stack)) {
+    showStack();
+    if (state.shown) panes.forEach(showResults);
+  }
 }
 
 function refuse({name, reason}) {
@@ -180,12 +183,12 @@ function chooseAt(at) {
   choose(slices[clamp(at, 0, slices.length - 1)]);
 }
 
-const at = () => state.current.stack.slices.indexOf(state.current);
+const place = () => state.current.stack.slices.indexOf(state.current);
 
 // From one end of a volume on to the next line of the list, but not by a key that is held down.
 function step(by, held = false) {
   const {slices} = state.current.stack;
-  const next = slices[at() + by];
+  const next = slices[place() + by];
   if (next) return choose(next);
   const stacks = list.answered;
   const stack = stacks[stacks.indexOf(state.current.stack) + by];
@@ -206,13 +209,13 @@ function stepStack(by) {
 
 function scroll(count) {
   if (!state.current || state.current.stack.slices.length < 2) return false;
-  if (count) chooseAt(at() + count);
+  if (count) chooseAt(place() + count);
   return true;
 }
 
-function chooseEvidence(place) {
+function chooseEvidence(at) {
   chooseMap(null);
-  chooseAt(place);
+  chooseAt(at);
 }
 
 function findEvidence() {
@@ -233,17 +236,22 @@ async function select(slice) {
   showStack();
   if (showing) return;
   showing = true;
-  while (state.current && state.current !== state.shown) {
-    const next = state.current;
-    const pixels = await pictures.of(next);
-    if (next === state.current || next.stack === state.current?.stack) show(next, pixels);
+  try {
+    while (state.current && state.current !== state.shown) {
+      const next = state.current;
+      const pixels = await pictures.of(next);
+      if (next.stack === state.current?.stack) show(next, pixels);
+    }
+  } finally {
+    showing = false;
   }
-  showing = false;
 }
 
 function show(slice, pixels) {
+  const moved = slice.stack !== state.shown?.stack;
   state.shown = slice;
   for (const pane of panes) {
+    if (moved && !writing) pane.find(".results-said").textContent = "";
     showAnswer(pane, slice, wording);
     showResults(pane);
   }
@@ -262,11 +270,11 @@ function showStack() {
 
 function showPosition() {
   const {answered, slices} = list;
-  const place = answered.indexOf(state.current?.stack);
-  $("position").textContent = answered.length ? `${place + 1} / ${answered.length}` : "No slices";
+  const line = answered.indexOf(state.current?.stack);
+  $("position").textContent = answered.length ? `${line + 1} / ${answered.length}` : "No slices";
   $("position").title = summary();
-  $("previous").disabled = place <= 0;
-  $("next").disabled = place < 0 || place === answered.length - 1;
+  $("previous").disabled = line <= 0;
+  $("next").disabled = line < 0 || line === answered.length - 1;
   $("clear").disabled = !list.stacks.length && !state.refused.length;
   for (const id of ["save-csv", "save-json"]) $(id).disabled = !slices.length;
   $("save-png").disabled = !state.shown;
@@ -390,8 +398,8 @@ const KEYS = {
   ArrowLeft: (held) => step(-1, held),
   ArrowDown: (held) => step(1, held),
   ArrowRight: (held) => step(1, held),
-  PageUp: () => chooseAt(at() - PAGE),
-  PageDown: () => chooseAt(at() + PAGE),
+  PageUp: () => chooseAt(place() - PAGE),
+  PageDown: () => chooseAt(place() + PAGE),
   Home: () => chooseEnd(false),
   End: () => chooseEnd(true),
   e: findEvidence,
