@@ -508,7 +508,7 @@ def test_the_largest_volume_fits_into_a_child_process(sandbox: Sandbox, kind: st
     noise = np.random.default_rng(0).integers(1, 1000, (512, 512, 8)).astype(kind)
     volume = np.tile(noise, (1, 1, layers // 8))
     for packed in (False, True):
+        content = nifti(volume, packed=packed)
         for plane in ("axial", "sagittal"):
-            content = nifti(volume, packed=packed)
             found = list(sandbox.read_all(content, "v.nii", Choice(plane, ((3, 8),))))
             assert len(found) == 6

@@ -103,7 +103,7 @@ def changed(content: bytes, *, packed: bool = False, **fields: Any) -> bytes:
         else:
             header[name] = value
     whole = header.binaryblock + content[length:]
-    return gzip.compress(whole, mtime=0) if packed else whole
+    return gzip.compress(whole, 1, mtime=0) if packed else whole
 
 
 def orders() -> list[str]:
