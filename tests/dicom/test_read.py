@@ -1,4 +1,5 @@
 import base64
+import io
 import logging
 import re
 import struct
@@ -9,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import numpy as np
 import pydicom
 import pytest
@@ -140,6 +142,23 @@ def test_each_kind_of_source_is_read_with_its_place_and_origin(kind: str) -> Non
     assert len(scans) == made.get("NumberOfFrames", 1)
     assert all(scan.origin and scan.place and scan.place.volume.startswith("series ") for scan in scans)
     assert all(scan.notes == ((NO_WINDOW,) if kind == "no window" else ()) for scan in scans if kind != "RGB capture")
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", JPEG2000Lossless])
+def test_frames_agree_with_highdicom(syntax: str) -> None:
+    made = enhanced(syntax=syntax)
+    image = highdicom.Image.from_dataset(pydicom.dcmread(io.BytesIO(encoded(made))), copy=False)
+    for number, scan in enumerate(read(made), start=1):
+        expected = image.get_frame(number, apply_voi_transform=True)
+        np.testing.assert_allclose(scan.pixels, expected, atol=1e-3)  # its LINEAR divides by the width itself
+
+
+@pytest.mark.parametrize("kind", ["plain", "MONOCHROME1", "signed"])
+def test_single_frames_agree_with_highdicom(kind: str) -> None:
+    made = SOURCES[kind]()
+    image = highdicom.Image.from_dataset(pydicom.dcmread(io.BytesIO(encoded(made))), copy=False)
+    expected = image.get_frame(1, apply_voi_transform=True, apply_presentation_lut=True)
+    np.testing.assert_allclose(read(made)[0].pixels, expected, atol=1e-3)
 
 
 def test_unused_bits_are_ignored() -> None:

@@ -69,6 +69,7 @@ def test_what_says_nothing_against_it_is_classified(attributes: dict[str, Any]) 
         ({"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "RELCBV"]}, "a map or a derived image (ImageType"),
         ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "a reformatted or projected image (ImageType)"),
         ({"ImageType": ["DERIVED", "SECONDARY", "PROJECTION IMAGE", "MIP"]}, "a reformatted or projected image"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, "a reformatted or projected image"),
         ({"DiffusionBValue": 1000.0}, "diffusion-weighted (DiffusionBValue is not 0)"),
         ({"SeriesDescription": "ep2d_diff_3scan_trace"}, "a map or a special technique (SeriesDescription"),
         ({"SeriesDescription": "ADC (10^-6 mm²/s)"}, "a map or a special technique (SeriesDescription"),

@@ -43,7 +43,9 @@ def display(stored: NDArray[Any], header: Dataset, frame: int = 1) -> tuple[NDAr
         shown, notes = grey_values(stored, header, frame)
     if not np.isfinite(shown).all():
         raise RefusalError("the window leads to values that are not finite; send the image again")
-    return (1 - shown if is_inverted(header) else shown).clip(0, 1).astype(np.float32), notes
+    if is_inverted(header):
+        np.subtract(1, shown, out=shown)
+    return np.clip(shown, 0, 1, out=shown).astype(np.float32), notes
 
 
 def grey_values(stored: NDArray[Any], header: Dataset, frame: int) -> tuple[Field, tuple[str, ...]]:
@@ -54,7 +56,8 @@ def grey_values(stored: NDArray[Any], header: Dataset, frame: int) -> tuple[Fiel
     shown = window_values(modality, header, frame)
     notes: tuple[str, ...] = ()
     if shown is None:
-        real = modality[~padding(stored, header)]
+        padded = padding(stored, header)
+        real = modality if padded is None else modality[~padded]
         shown = between(modality, *(np.percentile(real, PERCENTILES) if real.size else (0.0, 0.0)))
         notes = (ODD_WINDOW if has_voi(header, frame) else NO_WINDOW,)
     return shown, notes
@@ -134,7 +137,10 @@ def modality_values(stored: NDArray[Any], header: Dataset, frame: int) -> Field:
         return looked_up(stored.astype(np.float64), *lookup(tables[0], "LUT", header)[:2])
     place = place_of(header, frame, "PixelValueTransformationSequence", "RescaleSlope")
     slope, intercept = (numbers(place, keyword)[:1] for keyword in ("RescaleSlope", "RescaleIntercept"))
-    return stored.astype(np.float64) * (slope[0] if slope else 1.0) + (intercept[0] if intercept else 0.0)
+    rescaled = stored.astype(np.float64)
+    rescaled *= slope[0] if slope else 1.0
+    rescaled += intercept[0] if intercept else 0.0
+    return rescaled
 
 
 def looked_up(inputs: Field, table: NDArray[np.int64], first: int) -> Field:
@@ -176,7 +182,7 @@ def has_voi(header: Dataset, frame: int) -> bool:
 
 
 def windowed(inputs: Field, centre: float, width: float, function: str) -> Field:
-    """Return values in [0, 1] by one of the window functions (PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and .2)."""
+    """Return values in [0, 1] by a window function, perhaps in place (PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and .2)."""
     if function == "SIGMOID":
         return np.asarray(1 / (1 + np.exp((-4 * (inputs - centre) / width).clip(-700, 700))))
     if function == "LINEAR_EXACT":
@@ -185,21 +191,23 @@ def windowed(inputs: Field, centre: float, width: float, function: str) -> Field
 
 
 def between(inputs: Field, low: float, high: float) -> Field:
-    """Return 0 up to `low`, 1 above `high`, and a straight line between them."""
+    """Turn values in place into 0 up to `low`, 1 above `high`, and a straight line between them; return them."""
     if not high > low:
         return (inputs > high).astype(np.float64)
-    return np.asarray(((inputs - low) / (high - low)).clip(0, 1))
+    inputs -= low
+    inputs /= high - low
+    return np.clip(inputs, 0, 1, out=inputs)
 
 
-def padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_]:
-    """Return which of the (H, W) stored values are no part of the image (PS3.3 C.7.5.1.1.2)."""
+def padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
+    """Return which of the (H, W) stored values are no part of the image (PS3.3 C.7.5.1.1.2), None if unsaid."""
     try:
         marked = numbers(header, "PixelPaddingValue")[:1]
         limit = numbers(header, "PixelPaddingRangeLimit")[:1] or marked
     except RefusalError:
         marked = ()
     if not marked:
-        return np.zeros(stored.shape, np.bool_)
+        return None
     low, high = sorted((marked[0], limit[0]))
     return np.asarray((stored >= low) & (stored <= high))
 

@@ -128,7 +128,21 @@ MAPS: Final = frozenset(
     )
 )
 PROJECTIONS: Final = frozenset(
-    ("MPR", "MIP", "MINIP", "MNIP", "PROJECTION", "MAX IP", "MIN IP", "MAX_IP", "MIN_IP", "VRT", "3D_RENDERING", "CPR")
+    (
+        "MPR",
+        "MIP",
+        "MINIP",
+        "MNIP",
+        "PROJECTION",
+        "MAX IP",
+        "MIN IP",
+        "MAX_IP",
+        "MIN_IP",
+        "VRT",
+        "3D_RENDERING",
+        "CPR",
+        "REFORMATTED",
+    )
 )
 
 DESCRIPTIONS: Final = ("SeriesDescription", "ProtocolName")
