@@ -193,6 +193,22 @@ def test_an_image_that_fails_alone_waits_for_the_next_run(archive: Archive, run:
     assert run().answered == 1
 
 
+def test_a_study_that_we_may_not_see_stops_no_other(archive: Archive, run: Run) -> None:
+    hidden = images(1, study="hidden")[0]
+    archive.add(hidden)
+    archive.add(images(1)[0])
+    archive.trouble = lambda method, path: 403 if path.endswith(f"/instances/{hidden.SOPInstanceUID}") else None
+    assert run() == Tally(answered=1, passed=3, waiting=1)
+
+
+def test_an_image_without_a_study_stops_no_other(archive: Archive, run: Run) -> None:
+    lost, good = images(2)
+    entry = archive.add(lost)
+    archive.held[entry][1]["SOPInstanceUID"] = ""
+    archive.add(good)
+    assert run() == Tally(answered=1, passed=4)
+
+
 def test_an_image_deleted_meanwhile_is_passed_over(archive: Archive, run: Run) -> None:
     first, second = images(2)
     entry = archive.add(first)

@@ -107,12 +107,10 @@ class Changes:
             parent = wanted.get(each["ParentSeries"])
             study = studies.get(parent["ParentStudy"]) if parent else None
             if parent and study:
-                uids = (
-                    named(study)["StudyInstanceUID"],
-                    named(parent)["SeriesInstanceUID"],
-                    named(each)["SOPInstanceUID"],
-                )
-                images.append(Image(*uids, entry=each["ID"], seq=new[each["ID"]]))
+                resources = {"StudyInstanceUID": study, "SeriesInstanceUID": parent, "SOPInstanceUID": each}
+                uids = [named(resource).get(name, "") for name, resource in resources.items()]
+                if all(uids):
+                    images.append(Image(uids[0], uids[1], uids[2], entry=each["ID"], seq=new[each["ID"]]))
         images.sort(key=lambda image: image.seq)
         return images, len(instances) - len(images)
 

@@ -111,6 +111,8 @@ class Archive:
         lists = status == 200 and content.startswith(b"{") and b'"Changes"' in content
         self.web = f"{self.url}/dicom-web" if lists else self.url
         status, _ = self._call("GET", f"{self.web}/studies?limit=1", accept=JSON)
+        if status == 403:
+            raise ArchiveError(refusal(status))
         if status not in (200, 204):
             raise ArchiveError(
                 f"no DICOMweb there (status {status}); give Orthanc's address and load its DICOMweb plug-in, "
@@ -179,6 +181,8 @@ class Archive:
         status, content = self._call(method, url, accept=accept, value=value)
         if status == 204:
             return []
+        if status == 403:
+            raise ArchiveError(refusal(status))
         if status != 200:
             raise ArchiveError(f"the archive does not answer a question (status {status})")
         try:
@@ -215,7 +219,8 @@ class Archive:
                 for chunk in answer.iter_content(CHUNK):
                     content += chunk
                     if len(content) > largest:
-                        raise TooLargeError(f"more than {largest >> 20} MiB")
+                        text = f"more than {largest >> 20} MiB"
+                        raise TooLargeError(text) if largest == LARGEST else ArchiveError(f"an answer of {text}")
                 return answer.status_code, bytes(content)
         except (requests.RequestException, OSError) as error:
             raise ArchiveError(f"the archive cannot be reached ({why(error)})") from None
@@ -226,11 +231,16 @@ def latin(text: str) -> str:
     return text.encode().decode("latin-1")
 
 
+def refusal(status: int) -> str:
+    """Return what to do about an archive that does not let us in."""
+    return f"the archive refuses us (status {status}); set {USER} and {PASSWORD}"
+
+
 def check(answer: requests.Response) -> None:
     """Raise an `ArchiveError` for an answer that says that nothing can be had now."""
     status = answer.status_code
-    if status in (401, 403):
-        raise ArchiveError(f"the archive refuses us (status {status}); set {USER} and {PASSWORD}")
+    if status == 401:
+        raise ArchiveError(refusal(status))
     if answer.is_redirect:
         raise ArchiveError("the archive sends us to another address; give that one")
     if status in BUSY:

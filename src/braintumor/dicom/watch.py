@@ -1,10 +1,12 @@
 """How an archive gets answers by itself: new MR images are fetched, judged, and their results stored beside them."""
 
+import os
+import select
 import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from time import monotonic
@@ -99,26 +101,46 @@ def watch(
     return watcher.tally
 
 
+class Stop:
+    """Whether to stop. It can be set in a signal handler, where `threading.Event` could wait for itself for ever."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+
+    def set(self) -> None:
+        """Stop."""
+        os.write(self._write, b"x")
+
+    def wait(self, seconds: float = 0.0) -> bool:
+        """Return whether to stop, after so many seconds at most."""
+        return bool(select.select([self._read], [], [], seconds)[0])
+
+    def close(self) -> None:
+        """Close the pipe that it is."""
+        os.close(self._read)
+        os.close(self._write)
+
+
 @contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM or SIGINT sets; the second one ends the program as usual."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+def stopping() -> Iterator[Stop]:
+    """Yield what SIGTERM or SIGINT sets; the second one ends the program as usual."""
+    with closing(Stop()) as stop:
+        if threading.current_thread() is not threading.main_thread():
+            yield stop
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def finish(number: int, _: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
+        def finish(number: int, _: FrameType | None) -> None:
+            stop.set()
+            signal.signal(number, before[signal.Signals(number)])
 
-    for number in before:
-        signal.signal(number, finish)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in before:
+            signal.signal(number, finish)
+        try:
+            yield stop
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @dataclass(eq=False)
@@ -135,7 +157,7 @@ class Watcher:
     journal: Journal
     incoming: Incoming
     outgoing: Outgoing
-    stop: threading.Event
+    stop: Stop
     say: Callable[[str], None]
     waiting: dict[str, Waiting] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
@@ -144,7 +166,7 @@ class Watcher:
         """Go on until stopped; see `watch`."""
         news: News | None = None
         failures, sure = 0, False  # sure: nothing has broken since we saw that it is the same archive
-        while not self.stop.is_set():
+        while not self.stop.wait():
             before = self.tally.answered
             try:
                 news = news or self._news()
@@ -204,7 +226,7 @@ class Watcher:
             for batch in self.incoming.fetched(self._due(), before):
                 self._answer(batch)
                 self._settle(refusals)
-                if self.stop.is_set():
+                if self.stop.wait():
                     break
         finally:
             try:
