@@ -101,7 +101,7 @@ HTJ2K = (
     "DwQSsxWwthxoXAprnOzVtYCX/RsJKrFEbt0zBdtwAgp+80oAthlAlEIDflGEAn0wEDGMQX/UcooMQCPKkqQutp35xbYIKD6ijDCAlErpb52nI4"
     "UFR4T3UVcnq+WLqqcFqV39sBB/mv4gO4ck5hJCEAp9AB/9k="
 )
-"""levels(size=16) by OpenJPH 0.21, which is not installed here."""
+"""levels(size=16) by imagecodecs, which is not installed here."""
 
 
 def test_high_throughput_jpeg_2000_gives_the_slice() -> None:

@@ -82,11 +82,18 @@ def test_dicom_results_come_as_an_archive(client: TestClient) -> None:
 
 def test_dicom_results_are_those_of_the_wanted_model(both: TestClient) -> None:
     content = make.encoded(make.mr())
-    assert len(unpacked(send(both, RESULTS, content))) == 6
+    kinds = ("overlay", "map", "report")
+    assert set(unpacked(send(both, RESULTS, content))) == {f"0001-{n}-{k}.dcm" for n in ("tiny", "twin") for k in kinds}
     assert {each.ManufacturerModelName for each in unpacked(send(both, f"{RESULTS}?model=twin", content)).values()} == {
         "twin"
     }
     assert send(both, f"{RESULTS}?model=other", content).status_code == 404
+
+
+def test_dicom_results_are_numbered_by_file_and_slice(client: TestClient) -> None:
+    single, frames = make.encoded(make.mr()), make.encoded(make.enhanced(("glioma", "no_tumor")))
+    names = {name.rpartition("-")[0] for name in unpacked(send(client, RESULTS, frames, single))}
+    assert names == {"0001-0001", "0001-0002", "0002"}
 
 
 def test_dicom_results_are_for_dicom_only_and_for_all_files_or_none(client: TestClient) -> None:

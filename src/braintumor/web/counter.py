@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequenc
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import Final
 
 import numpy as np
@@ -152,7 +154,7 @@ class Counter:
         Raises:
             RefusalError: as `answer`, or one of the files could not be used.
         """
-        with closing(Results()) as results:
+        with closing(Results(len(wishes.models))) as results:
             return await self._in_time(self._judged(files, wishes, results))
 
     async def _in_time(self, work: Coroutine[None, None, bytes]) -> bytes:
@@ -182,14 +184,18 @@ class Counter:
         async with self._room(files):
             try:
                 remaining = parts(files, self._settings)
-                while (part := await run_in_threadpool(following, remaining)) is not None:
+                for number in count(1):
+                    part = await run_in_threadpool(following, remaining)
+                    if part is None:
+                        break
                     content = await run_in_threadpool(part.content) if answer.given_up is None else answer.given_up
                     if isinstance(content, RefusedError):
                         answer.refuse(part, content.status, content.reason)
                         continue
                     seconds, shown = self._settings.answer_seconds, wishes.pixels
+                    write = None if results is None else partial(results.add, number)
                     judged = self.desk.judge(
-                        content, part.name, wishes.models, shown=shown, seconds=seconds, results=results
+                        content, part.name, wishes.models, shown=shown, seconds=seconds, write=write
                     )
                     waiting.append(Waiting(part, len(content), judged))
                     while len(waiting) == AHEAD or sum(each.size for each in waiting) > AHEAD_BYTES:

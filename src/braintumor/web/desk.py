@@ -5,7 +5,7 @@ import io
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -24,10 +24,10 @@ from braintumor.model import Model
 from braintumor.read import SEVERAL, may_hold_several
 from braintumor.sandbox import Sandbox
 from braintumor.scan import Scan
-from braintumor.web.results import Results
 
 SHOWN_SIDE: Final = 2048
 DECIMALS: Final = 4
+Write = Callable[[Scan, Prediction, Model], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Job:
         wanted: which models are to answer, in the order of the service.
         shown: whether the slices are wanted back as pictures.
         until: when nobody waits for the answer any more, by the monotonic clock.
-        results: where DICOM results are put, if they are wanted.
+        write: writes DICOM results about a slice, if they are wanted.
         done: becomes the answers for the file's slices, or the `ImageError` of a file that cannot be read.
     """
 
@@ -47,7 +47,7 @@ class Job:
     wanted: tuple[int, ...]
     shown: bool
     until: float
-    results: Results | None = None
+    write: Write | None = None
     done: "Future[list[Judged]]" = field(default_factory=Future)
 
 
@@ -102,10 +102,10 @@ class Desk:
         *,
         shown: bool,
         seconds: float,
-        results: Results | None = None,
+        write: Write | None = None,
     ) -> "Future[list[Judged]]":
         """Return the answers to a file's content, in time; it is dropped unread if `seconds` are over."""
-        job = Job(content, name, wanted, shown, time.monotonic() + seconds, results)
+        job = Job(content, name, wanted, shown, time.monotonic() + seconds, write)
         (self._volumes if may_hold_several(content) else self._waiting).put(job)
         return job.done
 
@@ -191,7 +191,7 @@ class Desk:
                 settle(each.job, error)
 
     def _judged(self, read: "Sequence[Ready]") -> "list[Judged]":
-        """Return what the wanted models say about slices, and put results where they are wanted."""
+        """Return what the wanted models say about slices."""
         answers: list[dict[int, Prediction]] = [{} for _ in read]
         for number, model in enumerate(self.models):
             asked = [place for place, each in enumerate(read) if number in each.slices]
@@ -208,9 +208,9 @@ class Desk:
         Raises:
             ImageError: there can be none for this slice.
         """
-        if ready.job.results is not None and ready.scan is not None:
+        if ready.job.write is not None and ready.scan is not None:
             for number, prediction in zip(ready.slices, judged.predictions, strict=True):
-                ready.job.results.add(ready.scan, prediction, self.models[number])
+                ready.job.write(ready.scan, prediction, self.models[number])
 
     def _ready(self, job: Job, scan: Scan) -> "Ready":
         """Return what is kept of a slice: far less than its pixels, unless results are wanted."""
@@ -223,7 +223,7 @@ class Desk:
         }
         height, width = scan.pixels.shape
         picture = png_of(scan.pixels) if job.shown else None
-        return Ready(job, slices, (height, width), picture, scan if job.results is not None else None)
+        return Ready(job, slices, (height, width), picture, scan if job.write is not None else None)
 
 
 @dataclass(frozen=True, eq=False)

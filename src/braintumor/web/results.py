@@ -1,6 +1,7 @@
 """Where the DICOM results of one request are put together: a ZIP archive in memory."""
 
 import io
+import re
 import threading
 import zipfile
 from importlib.util import find_spec
@@ -23,18 +24,20 @@ def can_write() -> bool:
 class Results:
     """The DICOM results of one request; calls from several threads are safe.
 
-    Attributes:
-        count: how many slices have been added.
+    The files in the archive are called by the number of the file that came in, of a file of several slices by the
+    slice's number too, where several models answer by the model, and by their kind: `0001-overlay.dcm`,
+    `0002-0017-cnn-report.dcm`.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, models: int) -> None:
+        self._models = models
+        self._count = 0
         self._buffer = io.BytesIO()
         self._archive = zipfile.ZipFile(self._buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
         self._lock = threading.Lock()
 
-    def add(self, scan: Scan, prediction: Prediction, model: Model) -> None:
-        """Write the results about a slice.
+    def add(self, file: int, scan: Scan, prediction: Prediction, model: Model) -> None:
+        """Write the results about a slice of a file that came in, counted from 1.
 
         Raises:
             ImageError: it comes from no DICOM file, or there are too many slices.
@@ -44,15 +47,22 @@ class Results:
 
         if scan.origin is None:
             raise ImageError(scan.source, "no DICOM image, or without valid identifiers: results could not refer to it")
-        written = [(each, encoded(each)) for each in results(scan, prediction, model)]
+        number = scan.place.number if scan.place and scan.source.endswith(f"#{scan.place.number}") else None
+        parts = (
+            f"{file:04d}",
+            f"{number:04d}" if number is not None else "",
+            re.sub(r"[^\w.-]+", "-", model.card.name) if self._models > 1 else "",
+        )
+        name = "-".join(filter(None, parts))
+        written = [(file_name(each, name), encoded(each)) for each in results(scan, prediction, model)]
         with self._lock:
             if self._archive.fp is None:  # closed: nobody waits any more
                 return
-            if self.count == MOST:
+            if self._count == MOST * self._models:
                 raise ImageError(scan.source, f"more than {MOST} slices; ask for the results in several requests")
-            self.count += 1
-            for result, content in written:
-                entry = zipfile.ZipInfo(file_name(result, f"{self.count:04d}"))
+            self._count += 1
+            for entry_name, content in written:
+                entry = zipfile.ZipInfo(entry_name)
                 entry.external_attr = 0o600 << 16
                 self._archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 1)
 
