@@ -25,6 +25,7 @@ def said(
     reasons: tuple[str, ...] = (),
     volume: str | None = "brain.nii.gz",
     position: float | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Prediction:
     """Return the answer for a slice, whose class map has this maximum."""
     shares = np.full(4, (1 - probability) / 3, np.float32)
@@ -33,7 +34,7 @@ def said(
     maps[CLASSES.index(predicted), 1, 0] = strength
     place = None if volume is None else Place(volume, number, position)
     decision = "refer" if reasons else predicted
-    return Prediction(f"x#{number}", shares, predicted, decision, reasons, maps, "tiny", 1.0, place=place)
+    return Prediction(f"x#{number}", shares, predicted, decision, reasons, maps, "tiny", 1.0, (), notes, place)
 
 
 def one(*predictions: Prediction, scale: float = 1.0) -> Summary:
@@ -156,6 +157,16 @@ def test_many_gaps_are_shortened_on_the_line_only() -> None:
     assert "no answer for 2, 4, 6, 8, 10 and 4 more gaps" in str(summary)
 
 
+def test_notes_are_told_with_their_slices() -> None:
+    summary = one(
+        *(said(number, "glioma", notes=("no window",)) for number in (1, 2, 4)),
+        said(3, "glioma", notes=("dark", "odd")),
+    )
+    assert summary.notes == {"no window": (1, 2, 4), "dark": (3,), "odd": (3,)}
+    assert summary.lines()[1:] == ["  slice 1-2, 4: no window", "  slice 3: dark", "  slice 3: odd"]
+    assert summary.record()["notes"]["no window"] == [1, 2, 4]
+
+
 def test_volumes_come_in_order_and_single_images_are_left_out() -> None:
     predictions = [
         said(1, "glioma", volume="b"),
@@ -173,7 +184,7 @@ def test_no_line_says_what_the_volume_or_the_patient_has() -> None:
         assert "no tumor class on" in str(summary)
         assert set(summary.record()) == {
             *("volume", "slices", "decided", "referred", "reasons", "strongest", "longest_run", "gaps", "repeated"),
-            "text",
+            *("notes", "text"),
         }
 
 

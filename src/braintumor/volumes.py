@@ -72,6 +72,7 @@ class Summary:
             slices have different ones, else in number, and their numbers differ by at most 1.
         gaps: numbers between the least and the largest without an answer: not chosen, not readable, or not there.
         repeated: numbers of more than one slice.
+        notes: what had to be assumed in reading slices, each with their numbers.
     """
 
     volume: str
@@ -82,6 +83,7 @@ class Summary:
     longest_run: Mapping[str, Range]
     gaps: tuple[Range, ...]
     repeated: tuple[int, ...]
+    notes: Mapping[str, tuple[int, ...]]
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -107,6 +109,7 @@ class Summary:
             "longest_run": {name: list(run) for name, run in self.longest_run.items()},
             "gaps": [list(gap) for gap in self.gaps],
             "repeated": list(self.repeated),
+            "notes": {note: list(numbers) for note, numbers in self.notes.items()},
             "text": str(self),
         }
 
@@ -128,6 +131,10 @@ class Summary:
             parts.append(f"several slices with the number {numbered(self.repeated)}")
         return f"{self.volume}: {self.slices} slice{'s' * (self.slices != 1)}: {', '.join(parts)}"
 
+    def lines(self) -> list[str]:
+        """Return the line for people, and one for each note."""
+        return [str(self), *(f"  slice {numbered(numbers)}: {note}" for note, numbers in self.notes.items())]
+
     def _tumor(self, name: str) -> str:
         """Return what was said for a tumor class."""
         numbers, best = self.decided[name], self.strongest[name]
@@ -146,6 +153,7 @@ class Said:
     image: str
     decision: str
     reasons: tuple[str, ...]
+    notes: tuple[str, ...]
     predicted: str
     strength: float
     probability: float
@@ -165,8 +173,8 @@ class Tally:
             return
         best = CLASSES.index(prediction.predicted)
         said = Said(
-            *(place.number, place.position, prediction.image, prediction.decision, prediction.reasons),
-            prediction.predicted,
+            *(place.number, place.position, prediction.image),
+            *(prediction.decision, prediction.reasons, prediction.notes, prediction.predicted),
             float(prediction.class_maps[best].max()) / self._scale,
             float(prediction.probabilities[best]),
         )
@@ -181,6 +189,7 @@ def summary(volume: str, answers: Sequence[Said]) -> Summary:
     """Return the summary of the slices of one volume."""
     answers = sorted(answers, key=lambda said: said.number)
     counts = Counter(said.number for said in answers)
+    notes = dict.fromkeys(note for said in answers for note in said.notes)
     strongest = {name: evidence(answers, name) for name in TUMORS}
     runs = {name: longest_run(answers, name) for name in TUMORS}
     return Summary(
@@ -192,6 +201,7 @@ def summary(volume: str, answers: Sequence[Said]) -> Summary:
         {name: run for name, run in runs.items() if run},
         tuple((before + 1, after - 1) for before, after in pairwise(sorted(counts)) if after - before > 1),
         tuple(number for number, count in counts.items() if count > 1),
+        {note: tuple(said.number for said in answers if note in said.notes) for note in notes},
     )
 
 
