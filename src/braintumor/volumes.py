@@ -173,8 +173,13 @@ class Tally:
             return
         best = CLASSES.index(prediction.predicted)
         said = Said(
-            *(place.number, place.position, prediction.image),
-            *(prediction.decision, prediction.reasons, prediction.notes, prediction.predicted),
+            place.number,
+            place.position,
+            prediction.image,
+            prediction.decision,
+            prediction.reasons,
+            prediction.notes,
+            prediction.predicted,
             float(prediction.class_maps[best].max()) / self._scale,
             float(prediction.probabilities[best]),
         )
