@@ -1,7 +1,8 @@
 """Our watcher with Orthanc on the same two cores: how fast, and whether each image is answered exactly once.
 
 First 500 MR images of 256 x 256 pixels are sent to Orthanc and then answered by `watch` with the bundled model: three
-results for each, stored beside it. The time is that of the whole process, from its start until everything is answered.
+results for each, stored beside it. The time is that of the whole process, from its start until everything is answered,
+and `memory` the peak of it, without the two processes that decode.
 Then 300 other images come while the watcher is killed 20 times, Orthanc 5 times, and the network is cut 5 times, for up
 to 7 seconds, at moments drawn from a fixed seed. `lost` are images that lack one of their results at the end, `doubled`
 those with a result of one kind twice, over both runs.
