@@ -151,22 +151,24 @@ class Hospital:
         return Census(instances)
 
 
-def storm(
-    hospital: Hospital, state: Path, log: Path, parts: list[Path], kills: int, longest_cut: float = 7.0
-) -> Counter[str]:
-    """Send folders of images, and meanwhile kill our watcher so many times, Orthanc and the network a quarter as often.
+def storm(hospital: Hospital, state: Path, log: Path, parts: Sequence[Path], longest_cut: float = 7.0) -> Counter[str]:
+    """Send folders of images, and kill our watcher over each; every fourth time Orthanc or the network goes first.
 
     The moments are drawn from a fixed seed. Cuts last up to 7 seconds, longer than a connection is waited for. At the
-    end the watcher answers what is left. Returns how often each thing was done.
+    end the watcher answers what is left. Returns how often each thing was done, and how often the watcher was killed
+    "at work", with images that it had not answered.
     """
     choice = random.Random(0)
     done: Counter[str] = Counter()
-    watcher = hospital.watcher(state, log)
-    for kill in range(kills):
-        if parts and kill * len(parts) % kills < len(parts):
-            hospital.send(parts[done["sent"]])
-            done["sent"] += 1
-        time.sleep(choice.uniform(0.8, 2.5))
+    for kill, part in enumerate(parts):
+        said = log.stat().st_size if log.exists() else 0
+        watcher = hospital.watcher(state, log)
+        while b"following" not in log.read_bytes()[said:]:
+            assert watcher.poll() is None, "the watcher has ended by itself"
+            time.sleep(0.02)
+        sent = [*sorted(part.iterdir())]
+        hospital.send(*sent)
+        time.sleep(choice.uniform(0.0, 0.5))
         if kill % 4 == 1:
             hospital.cut()
             time.sleep(choice.uniform(0.2, longest_cut))
@@ -183,11 +185,8 @@ def storm(
         watcher.kill()
         watcher.wait()
         done["watcher killed"] += 1
-        watcher = hospital.watcher(state, log)
-    for part in parts[done["sent"] :]:
-        hospital.send(part)
-    watcher.kill()
-    watcher.wait()
+        done["images"] += len(sent)
+        done["at work"] += hospital.ask("/statistics")["CountInstances"] < done["images"] * (1 + KINDS)
     assert hospital.watcher(state, log, once=True).wait(300) == 0
     return done
 
