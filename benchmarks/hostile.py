@@ -4,15 +4,21 @@ Structure-aware mutants change fields, lengths, order and checksums so that the 
 changed part is reached, not refused at the door.
 """
 
+import gzip
 import io
 import random
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
+from record import ROOT
+
+sys.path.insert(0, str(ROOT))  # the files of the tests
+from tests.dicom.test_attacks import ATTACKS
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 ODD_NUMBERS = (0, 1, 2, 3, 7, 8, 9, 16, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
@@ -89,8 +95,28 @@ def bombs() -> dict[str, bytes]:
         "zip of zips": zipped({f"{n}.zip": zipped({"a.png": bytes(16 << 20)}) for n in range(300)}),
         "zip in zip in zip …": nested,
         "gzip": b"\x1f\x8b" + zeros,
+        "nifti of 1 GiB, packed": packed_volume(1 << 30),
+        "nifti that says it has 32767 slices": volume_head(64, 64, 32_767) + bytes(64 * 64 * 2),
+        **{f"dicom: {name}": make() for name, (make, _) in ATTACKS.items()},
         "polyglot of PNG and ZIP": picture_file[:100] + zipped({"a.png": bytes(100 << 20)}),
     }
+
+
+def volume_head(columns: int, rows: int, slices: int) -> bytes:
+    """Return the head of a NIfTI-1 file of 16-bit grey values."""
+    head = bytearray(352)
+    struct.pack_into("<i", head, 0, 348)
+    struct.pack_into("<8h", head, 40, 3, columns, rows, slices, 1, 1, 1, 1)
+    struct.pack_into("<2h", head, 70, 4, 16)
+    struct.pack_into("<8f", head, 76, 1, 1, 1, 1, 1, 1, 1, 1)
+    struct.pack_into("<f", head, 108, 352)
+    head[344:348] = b"n+1\0"
+    return bytes(head)
+
+
+def packed_volume(size: int) -> bytes:
+    """Return a gzipped NIfTI file of so many zeros."""
+    return gzip.compress(volume_head(1024, 1024, size >> 21) + bytes(size), 1)
 
 
 def frames(tiff: bytes, count: int) -> bytes:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from braintumor.errors import BrainTumorError, ImageError
 from braintumor.read import SEVERAL, UNDECODABLE, read_all, volume_kind
@@ -58,7 +59,7 @@ class Child:
                 env={**os.environ, **limits},
             )
 
-    def ask(self, content: bytes, asked: dict[str, Any], seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+    def ask(self, content: bytes, asked: dict[str, Any], seconds: float) -> Iterator[tuple[dict[str, Any], bytearray]]:
         """Yield the child's messages about a file: one for each slice, and one that says that there are no more.
 
         Only the time spent waiting for the child counts.
@@ -72,7 +73,7 @@ class Child:
         self.socket.sendall(HEAD.pack(len(text)) + text + HEAD.pack(len(content)))
         self.socket.sendall(content)
         while True:
-            answer, pixels = (received(self.socket, began + seconds) for _ in range(2))
+            answer, pixels = (answered(self.socket, began + seconds) for _ in range(2))
             waited = time.monotonic() - began
             message: dict[str, Any] = json.loads(answer)
             yield message, pixels
@@ -149,7 +150,9 @@ class Sandbox:
         described: dict[str, Any] = messages[-1][0]["described"]
         return described
 
-    def _messages(self, content: bytes, name: str, asked: dict[str, Any]) -> Generator[tuple[dict[str, Any], bytes]]:
+    def _messages(
+        self, content: bytes, name: str, asked: dict[str, Any]
+    ) -> Generator[tuple[dict[str, Any], bytearray]]:
         """Yield what a child says about a file, the last message too.
 
         Raises:
@@ -188,31 +191,29 @@ class Sandbox:
             child.end()
 
 
-def received(stream: socket.socket, until: float = float("inf")) -> bytes:
-    """Return one part of a message.
+def answered(stream: socket.socket, until: float) -> bytearray:
+    """Return one part of a child's message.
 
     Raises:
         OSError: the time is over, or the other side has gone.
     """
-    (length,) = HEAD.unpack(exactly(stream, HEAD.size, until))
-    return exactly(stream, length, until)
+    (length,) = HEAD.unpack(filled(stream, bytearray(HEAD.size), until))
+    return filled(stream, bytearray(length), until)
 
 
-def exactly(stream: socket.socket, length: int, until: float) -> bytes:
-    """Return so many bytes; raises as `received`."""
-    content = bytearray(length)
-    view = memoryview(content)
+def filled(stream: socket.socket, buffer: bytearray, until: float) -> bytearray:
+    """Return a buffer after filling it from a stream; raises as `answered`."""
+    view = memoryview(buffer)
     while view:
-        if until < float("inf"):
-            stream.settimeout(max(until - time.monotonic(), 1e-3))
+        stream.settimeout(max(until - time.monotonic(), 1e-3))
         count = stream.recv_into(view)
         if not count:
             raise ConnectionError("the other side has gone")
         view = view[count:]
-    return bytes(content)
+    return buffer
 
 
-def scan_of(answer: dict[str, Any], pixels: bytes) -> Scan:
+def scan_of(answer: dict[str, Any], pixels: bytearray) -> Scan:
     """Return the slice in a child's message."""
     values = np.frombuffer(pixels, np.float32).reshape(answer["shape"])
     spacing, place = answer["spacing"], answer["place"]
@@ -224,6 +225,27 @@ def scan_of(answer: dict[str, Any], pixels: bytes) -> Scan:
         place and Place(**place),
         answer["origin"],
     )
+
+
+def received(stream: socket.socket) -> bytes:
+    """Return one part of what a child is asked, of which there is never a second copy.
+
+    Raises:
+        OSError: the other side has gone.
+    """
+    (length,) = HEAD.unpack(exactly(stream, HEAD.size))
+    return exactly(stream, length)
+
+
+def exactly(stream: socket.socket, length: int) -> bytes:
+    """Return so many bytes; raises as `received`."""
+    content = stream.recv(length, socket.MSG_WAITALL)
+    if len(content) < length:
+        raise ConnectionError("the other side has gone")
+    return content
+
+
+NOTHING: Final = np.zeros(1, np.float32)[:0]
 
 
 def serve(stream: socket.socket) -> None:
@@ -250,17 +272,17 @@ def serve(stream: socket.socket) -> None:
             except Exception:  # whatever a file does to its decoder is a refusal
                 last = {"reason": UNDECODABLE}
             del asked, content  # or there is no room for the next file
-            send(stream, last, b"")
+            send(stream, last)
 
 
-def send(stream: socket.socket, message: dict[str, Any], pixels: bytes) -> None:
-    """Send one message of a child."""
+def send(stream: socket.socket, message: dict[str, Any], pixels: NDArray[np.float32] = NOTHING) -> None:
+    """Send one message of a child, with the pixels where there are some."""
     text = json.dumps(message).encode()
-    stream.sendall(HEAD.pack(len(text)) + text + HEAD.pack(len(pixels)))
-    stream.sendall(pixels)
+    stream.sendall(HEAD.pack(len(text)) + text + HEAD.pack(pixels.nbytes))
+    stream.sendall(np.ascontiguousarray(pixels).data.cast("B"))
 
 
-def decoded(content: bytes, asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+def decoded(content: bytes, asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], NDArray[np.float32]]]:
     """Yield what `serve` answers for the slices of a file's content."""
     choice = asked["choice"]
     wanted = Choice(choice["plane"], tuple((first, last) for first, last in choice["ranges"]))
@@ -274,7 +296,7 @@ def decoded(content: bytes, asked: dict[str, Any]) -> Iterator[tuple[dict[str, A
             "place": scan.place and dataclasses.asdict(scan.place),
             "origin": scan.origin,
         }
-        yield message, scan.pixels.tobytes()
+        yield message, scan.pixels
 
 
 def described(content: bytes, name: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def rle_bomb(rows: int) -> bytes:
 
 def rle_lie() -> bytes:
     """Return an RLE frame that decodes to 128 times the pixels of the header."""
-    frame = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\x00" * 20_000_000
+    frame = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\x00" * 18_000_000
     return compressed(frame, RLELossless, 96, 96)
 
 

@@ -83,7 +83,7 @@ class Desk:
         self._most = slices
         self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._volumes: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._sandbox = Sandbox(children=threads + 1)
+        self._sandbox = Sandbox(children=threads)
         self._threads = [threading.Thread(target=self._work, name=f"desk-{n}", daemon=True) for n in range(threads)]
         self._threads.append(threading.Thread(target=self._work_on_volumes, name="desk-volumes", daemon=True))
         for thread in self._threads:

@@ -1,8 +1,10 @@
 """How the files of a request are taken out of its form, without writing any to the disk."""
 
+from io import BytesIO
 from typing import Final
 
 from fastapi import HTTPException, Request
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from braintumor.web.settings import Settings
@@ -32,10 +34,15 @@ async def uploaded(request: Request, settings: Settings) -> list[bytes]:
         raise HTTPException(
             400, f"expected a form of files in the field {FILES_FIELD}, at most {settings.slices}"
         ) from error
-    contents = [
-        part.file.read() for name, part in form.multi_items() if name == FILES_FIELD and not isinstance(part, str)
-    ]
+    contents = [whole(part) for name, part in form.multi_items() if name == FILES_FIELD and not isinstance(part, str)]
     await form.close()
     if not contents:
         raise HTTPException(400, f"no file in the field {FILES_FIELD}")
     return contents
+
+
+def whole(part: UploadFile) -> bytes:
+    """Return the content of a file that was kept in memory, without a second copy of it."""
+    buffer = part.file._file  # type: ignore[attr-defined]  # what SpooledTemporaryFile is documented to have
+    assert isinstance(buffer, BytesIO)
+    return buffer.getvalue()

@@ -24,7 +24,7 @@ class Settings:
 
     token: str = ""
     hosts: tuple[str, ...] = ()
-    file_bytes: int = 48 << 20
+    file_bytes: int = 36 << 20
     request_bytes: int = 64 << 20
     held_bytes: int = 128 << 20
     unpacked_bytes: int = 128 << 20
