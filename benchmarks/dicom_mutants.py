@@ -506,10 +506,3 @@ def through_process(made: list[bytes]) -> Iterator[str]:
             silent = [path.name for path in batch if path.name not in said]
             if silent:
                 yield f"process from {batch[0].name}: nothing about {', '.join(silent)}"
-
-
-if __name__ == "__main__":
-    found = fuzz(int(sys.argv[1]) if len(sys.argv) > 1 else 5_000)
-    print(
-        f"{found.inputs} inputs, {len(found.failures)} failures, {found.seconds:.0f} seconds", *found.failures, sep="\n"
-    )

@@ -77,7 +77,7 @@ ASKED: dict[str, dict[str, str]] = {
     "folds": {"resnet.accuracy": "≥ 0.96", "cnn.accuracy": "≥ 0.945"},
     "figshare-folds": {"resnet.accuracy": "≥ 0.95"},
     "bundled": {"mib": "≤ 6"},
-    "install": {"use_mib": "≤ 300"},
+    "install": {"use_mib": "≤ 300", "hospital_mib": "≤ 400"},
     "serve": {
         "ready_seconds": "≤ 2",
         "page_kib": "≤ 150",
@@ -90,6 +90,14 @@ ASKED: dict[str, dict[str, str]] = {
         "fuzz.inputs": "≥ 10000",
         "fuzz.failures": "≤ 0",
         "slow.clients": "≥ 500",
+    },
+    "dicom": {"fuzz.inputs": "≥ 5000", "fuzz.failures": "≤ 0", "dciodvfy.errors": "≤ 0"},
+    "dicom-watch": {
+        "images": "≥ 500",
+        "images_per_second": "≥ 10",
+        "kills": "≥ 20",
+        "lost": "≤ 0",
+        "doubled": "≤ 0",
     },
     "data-profile": {"manifest.seconds": "≤ 30", "duplicates.seconds": "≤ 30", "report.seconds": "≤ 30"},
 }
