@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from braintumor.classes import CLASSES
+from braintumor.decision import Policy
+from braintumor.defects import defects
 from braintumor.inference import Prediction, predict
 from braintumor.model import Model
-from braintumor.scan import Place
+from braintumor.scan import Place, Scan
 from braintumor.volumes import Evidence, Summary, Tally, numbered, summarise
 from tests.volume_files import brain
 
@@ -76,6 +78,17 @@ def test_a_class_that_was_only_referred_is_still_told() -> None:
     assert summary.strongest["meningioma"] == Evidence(8, "x#8", 0.25, pytest.approx(0.9), decided=False)
     assert "meningioma on none (strongest 8, referred)" in str(summary)
     assert "pituitary" not in summary.strongest
+
+
+def test_a_slice_that_shows_no_brain_is_evidence_for_nothing() -> None:
+    black = Scan(np.zeros((64, 64), np.float32))
+    foreign = Policy(unusual=1, foreign=2).reasons(np.full(4, 0.25, np.float32), 3)
+    for reasons in (defects(black), foreign):
+        summary = one(said(1, "glioma", reasons=reasons))
+        assert summary.strongest == {}
+        assert str(summary).startswith("brain.nii.gz: 1 slice: no tumor class on 0, referred 1 (1: ")
+    unusual = Policy(unusual=1, foreign=9).reasons(np.full(4, 0.25, np.float32), 3)
+    assert not one(said(1, "glioma", reasons=unusual)).strongest["glioma"].decided
 
 
 def test_of_empty_class_maps_the_most_probable_slice_is_named() -> None:

@@ -42,7 +42,7 @@ class Evidence:
             0.05 the map shows nothing and the most probable slice is named instead.
         probability: of the class, on that slice.
         decided: whether the slice was decided so; else all slices where the class was the most probable one were
-            referred, and this is the strongest of these.
+            referred, and this is the strongest of those that show a brain well enough.
     """
 
     slice: int
@@ -66,7 +66,7 @@ class Summary:
         slices: how many were answered or referred.
         decided: for each class the numbers of the slices decided so, ascending, repeated numbers as often as they are.
         referred: for each number of a referred slice, ascending, its reasons.
-        strongest: for each tumor class that is most probable on any slice, where it is seen best.
+        strongest: for each tumor class that is most probable on any slice which shows a brain, where it is seen best.
         longest_run: for each tumor class decided, first and last number of the longest run of neighbouring slices
             decided so, the first of equals. Slices are neighbours if they follow each other in position, where all
             slices have different ones, else in number, and their numbers differ by at most 1.
@@ -213,11 +213,20 @@ def summary(volume: str, answers: Sequence[Said]) -> Summary:
 def evidence(answers: Sequence[Said], name: str) -> Evidence | None:
     """Return the slice that speaks most for a class, of those decided so, else of those referred; first of equals."""
     decided = [said for said in answers if said.decision == name]
-    candidates = decided or [said for said in answers if said.predicted == name]
+    candidates = decided or [said for said in answers if said.predicted == name and shows_a_brain(said)]
     if not candidates:
         return None
     best = max(candidates, key=lambda said: (said.strength if said.strength >= EVIDENCE else 0.0, said.probability))
     return Evidence(best.number, best.image, best.strength, best.probability, bool(decided))
+
+
+def shows_a_brain(said: Said) -> bool:
+    """Tell whether a slice was not referred for being no usable picture of a brain; else its classes mean nothing."""
+    return not any(reason.startswith(NO_PICTURE) for reason in said.reasons)
+
+
+NO_PICTURE: Final = ("image quality", "not a brain MRI")
+"""How such reasons begin, see `defects` and `decision`."""
 
 
 def longest_run(answers: Sequence[Said], name: str) -> Range | None:
