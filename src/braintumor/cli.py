@@ -6,7 +6,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -562,7 +563,7 @@ class DicomClassify:
             print(f"unreadable: {problem}", file=sys.stderr)
         if not study.files:
             raise BrainTumorError("nothing to classify: no file is a DICOM image of a series that is taken; see above")
-        names = UniqueNames()
+        names: defaultdict[Path, UniqueNames] = defaultdict(UniqueNames)
 
         def write(answer: "tuple[Scan, Prediction] | ImageError | None") -> None:
             if answer is None:
@@ -796,11 +797,11 @@ def said(prediction: "Prediction") -> str:
     return f"refer ({'; '.join(prediction.reasons)})" if refused else TITLES[prediction.predicted]
 
 
-def place_of(scan: "Scan", out: Path, names: "UniqueNames") -> tuple[Path, str]:
+def place_of(scan: "Scan", out: Path, names: "Mapping[Path, UniqueNames]") -> tuple[Path, str]:
     """Return the folder of a slice's series under `out`, and what the slice is called there."""
     assert scan.place
-    series = scan.place.volume.replace(" ", "-")
-    return out / series, names.take(f"{series}/{scan.place.number:04d}.x")
+    folder = out / scan.place.volume.replace(" ", "-")
+    return folder, names[folder].take(f"{scan.place.number:04d}.x")
 
 
 def kaggle_text(out: Path) -> str:
@@ -852,11 +853,10 @@ class UniqueNames:
         self._taken: dict[str, int] = {}
 
     def take(self, path: str) -> str:
-        """Return a name that was not returned before in the path's folder."""
-        place = Path(path)
-        key = str(place.with_name(place.stem))
-        count = self._taken[key] = self._taken.get(key, 0) + 1
-        return place.stem if count == 1 else self.take(str(place.with_name(f"{place.stem}-{count}.x")))
+        """Return a name that was not returned before."""
+        stem = Path(path).stem
+        count = self._taken[stem] = self._taken.get(stem, 0) + 1
+        return stem if count == 1 else self.take(f"{stem}-{count}.x")
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.decision import REFER
 from braintumor.errors import ImageError
 from braintumor.inference import COLUMNS, Prediction
+from braintumor.volumes import Tally
 
 if TYPE_CHECKING:
     from braintumor.model import Model
@@ -21,22 +22,27 @@ Writer = Callable[[Prediction | ImageError | None], None]
 
 
 def text_writer(model: "Model") -> Writer:
-    """Return a writer of lines for people."""
+    """Return a writer of lines for people: each slice, then a summary of each volume."""
+    tally = Tally(model.card.class_map_scale)
 
     def write(answer: Prediction | ImageError | None) -> None:
         if answer is None:
+            for line in summary_lines(tally):
+                print(line)
             print(f"{model.identity}. {DISCLAIMER}")
         elif not isinstance(answer, ImageError):
             shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
             answered = f"refer ({'; '.join(answer.reasons)})" if answer.decision == REFER else TITLES[answer.decision]
             classes = f"  one of: {', '.join(answer.prediction_set)}" if answer.prediction_set else ""
             print(f"{answer.image}: {answered:<15}  {shares}{classes}", flush=True)
+            tally.add(answer)
 
     return write
 
 
 def json_writer(model: "Model") -> Writer:
-    """Return a writer of one JSON object whose `predictions` are streamed."""
+    """Return a writer of one JSON object whose `predictions` are streamed; summaries of `volumes` follow."""
+    tally = Tally(model.card.class_map_scale)
     head = json.dumps({"model": model.identity, "disclaimer": DISCLAIMER})
     separator = head.removesuffix("}") + ', "predictions": [\n'
     empty = separator
@@ -44,8 +50,11 @@ def json_writer(model: "Model") -> Writer:
     def write(answer: Prediction | ImageError | None) -> None:
         nonlocal separator
         if answer is None:
-            print(f"{empty if separator is empty else ''}\n]}}")
+            volumes = json.dumps([summary.record() for summary in tally.summaries()])
+            print(f'{empty if separator is empty else ""}\n], "volumes": {volumes}}}')
         else:
+            if isinstance(answer, Prediction):
+                tally.add(answer)
             entry = (
                 {"image": answer.source, "error": answer.reason} if isinstance(answer, ImageError) else answer.record()
             )
@@ -56,17 +65,26 @@ def json_writer(model: "Model") -> Writer:
 
 
 def csv_writer(model: "Model") -> Writer:
-    """Return a writer of lines with the columns of predictions.csv; unreadable files have none."""
+    """Return a writer of lines with the columns of predictions.csv; unreadable files and summaries have none."""
+    tally = Tally(model.card.class_map_scale)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(COLUMNS)
 
     def write(answer: Prediction | ImageError | None) -> None:
         if answer is None:
+            for line in summary_lines(tally):
+                print(line, file=sys.stderr)
             print(f"{model.identity}. {DISCLAIMER}", file=sys.stderr)
         elif not isinstance(answer, ImageError):
             writer.writerow(answer.record().values())
+            tally.add(answer)
 
     return write
+
+
+def summary_lines(tally: Tally) -> list[str]:
+    """Return what to say about volumes of more than one slice."""
+    return [line for summary in tally.summaries() if summary.slices > 1 for line in summary.lines()]
 
 
 class Bar:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -151,10 +152,23 @@ def test_predict_answers_every_slice_of_a_volume_in_json(
     volume = tmp_path / "brain.nii.gz"
     volume.write_bytes(brain())
     assert status_of("predict", volume, "--model", model_folder, "--format", "json") == 0
-    answers = json.loads(capsys.readouterr().out)["predictions"]
+    said = json.loads(capsys.readouterr().out)
+    answers = said["predictions"]
     assert [each["slice"] for each in answers] == list(range(1, 13))
     assert {each["volume"] for each in answers} == {str(volume)}
     assert answers[0]["reasons"] == "image quality: empty"
+    (summary,) = said["volumes"]
+    assert (summary["volume"], summary["slices"]) == (str(volume), 12)
+    told = [*itertools.chain(*summary["decided"].values()), *(each["slice"] for each in summary["referred"])]
+    assert sorted(told) == list(range(1, 13))
+    assert status_of("predict", volume, "--model", model_folder) == 0
+    assert summary["text"] in capsys.readouterr().out.splitlines()
+    assert status_of("predict", volume, "--model", model_folder, "--format", "csv") == 0
+    printed = capsys.readouterr()
+    assert summary["text"] in printed.err.splitlines()
+    assert len(printed.out.splitlines()) == 13
+    assert status_of("predict", volume, "--model", model_folder, "--slices", "4") == 0
+    assert "1 slice" not in capsys.readouterr().out
 
 
 def test_an_image_without_identifiers_is_answered_but_gets_no_results(
