@@ -18,7 +18,7 @@ from braintumor.defects import defects
 from braintumor.errors import ImageError
 from braintumor.model import Model
 from braintumor.preprocess import network_input
-from braintumor.read import open_source, read, volume_kind
+from braintumor.read import read, volume_kind, whole
 from braintumor.sandbox import Sandbox
 from braintumor.scan import EVERYTHING, Choice, Place, Scan
 
@@ -204,9 +204,7 @@ class Decoders:
             elif volume_kind(source, str(source)) is None:
                 yield read(source)
             else:
-                with open_source(source, str(source)) as stream:
-                    content = stream.read()
-                yield from self._children().read_all(content, str(source), self._choice)
+                yield from self._children().read_all(whole(source, str(source)), str(source), self._choice)
         except ImageError as error:
             yield error
 

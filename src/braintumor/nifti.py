@@ -19,11 +19,9 @@ from PIL import Image
 
 from braintumor.errors import ImageError
 from braintumor.nifti_axes import Lie, lie_of
-from braintumor.scan import Choice, Place, Scan
+from braintumor.scan import LARGEST_SIDE, SMALLEST_SIDE, Choice, Place, Scan
 
 LARGEST_VOLUME: Final = 192 << 20  # bytes of the voxels as stored, unpacked
-SMALLEST_SIDE: Final = 16
-LARGEST_SIDE: Final = 8_000
 
 
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from braintumor.errors import ImageError, MissingExtraError
-from braintumor.scan import EVERYTHING, Choice, Scan
+from braintumor.scan import EVERYTHING, LARGEST_SIDE, SMALLEST_SIDE, Choice, Scan
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
 UNKNOWN_FORMAT: Final = "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"
-SMALLEST_SIDE: Final = 16
-LARGEST_SIDE: Final = 8_000  # the slice is padded to a square: 64 megapixels
 BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
 DECODER_ERRORS: Final = (
     ArithmeticError,
@@ -98,14 +96,10 @@ def read_all(
         with decoding(source, name, largest) as image:
             yield Scan(grey_values(image, name), source=name)
         return
-    if not isinstance(source, bytes):
-        with open_source(source, name) as stream:
-            source = stream.read(LARGEST_FILE + 1)
-        if len(source) > LARGEST_FILE:
-            raise ImageError(name, f"larger than {LARGEST_FILE >> 20} MiB; split the volume")
+    content = source if isinstance(source, bytes) else whole(source, name)
     count = 0
     try:
-        for scan in volume_slices(kind, source, name, largest, choice):
+        for scan in volume_slices(kind, content, name, largest, choice):
             count += 1
             yield scan
     except (ModuleNotFoundError, ImageError):
@@ -114,6 +108,19 @@ def read_all(
         raise ImageError(name, MEMORY if isinstance(error, MemoryError) else UNDECODABLE) from error
     if not count:
         raise ImageError(name, "none of its slices has a wanted number")
+
+
+def whole(file: str | Path, name: str) -> bytes:
+    """Return the content of a file that may hold a volume.
+
+    Raises:
+        ImageError: it cannot be opened, or is larger than 512 MiB.
+    """
+    with open_source(file, name) as stream:
+        content = stream.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ImageError(name, f"larger than {LARGEST_FILE >> 20} MiB; split the volume")
+    return content
 
 
 LARGEST_FILE: Final = 512 << 20
@@ -140,7 +147,7 @@ def volume_kind(source: str | Path | bytes, name: str = "bytes") -> Literal["dic
             start = stream.read(START_BYTES)
     if start[128:132] == b"DICM":
         return "dicom"
-    packed = start.startswith(b"\x1f\x8b")
+    packed = start.startswith(GZIP)
     return "nifti" if packed or start[344:348] in NIFTI_1 or start[4:12] == NIFTI_2 else None
 
 
@@ -161,6 +168,7 @@ NUMBER_OF_FRAMES: Final = (b"\x28\0\x08\0", b"\0\x28\0\x08", b"1.2.840.10008.1.2
 """The attribute's tag in both byte orders, and the transfer syntax whose content is packed."""
 PIXEL_DATA: Final = (b"\xe0\x7f\x10\0", b"\x7f\xe0\0\x10")
 START_BYTES: Final = 352
+GZIP: Final = b"\x1f\x8b"
 NIFTI_1: Final = (b"n+1\0", b"ni1\0")
 NIFTI_2: Final = b"n+2\0\r\n\x1a\n"
 

@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.errors import BrainTumorError, ImageError
-from braintumor.read import SEVERAL, UNDECODABLE, read_all, volume_kind
+from braintumor.read import GZIP, SEVERAL, UNDECODABLE, read_all, volume_kind
 from braintumor.scan import EVERYTHING, Choice, Place, Scan
 
 DEADLINE_SECONDS: Final = 0.8
 NEXT_SECONDS: Final = 0.1  # more, for each further slice of a file
-MIB_PER_SECOND: Final = 16  # more time for large volumes, which are unpacked before the first slice
+MIB_PER_SECOND: Final = 64  # more time for large volumes, which are unpacked before the first slice
+LARGEST_MIB: Final = 192  # that a volume can be unpacked to
 START_SECONDS: Final = 20.0
 MEMORY_BYTES: Final = 640 << 20  # address space, libraries included
 LARGEST: Final = 16_000_000  # pixels
@@ -163,8 +164,7 @@ class Sandbox:
         try:
             # the first answer of a child waits until it has started
             patience = self.deadline if child in self._started else START_SECONDS
-            if volume_kind(content):
-                patience += (len(content) >> 20) / MIB_PER_SECOND
+            patience += volume_mib(content) / MIB_PER_SECOND
             for answer, pixels in child.ask(content, asked, patience):
                 self._started.add(child)
                 whole = "shape" not in answer
@@ -189,6 +189,17 @@ class Sandbox:
         """End all children."""
         for child in self._all:
             child.end()
+
+
+def volume_mib(content: bytes) -> float:
+    """Return how large a volume is, as far as its file says without being parsed; 0 for an image.
+
+    Source: RFC 1952 2.3.1, the size at the end of gzip data.
+    """
+    if volume_kind(content) is None:
+        return 0.0
+    size = int.from_bytes(content[-4:], "little") if content.startswith(GZIP) else len(content)
+    return min(max(size, len(content)) / 2**20, LARGEST_MIB)
 
 
 def answered(stream: socket.socket, until: float) -> bytearray:

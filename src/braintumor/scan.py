@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+SMALLEST_SIDE: Final = 16
+LARGEST_SIDE: Final = 8_000  # the slice is padded to a square: 64 megapixels
 PLANES: Final = ("acquired", "axial", "coronal", "sagittal")
 
 

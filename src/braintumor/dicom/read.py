@@ -18,10 +18,7 @@ from braintumor.dicom.parse import parse
 from braintumor.dicom.quiet import nothing
 from braintumor.dicom.series import File, described, series_code
 from braintumor.errors import ImageError
-from braintumor.scan import Choice, Place, Scan
-
-SMALLEST_SIDE: Final = 16
-LARGEST_SIDE: Final = 8_000
+from braintumor.scan import LARGEST_SIDE, SMALLEST_SIDE, Choice, Place, Scan
 
 
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:

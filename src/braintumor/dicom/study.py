@@ -6,7 +6,7 @@ from pathlib import Path
 
 from braintumor.dicom.series import Chosen, File, choose, series_code
 from braintumor.errors import ImageError
-from braintumor.read import open_source
+from braintumor.read import whole
 from braintumor.sandbox import Sandbox
 
 
@@ -45,9 +45,7 @@ def survey(paths: Iterable[Path], *, best: bool = False) -> Study:
     with Sandbox(1) as sandbox:
         for path in paths:
             try:
-                with open_source(path, str(path)) as stream:
-                    content = stream.read()
-                files.append(File(**sandbox.describe(content, str(path))))
+                files.append(File(**sandbox.describe(whole(path, str(path)), str(path))))
             except ImageError as error:
                 unreadable.append(error)
     return Study(tuple(choose(files, best=best)), tuple(unreadable))
