@@ -13,8 +13,9 @@ SECRET = "SECRET^NAME"
 
 
 @pytest.fixture
-def log() -> Iterator[io.StringIO]:
-    """Yield what a program would log that logs everything, warnings too."""
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """Yield what a program would log that logs everything, warnings too, and has read no DICOM file before."""
+    monkeypatch.setattr(logging.getLogger("pydicom"), "filters", [])
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     root = logging.getLogger()
