@@ -19,9 +19,16 @@ from PIL import Image
 
 from braintumor.errors import ImageError
 from braintumor.nifti_axes import Lie, lie_of
-from braintumor.scan import LARGEST_SIDE, SMALLEST_SIDE, Choice, Place, Scan
-
-LARGEST_VOLUME: Final = 192 << 20  # bytes of the voxels as stored, unpacked
+from braintumor.scan import (
+    BY_PERCENTILES,
+    LARGEST_SIDE,
+    LARGEST_VOLUME,
+    PERCENTILES,
+    Choice,
+    Place,
+    Scan,
+    unusable_size,
+)
 
 
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
@@ -57,7 +64,8 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
     numbers = [number for number in range(1, count + 1) if choice.wants(number)]
     if not numbers:
         raise ImageError(name, f"has slices 1 to {count} in this plane, none of them is wanted; choose others")
-    check_size(*lie.shown(*shown.shape[:2]), largest, name)
+    if reason := unusable_size(*lie.shown(*shown.shape[:2]), largest):
+        raise ImageError(name, f"slices of {reason}")
     grey = grey_of(header, voxels, name)
     for number in numbers:
         pixels, notes = grey(shown[:, :, number - 1].T)
@@ -69,15 +77,6 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
             (*grey.notes, *lie.notes, *notes, *more),
             Place(name, number, lie.position(number - 1)),
         )
-
-
-def check_size(width: int, height: int, largest: int, name: str) -> None:
-    """Raise where slices of this size are not read."""
-    if min(width, height) < SMALLEST_SIDE:
-        raise ImageError(name, f"slices of {width} x {height} pixels; at least {SMALLEST_SIDE} on each side are needed")
-    if max(width, height) > LARGEST_SIDE or width * height > largest:
-        most = f"{LARGEST_SIDE} on each side and {largest:,} in all"
-        raise ImageError(name, f"slices of {width} x {height} pixels; at most {most} are read here")
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
         known = known_values(voxels, grey)
     if not known.size:
         return replace(grey, notes=("no value other than 0 in the volume: black",))
-    low, high = np.percentile(known, WINDOW).tolist()
+    low, high = np.percentile(known, PERCENTILES).tolist()
     if low == high:
         low, high = min(low, 0.0), max(high, 0.0)
     given = float(header["cal_min"]) < float(header["cal_max"])
@@ -141,12 +140,9 @@ def grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
     return replace(grey, low=low, high=high, notes=tuple(notes))
 
 
-WINDOW: Final = (0.5, 99.5)  # percentiles
 SAMPLE: Final = 2_000_000  # voxels
-NO_WINDOW: Final = "no window in the file: grey values from the 0.5 to the 99.5 percentile of the volume"
-WINDOW_UNUSED: Final = (
-    "display range in the file not used: grey values from the 0.5 to the 99.5 percentile of the volume"
-)
+NO_WINDOW: Final = f"no window in the file: {BY_PERCENTILES} of the volume"
+WINDOW_UNUSED: Final = f"display range in the file not used: {BY_PERCENTILES} of the volume"
 
 
 def known_values(voxels: NDArray[Any], grey: Grey) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from braintumor.errors import ImageError, MissingExtraError
-from braintumor.scan import EVERYTHING, LARGEST_SIDE, SMALLEST_SIDE, Choice, Scan
+from braintumor.scan import EVERYTHING, LARGEST_SIDE, Choice, Scan, unusable_size
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
 UNKNOWN_FORMAT: Final = "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"
@@ -291,13 +291,8 @@ def upright(stream: IO[bytes], name: str, largest: int) -> Iterator[Image.Image]
         ImageError: it decodes but is no single slice of a usable size.
     """
     with Image.open(stream, formats=FORMATS) as image:
-        width, height = image.size
-        if max(width, height) > LARGEST_SIDE:
-            raise ImageError(name, f"{width} x {height} pixels; at most {LARGEST_SIDE} on each side are read")
-        if width * height > largest:
-            raise ImageError(name, f"{width} x {height} pixels; at most {largest:,} in all are read here")
-        if min(width, height) < SMALLEST_SIDE:
-            raise ImageError(name, f"{width} x {height} pixels; at least {SMALLEST_SIDE} on each side are needed")
+        if reason := unusable_size(*image.size, largest):
+            raise ImageError(name, reason)
         if holds_several(image):
             raise ImageError(name, "holds several images; save the slice to classify as one image")
         image.load()

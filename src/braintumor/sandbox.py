@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
-from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -25,12 +24,11 @@ from numpy.typing import NDArray
 
 from braintumor.errors import BrainTumorError, ImageError
 from braintumor.read import GZIP, SEVERAL, UNDECODABLE, read_all, volume_kind
-from braintumor.scan import EVERYTHING, Choice, Place, Scan
+from braintumor.scan import EVERYTHING, LARGEST_VOLUME, Choice, Place, Scan
 
 DEADLINE_SECONDS: Final = 0.8
 NEXT_SECONDS: Final = 0.1  # more, for each further slice of a file
 MIB_PER_SECOND: Final = 64  # more time for large volumes, which are unpacked before the first slice
-LARGEST_MIB: Final = 192  # that a volume can be unpacked to
 START_SECONDS: Final = 20.0
 MEMORY_BYTES: Final = 640 << 20  # address space, libraries included
 LARGEST: Final = 16_000_000  # pixels
@@ -108,9 +106,7 @@ class Sandbox:
         """Return the sandbox, whose children end with the block."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End all children."""
         self.close()
 
@@ -199,7 +195,7 @@ def volume_mib(content: bytes) -> float:
     if volume_kind(content) is None:
         return 0.0
     size = int.from_bytes(content[-4:], "little") if content.startswith(GZIP) else len(content)
-    return min(max(size, len(content)) / 2**20, LARGEST_MIB)
+    return min(max(size, len(content)), LARGEST_VOLUME) / 2**20
 
 
 def answered(stream: socket.socket, until: float) -> bytearray:

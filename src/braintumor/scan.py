@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 SMALLEST_SIDE: Final = 16
 LARGEST_SIDE: Final = 8_000  # the slice is padded to a square: 64 megapixels
+LARGEST_VOLUME: Final = 192 << 20  # bytes of the voxels as stored, unpacked
+PERCENTILES: Final = (0.5, 99.5)
+"""Of the values of an image or volume without a display window: what becomes black and white."""
+BY_PERCENTILES: Final = f"grey values from the {PERCENTILES[0]} to the {PERCENTILES[1]} percentile"
 PLANES: Final = ("acquired", "axial", "coronal", "sagittal")
 
 
@@ -50,6 +54,18 @@ class Choice:
 
 
 EVERYTHING: Final = Choice()
+
+
+def unusable_size(width: int, height: int, largest: int) -> str:
+    """Return why slices of so many pixels are not read, nothing where they are; at most `largest` in all."""
+    size = f"{width} x {height} pixels"
+    if max(width, height) > LARGEST_SIDE:
+        return f"{size}; at most {LARGEST_SIDE} on each side are read"
+    if width * height > largest:
+        return f"{size}; at most {largest:,} in all are read here"
+    if min(width, height) < SMALLEST_SIDE:
+        return f"{size}; at least {SMALLEST_SIDE} on each side are needed"
+    return ""
 
 
 @dataclass(frozen=True, eq=False)

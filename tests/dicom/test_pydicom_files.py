@@ -13,7 +13,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from braintumor.dicom.attributes import RefusalError
 from braintumor.dicom.display import NO_WINDOW, display
-from braintumor.dicom.frames import decode
+from braintumor.dicom.frames import check_amount, decode
 from braintumor.dicom.parse import parse
 from braintumor.dicom.read import opened, silence
 from braintumor.scan import EVERYTHING
@@ -111,7 +111,8 @@ def first_frame(file: str) -> tuple[Dataset, str, NDArray[np.generic], NDArray[n
     """Return header, photometric interpretation, stored values, display and notes of a file's first frame."""
     silence()
     header, pixels = parse((FILES / file).read_bytes())
-    image = opened(header, pixels, 1_000_000)
+    image = opened(header, pixels)
+    check_amount(image.pixels, image.stored)
     number, frame = next(image.wanted(EVERYTHING))
     stored = decode(frame, image.pixels, image.stored)
     return header, image.stored.kind, stored, *display(stored, header, number.frame)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from braintumor.dicom.attributes import RefusalError, code, group, items, numbers, place_of, values, whole
+from braintumor.scan import BY_PERCENTILES, PERCENTILES
 
 Field = NDArray[np.float64]
-PERCENTILES: Final = (0.5, 99.5)
-NO_WINDOW: Final = "no window in the file: grey values from the 0.5 to the 99.5 percentile"
-ODD_WINDOW: Final = "unusable window in the file: grey values from the 0.5 to the 99.5 percentile"
+NO_WINDOW: Final = f"no window in the file: {BY_PERCENTILES}"
+ODD_WINDOW: Final = f"unusable window in the file: {BY_PERCENTILES}"
 COLOUR: Final = "colour turned into grey"
 
 

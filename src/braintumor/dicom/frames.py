@@ -95,15 +95,13 @@ def check_syntax(syntax: str) -> None:
         raise RefusalError(f"TransferSyntaxUID is {called}; export the image uncompressed")
 
 
-def layout(header: Dataset, largest: int) -> Layout:
+def layout(header: Dataset) -> Layout:
     """Return how the pixels are stored.
 
     Raises:
-        RefusalError: an attribute is missing, impossible, or of a kind that is not read; more than `largest` pixels.
+        RefusalError: an attribute is missing, impossible, or of a kind that is not read.
     """
     rows, columns = (dimension(header, keyword) for keyword in ("Rows", "Columns"))
-    if rows * columns > largest:
-        raise RefusalError(f"{columns} x {rows} pixels; at most {largest:,} in all are read here")
     kind, samples = code(header, "PhotometricInterpretation"), whole(header, "SamplesPerPixel", 1)
     if kind not in KINDS:
         raise RefusalError(f"PhotometricInterpretation is none of {', '.join(KINDS)}; export the image again")

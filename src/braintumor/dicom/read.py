@@ -18,7 +18,7 @@ from braintumor.dicom.parse import parse
 from braintumor.dicom.quiet import nothing
 from braintumor.dicom.series import File, described, series_code
 from braintumor.errors import ImageError
-from braintumor.scan import LARGEST_SIDE, SMALLEST_SIDE, Choice, Place, Scan
+from braintumor.scan import Choice, Place, Scan, unusable_size
 
 
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
@@ -41,11 +41,12 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
         raise ImageError(name, f"DICOM slices are read as acquired; leave out the plane {choice.plane}")
     try:
         header, pixels = parse(content)
-        reason = scope.refusal(header)
-        if reason:
+        if reason := scope.refusal(header):
             raise RefusalError(reason)
-        image = opened(header, pixels, largest)
-        check_sides(image.stored)
+        image = opened(header, pixels)
+        if reason := unusable_size(image.stored.columns, image.stored.rows, largest):
+            raise RefusalError(reason)
+        check_amount(image.pixels, image.stored)
         notes = scope.notes(header)
         for number, stored in image.wanted(choice):
             shown, assumed = display.display(decode(stored, image.pixels, image.stored), header, number.frame)
@@ -150,30 +151,15 @@ def instance_number(header: Dataset) -> int:
         return 1
 
 
-def opened(header: Dataset, pixels: Pixels | None, largest: int) -> Image:
-    """Return an image that is ready to be decoded.
+def opened(header: Dataset, pixels: Pixels | None) -> Image:
+    """Return an image, not decoded.
 
     Raises:
-        RefusalError: no pixels, or they cannot be what the header says.
+        RefusalError: no pixels, or of a kind that is not read.
     """
     if pixels is None:
         raise RefusalError("no pixel data; send the image itself")
-    stored = layout(header, largest)
-    check_amount(pixels, stored)
-    return Image(header, pixels, stored)
-
-
-def check_sides(stored: Layout) -> None:
-    """Refuse a slice that is too small or too long to be classified.
-
-    Raises:
-        RefusalError: so.
-    """
-    size = f"{stored.columns} x {stored.rows} pixels"
-    if min(stored.rows, stored.columns) < SMALLEST_SIDE:
-        raise RefusalError(f"{size}; at least {SMALLEST_SIDE} on each side are needed")
-    if max(stored.rows, stored.columns) > LARGEST_SIDE:
-        raise RefusalError(f"{size}; at most {LARGEST_SIDE} on each side are read")
+    return Image(header, pixels, layout(header))
 
 
 def place(header: Dataset, number: Number) -> Place:
