@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, Self
 
 from braintumor.dicom.outgoing import Waiting
@@ -39,9 +38,7 @@ class Incoming:
         """Return this, whose threads end with the block."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the threads, after what is being fetched."""
         self._pool.shutdown(cancel_futures=True)
 

@@ -10,7 +10,6 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from braintumor.errors import StorageError
@@ -54,9 +53,7 @@ class Journal:
         """Return the journal, closed with the block."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the journal."""
         self.close()
 

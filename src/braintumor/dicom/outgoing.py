@@ -5,7 +5,6 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic
-from types import TracebackType
 from typing import Final, Self
 
 from braintumor.dicom.journal import Journal
@@ -81,9 +80,7 @@ class Outgoing:
         """Return this, whose thread ends with the block."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the thread, after what is being sent."""
         self._pool.shutdown(cancel_futures=True)
 

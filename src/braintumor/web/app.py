@@ -21,7 +21,7 @@ from braintumor.model import Model
 from braintumor.overlay import COLOURS, EVIDENCE, OPACITY
 from braintumor.sandbox import LARGEST
 from braintumor.web.answers import ClassName, Limits, ModelAnswer, Models, Predictions, Problem, Scale
-from braintumor.web.counter import RETRY, Counter, RefusalError, Wishes
+from braintumor.web.counter import RETRY, Counter, ProblemError, Wishes
 from braintumor.web.desk import Desk
 from braintumor.web.forms import FILES_FIELD, uploaded
 from braintumor.web.guard import Guard
@@ -135,8 +135,8 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
         wrong = ", ".join(sorted(QUERY & {str(each["loc"][-1]) for each in error.errors()}))
         return JSONResponse({"detail": f"expected true or false for {wrong}", "refused": []}, 422)
 
-    @app.exception_handler(RefusalError)
-    async def refused(request: Request, error: RefusalError) -> Response:
+    @app.exception_handler(ProblemError)
+    async def refused(request: Request, error: ProblemError) -> Response:
         return Response(error.content, error.status, error.headers, "application/json")
 
     add_pages(app)

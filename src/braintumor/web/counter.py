@@ -23,12 +23,12 @@ from braintumor.web.desk import Desk, Judged, agree, maps_of
 from braintumor.web.numbers import Numbers
 from braintumor.web.results import Results
 from braintumor.web.settings import Settings
-from braintumor.web.uploads import Part, RefusedError, parts
+from braintumor.web.uploads import Part, UploadError, parts
 
 RETRY: Final = {"retry-after": "1"}
 AHEAD: Final = 4  # files of one request that wait or are worked on at a time
 AHEAD_BYTES: Final = 16 << 20  # these together, but for one
-GIVEN_UP: Final = RefusedError(422, "not looked at: a file before it took too long to decode; send it without that one")
+GIVEN_UP: Final = UploadError(422, "not looked at: a file before it took too long to decode; send it without that one")
 LARGE_REQUESTS: Final = 2  # of several slices, answered at a time
 
 
@@ -41,7 +41,7 @@ class Wishes:
     pixels: bool = False
 
 
-class RefusalError(Exception):
+class ProblemError(Exception):
     """An answer other than 200 that says which files were refused."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Answer:
         given_up: why the rest of the request is not looked at, once there is a reason.
     """
 
-    given_up: RefusedError | None = None
+    given_up: UploadError | None = None
 
     def __init__(self, wishes: Wishes, numbers: Numbers) -> None:
         self._wishes = wishes
@@ -105,11 +105,11 @@ class Answer:
         """Raise where nothing could be used, or not everything that had to be.
 
         Raises:
-            RefusalError: with the files that were refused.
+            ProblemError: with the files that were refused.
         """
         self._numbers.refused(len(self._refused))
         if not self._slices or (all_used and self._refused):
-            raise RefusalError(nothing_usable(self._statuses), str(self._refused[0]["reason"]), self._refused)
+            raise ProblemError(nothing_usable(self._statuses), str(self._refused[0]["reason"]), self._refused)
 
     def text(self) -> bytes:
         """Return the JSON text of `Predictions`."""
@@ -144,7 +144,7 @@ class Counter:
         """Return the JSON text of `Predictions` for the contents of files.
 
         Raises:
-            RefusalError: there are too many requests, nothing could be used, or it took too long.
+            ProblemError: there are too many requests, nothing could be used, or it took too long.
         """
         return await self._in_time(self._judged(files, wishes))
 
@@ -152,7 +152,7 @@ class Counter:
         """Return a ZIP archive of the DICOM results for the contents of DICOM files, all of them.
 
         Raises:
-            RefusalError: as `answer`, or one of the files could not be used.
+            ProblemError: as `answer`, or one of the files could not be used.
         """
         with closing(Results(len(wishes.models))) as results:
             return await self._in_time(self._judged(files, wishes, results))
@@ -161,17 +161,17 @@ class Counter:
         """Return what the work gives, if there is room and it takes not too long.
 
         Raises:
-            RefusalError: otherwise.
+            ProblemError: otherwise.
         """
         if self.full:
             work.close()
-            raise RefusalError(503, "too much to do at the moment; try again", headers=RETRY)
+            raise ProblemError(503, "too much to do at the moment; try again", headers=RETRY)
         self._present += 1
         try:
             async with asyncio.timeout(self._settings.answer_seconds):
                 return await work
         except TimeoutError:
-            raise RefusalError(
+            raise ProblemError(
                 504, f"not answered within {self._settings.answer_seconds:g} seconds; send less"
             ) from None
         finally:
@@ -189,7 +189,7 @@ class Counter:
                     if part is None:
                         break
                     content = await run_in_threadpool(part.content) if answer.given_up is None else answer.given_up
-                    if isinstance(content, RefusedError):
+                    if isinstance(content, UploadError):
                         answer.refuse(part, content.status, content.reason)
                         continue
                     seconds, shown = self._settings.answer_seconds, wishes.pixels
@@ -202,8 +202,8 @@ class Counter:
                         await answer.take(waiting.popleft())
                 while waiting:
                     await answer.take(waiting.popleft())
-            except RefusedError as error:
-                raise RefusalError(error.status, error.reason) from error
+            except UploadError as error:
+                raise ProblemError(error.status, error.reason) from error
             finally:
                 for each in waiting:
                     each.judged.cancel()

@@ -25,7 +25,7 @@ DIRECTORY_BYTES_PER_MEMBER: Final = 1024
 PACKINGS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-class RefusedError(Exception):
+class UploadError(Exception):
     """A file or a request that is not accepted, with the HTTP status and a reason that names none of its content."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -34,7 +34,7 @@ class RefusedError(Exception):
         self.reason = reason
 
 
-NO_IMAGE: Final = RefusedError(415, UNKNOWN_FORMAT)
+NO_IMAGE: Final = UploadError(415, UNKNOWN_FORMAT)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Part:
 
     file: int
     member: int | None
-    content: Callable[[], bytes | RefusedError]
+    content: Callable[[], bytes | UploadError]
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ def parts(files: list[bytes], settings: Settings) -> Iterator[Part]:
     """Yield what is to be decoded, files in order, archives by their members.
 
     Raises:
-        RefusedError: an archive cannot be opened or holds too much, or there are too many slices.
+        UploadError: an archive cannot be opened or holds too much, or there are too many slices.
     """
     count = 0
     for number, content in enumerate(files):
@@ -70,11 +70,11 @@ def parts(files: list[bytes], settings: Settings) -> Iterator[Part]:
         for part in inside or (Part(number, None, partial(usable, content, settings)),):
             count += 1
             if count > settings.slices:
-                raise RefusedError(413, f"more than {settings.slices} slices in one request; send them in several")
+                raise UploadError(413, f"more than {settings.slices} slices in one request; send them in several")
             yield part
 
 
-def usable(content: bytes, settings: Settings) -> bytes | RefusedError:
+def usable(content: bytes, settings: Settings) -> bytes | UploadError:
     """Return a file's content, or that it is too large or cannot be an image."""
     if len(content) > settings.file_bytes:
         return too_large(settings)
@@ -86,16 +86,16 @@ def may_be_image(start: bytes) -> bool:
     return start.startswith(IMAGE_STARTS) or volume_kind(start) is not None
 
 
-def too_large(settings: Settings) -> RefusedError:
+def too_large(settings: Settings) -> UploadError:
     """Return what to say of a file above the limit."""
-    return RefusedError(413, f"larger than {settings.file_bytes >> 20} MiB; export the slice alone")
+    return UploadError(413, f"larger than {settings.file_bytes >> 20} MiB; export the slice alone")
 
 
 def unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Part]:
     """Yield the members of an archive that are files; what the system of some computers adds to it is left out.
 
     Raises:
-        RefusedError: damaged, encrypted, too many or too large members, or of an unusual kind.
+        UploadError: damaged, encrypted, too many or too large members, or of an unusual kind.
     """
     check_directory(content, settings)
     try:
@@ -105,7 +105,7 @@ def unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Part]:
             for index, member in enumerate(wanted):
                 yield Part(number, index, partial(member_content, archive, member, settings))
     except ZIP_ERRORS as error:
-        raise RefusedError(422, "a damaged ZIP archive; make it again") from error
+        raise UploadError(422, "a damaged ZIP archive; make it again") from error
 
 
 def check_directory(content: bytes, settings: Settings) -> None:
@@ -114,20 +114,20 @@ def check_directory(content: bytes, settings: Settings) -> None:
     The last record must be the end of the file, so that there is one way to understand the archive.
 
     Raises:
-        RefusedError: it is too large, or not where it should be.
+        UploadError: it is too large, or not where it should be.
     """
     if len(content) < END.size:
-        raise RefusedError(422, "a damaged ZIP archive; make it again")
+        raise UploadError(422, "a damaged ZIP archive; make it again")
     signature, *_, members, directory_bytes, _, comment = END.unpack(content[-END.size :])
     if signature != END_SIGNATURE or comment:
-        raise RefusedError(
+        raise UploadError(
             422, "a ZIP archive that is cut off, or has a comment or other bytes at its end; make it again"
         )
     if content[-END.size - LOCATOR_BYTES :].startswith(ZIP64_LOCATOR):
-        raise RefusedError(422, "a ZIP archive of the 64-bit kind; make one of fewer or smaller files")
+        raise UploadError(422, "a ZIP archive of the 64-bit kind; make one of fewer or smaller files")
     most = 4 * settings.slices  # folders and hidden files are members, too
     if members > most or directory_bytes > most * DIRECTORY_BYTES_PER_MEMBER:
-        raise RefusedError(413, f"a ZIP archive of more than {settings.slices} files; send it in several parts")
+        raise UploadError(413, f"a ZIP archive of more than {settings.slices} files; send it in several parts")
 
 
 def is_wanted(member: zipfile.ZipInfo) -> bool:
@@ -140,31 +140,31 @@ def check_members(members: list[zipfile.ZipInfo], settings: Settings) -> None:
     """Raise where an archive holds too many files, or they would be too large together.
 
     Raises:
-        RefusedError: it does.
+        UploadError: it does.
     """
     if not members:
-        raise RefusedError(422, "a ZIP archive without files")
+        raise UploadError(422, "a ZIP archive without files")
     if len(members) > settings.slices:
-        raise RefusedError(413, f"a ZIP archive of more than {settings.slices} files; send it in several parts")
+        raise UploadError(413, f"a ZIP archive of more than {settings.slices} files; send it in several parts")
     if sum(member.file_size for member in members) > settings.unpacked_bytes:
-        raise RefusedError(413, f"a ZIP archive of more than {settings.unpacked_bytes >> 20} MiB; send it in parts")
+        raise UploadError(413, f"a ZIP archive of more than {settings.unpacked_bytes >> 20} MiB; send it in parts")
 
 
-def member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, settings: Settings) -> bytes | RefusedError:
+def member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, settings: Settings) -> bytes | UploadError:
     """Return what a member holds, never more than the limit, or why it is not to be had."""
     if member.compress_type not in PACKINGS:
-        return RefusedError(422, "packed in an unusual way; make the archive again")
+        return UploadError(422, "packed in an unusual way; make the archive again")
     if member.flag_bits & 1:
-        return RefusedError(422, "encrypted; make the archive without a password")
+        return UploadError(422, "encrypted; make the archive without a password")
     if member.file_size > settings.file_bytes:
         return too_large(settings)
     try:
         with archive.open(member) as stream:
             start = stream.read(START_BYTES)
             if start.startswith(ZIP_STARTS):
-                return RefusedError(422, "an archive inside an archive; unpack it first")
+                return UploadError(422, "an archive inside an archive; unpack it first")
             if start and not may_be_image(start):
                 return NO_IMAGE
             return start + stream.read(settings.file_bytes - len(start))
     except ZIP_ERRORS:
-        return RefusedError(422, "damaged in the archive; make it again")
+        return UploadError(422, "damaged in the archive; make it again")
