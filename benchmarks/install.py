@@ -19,6 +19,9 @@ from record import ROOT, number, record
 
 from braintumor.data.phantom import write_phantoms
 
+sys.path.insert(0, str(ROOT))  # the files of the tests
+from tests.dicom import make
+
 KINDS = {"use": ("serve",), "hospital": ("serve", "dicom")}
 """Extras of each environment."""
 
@@ -48,10 +51,7 @@ def installed(folder: Path, extras: tuple[str, ...]) -> tuple[float, float]:
     write_phantoms(folder / "slices", 2, size=224)
     run(str(python), "-m", "braintumor", "predict", str(folder / "slices"), cwd=folder)
     if "dicom" in extras:
-        sys.path.insert(0, str(ROOT / "tests" / "dicom"))
-        from make import mr, write
-
-        write(folder / "slice.dcm", mr())
+        (folder / "slice.dcm").write_bytes(make.encoded(make.mr()))
         run(str(python), "-m", "braintumor", "dicom", "classify", "slice.dcm", "--out", "results", cwd=folder)
         assert len(list((folder / "results").rglob("*.dcm"))) == 3
     service = [str(python), "-m", "braintumor", "serve", "--port", "0"]
