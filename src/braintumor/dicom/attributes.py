@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Iterator
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
@@ -66,6 +67,14 @@ def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     return int(found[0])
 
 
+def counted(dataset: Dataset, keyword: str, otherwise: int) -> int:
+    """Return an attribute's first value as a whole number, another one where it is absent or none."""
+    try:
+        return whole(dataset, keyword, otherwise)
+    except RefusalError:
+        return otherwise
+
+
 def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """Return an attribute's texts in upper case without spaces around them; damaged ones count as absent."""
     try:
@@ -103,12 +112,20 @@ def group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
 
     Source: PS3.3 C.7.6.16.1.
     """
+    return next((found[0] for place in groups(dataset, frame) if (found := items(place, keyword))), None)
+
+
+def groups(dataset: Dataset, frame: int) -> list[Dataset]:
+    """Return the functional groups of a frame, from 1: its own ones, then those that all share, as far as there are."""
     own, shared = items(dataset, "PerFrameFunctionalGroupsSequence"), items(dataset, "SharedFunctionalGroupsSequence")
-    for sequence, index in ((own, frame - 1), (shared, 0)):
-        found = items(sequence[index], keyword) if index < len(sequence) else ()
-        if found:
-            return found[0]
-    return None
+    return [*own[frame - 1 : frame], *shared[:1]]
+
+
+def group_of_all(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
+    """Yield the items of a functional group of all frames."""
+    for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for place in items(dataset, sequence):
+            yield from items(place, keyword)
 
 
 def place_of(dataset: Dataset, frame: int, keyword: str, attribute: str) -> Dataset:

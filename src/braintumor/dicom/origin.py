@@ -12,6 +12,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName, format_number_as_ds
 
+from braintumor.dicom.attributes import groups, items
 from braintumor.errors import ImageError
 
 NEEDED: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -60,6 +61,7 @@ def extract(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]
 
     Raises:
         ImageError: a UID is missing or invalid, so that no result can refer to the image.
+        RefusalError: the functional groups are damaged.
     """
     kept = Dataset()
     encodings = encodings_of(dataset)
@@ -255,12 +257,11 @@ ENUMERATED: Final[Mapping[str, Callable[[str], Any]]] = {
 
 def geometry(dataset: Dataset, frame: int) -> dict[str, list[float]]:
     """Return position, orientation and spacings of a frame in millimetres; nothing if the frame has no full place."""
-    places = [*functional_groups(dataset, frame), dataset]
+    shared = groups(dataset, frame)
     found = {}
     for keyword, (group, count) in GEOMETRY.items():
-        for place in places:
-            inner = place if place is dataset else item(place, group, 0)
-            values = [] if inner is None else valid_values(inner, keyword, [default_encoding])
+        for place in (*(item for each in shared for item in items(each, group)[:1]), dataset):
+            values = valid_values(place, keyword, [default_encoding])
             if len(values) == count:
                 found[keyword] = values
                 break
@@ -281,19 +282,3 @@ def is_orthonormal(directions: Sequence[float]) -> bool:
     lengths = (math.hypot(*row), math.hypot(*column))
     across = sum(a * b for a, b in zip(row, column, strict=True))
     return all(abs(length - 1) <= NOT_ORTHOGONAL for length in lengths) and abs(across) <= NOT_ORTHOGONAL
-
-
-def functional_groups(dataset: Dataset, frame: int) -> list[Dataset]:
-    """Return the frame's own functional groups and those that all frames share, as far as they are there."""
-    own = item(dataset, "PerFrameFunctionalGroupsSequence", frame - 1)
-    shared = item(dataset, "SharedFunctionalGroupsSequence", 0)
-    return [each for each in (own, shared) if each is not None]
-
-
-def item(dataset: Dataset, keyword: str, index: int) -> Dataset | None:
-    """Return an item of a sequence by its index from 0, None if there is none."""
-    items = dataset.get(keyword)
-    if isinstance(items, Sequence) and not isinstance(items, str | bytes) and 0 <= index < len(items):
-        found = items[index]
-        return found if isinstance(found, Dataset) else None
-    return None

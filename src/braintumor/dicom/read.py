@@ -11,7 +11,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from braintumor.dicom import display, scope
-from braintumor.dicom.attributes import TOO_DEEP, RefusalError, code, numbers, place_of, whole
+from braintumor.dicom.attributes import TOO_DEEP, RefusalError, code, counted, numbers, place_of
 from braintumor.dicom.frames import Layout, Pixels, check_amount, decode, frames, layout
 from braintumor.dicom.origin import extract
 from braintumor.dicom.parse import parse
@@ -137,18 +137,11 @@ class Image:
         Raises:
             RefusalError: there are fewer frames than the header says.
         """
+        alone = max(1, counted(self.header, "InstanceNumber", 1))
         for frame, stored in enumerate(frames(self.pixels, self.stored), start=1):
-            number = Number(frame, frame if self.stored.frames > 1 else instance_number(self.header))
+            number = Number(frame, frame if self.stored.frames > 1 else alone)
             if choice.wants(number.shown):
                 yield number, stored
-
-
-def instance_number(header: Dataset) -> int:
-    """Return Instance Number, 1 where it is missing or below."""
-    try:
-        return max(1, whole(header, "InstanceNumber", 1))
-    except RefusalError:
-        return 1
 
 
 def opened(header: Dataset, pixels: Pixels | None) -> Image:

@@ -10,7 +10,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from braintumor.dicom.attributes import code, codes, items, numbers
+from braintumor.dicom.attributes import code, codes, group_of_all, items, numbers
 from braintumor.dicom.codes import MANUFACTURER
 
 SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
@@ -110,10 +110,8 @@ def no_slice(header: Dataset) -> str | None:
 def image_types(header: Dataset) -> set[str]:
     """Return the values of Image Type, and of Frame Type of all frames, from the third on (PS3.3 C.7.6.1.1.2)."""
     found = set(codes(header, "ImageType")[2:])
-    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for place in items(header, keyword):
-            for each in items(place, "MRImageFrameTypeSequence"):
-                found.update(codes(each, "FrameType")[2:])
+    for each in group_of_all(header, "MRImageFrameTypeSequence"):
+        found.update(codes(each, "FrameType")[2:])
     return {part for value in found for part in (value, *re.split(r"[\s_]+", value))}
 
 
@@ -193,9 +191,7 @@ def is_elsewhere(header: Dataset) -> bool:
 
 def is_diffusion_weighted(header: Dataset) -> bool:
     """Tell whether the image was weighted by diffusion, with a b-value above 0 (PS3.3 C.8.13.5.9)."""
-    places = [header]
-    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        places += [each for place in items(header, keyword) for each in items(place, "MRDiffusionSequence")]
+    places = [header, *group_of_all(header, "MRDiffusionSequence")]
     return any(value > 0 for place in places for value in numbers(place, "DiffusionBValue"))
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from braintumor.dicom.attributes import RefusalError, code, codes, numbers, place_of, values, whole
+from braintumor.dicom.attributes import RefusalError, code, codes, counted, numbers, place_of, values
 from braintumor.dicom.scope import refusal
 
 FEW: Final = 5
@@ -114,16 +114,7 @@ def rank(uid: str, slices: list[File]) -> tuple[object, ...]:
     return count < FEW, CONTRASTS.index(first.contrast), not first.is_axial, -count, first.number, uid
 
 
-def counted(header: Dataset, keyword: str, otherwise: int) -> int:
-    """Return a whole number of a header, another one where it is not known."""
-    try:
-        return whole(header, keyword, otherwise)
-    except RefusalError:
-        return otherwise
-
-
 UNNUMBERED: Final = 2**31
-
 
 POST_CONTRAST: Final = "T1 with contrast agent"
 CONTRASTS: Final = (POST_CONTRAST, "T1", "T2 or FLAIR", "unknown contrast")
