@@ -6,7 +6,7 @@ different kinds, answered and referred, and checked with `dciodvfy`. The time fo
 thread, from a prediction to the bytes of its three objects.
 
 Needs: dciodvfy on the PATH, of Debian's dicom3tools.
-Takes: long, 8 minutes where dicom3tools is installed.
+Takes: long, two minutes where dicom3tools is installed.
 Command: python benchmarks/dicom.py
 """
 

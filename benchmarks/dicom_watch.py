@@ -8,7 +8,7 @@ to 7 seconds, at moments drawn from a fixed seed; at `kills.at_work` the watcher
 images that lack one of their results at the end, `doubled` those with a result of one kind twice, over both runs.
 
 Needs: Debian's orthanc, orthanc-dicomweb and dcmtk, and the right to make a network namespace.
-Takes: long, 5 minutes where Orthanc is installed.
+Takes: long, 4 minutes where Orthanc is installed.
 Command: python benchmarks/dicom_watch.py
 """
 
