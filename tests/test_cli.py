@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
-from braintumor.cli import UniqueNames, main
+from braintumor.cli import main
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, write_manifest
 from braintumor.inference import predict
 from braintumor.model import Model, load
+from braintumor.paths import UniqueNames
 
 ROOT = Path(__file__).parents[1]
 HEADER = (
@@ -208,7 +209,7 @@ def test_explain_never_overwrites_the_images_it_explains(
 ) -> None:
     before = {file: file.read_bytes() for file in mixed.iterdir()}
     assert status_of("explain", mixed.parent, "--model", model_folder, "--out", mixed) == 2
-    assert "holds images to explain, which could be overwritten" in capsys.readouterr().err
+    assert "holds images that are read, which could be overwritten" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in mixed.iterdir()} == before
 
 

@@ -28,7 +28,7 @@ LAYERS = (
     "inference sandbox braintumor evaluate.faithful evaluate.localise evaluate.decisions "
     "evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train data.audit archive volumes dicom.case dicom.pacs dicom.study evaluate.report",
-    "training.folds evaluate.pooled evaluate.audit_page terminal dicom.report dicom.journal dicom.news",
+    "training.folds evaluate.pooled evaluate.audit_page terminal paths dicom.report dicom.journal dicom.news",
     "dicom.write dicom.outgoing",
     "dicom.files dicom.incoming",
     "dicom.watch web.results",

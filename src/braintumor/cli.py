@@ -7,12 +7,10 @@ import re
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from braintumor.model import Model
     from braintumor.scan import Scan
 
-Answer = TypeVar("Answer")
 DONE, BAD_INPUT, FINDINGS, INTERRUPTED = 0, 2, 3, 130
 EXTRA_OF = {
     "torch": "train",
@@ -315,14 +312,16 @@ class Predict:
     def run(self) -> int:
         """Print one answer per slice as they come; what cannot be read goes to the error stream."""
         from braintumor.inference import predict_each
-        from braintumor.terminal import csv_writer, json_writer, text_writer
+        from braintumor.paths import images_in
+        from braintumor.terminal import csv_writer, json_writer, text_writer, written
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
         model = model.deciding(coverage=self.coverage, max_error=self.max_error, set_error=self.set_error)
         writer = {"text": text_writer, "json": json_writer, "csv": csv_writer}[self.format]
         choice = Choice(self.plane, ranges_in(self.slices))
-        return written(predict_each(images_in(self.paths), model, choice), writer(model))
+        failures = written(predict_each(images_in(self.paths), model, choice), writer(model))
+        return FINDINGS if failures else DONE
 
 
 @dataclass(frozen=True)
@@ -349,6 +348,8 @@ class Explain:
     def run(self) -> int:
         """Write the files and say for each slice what they show."""
         from braintumor.inference import judge_each
+        from braintumor.paths import UniqueNames, images_in, output_name, refuse_overwriting
+        from braintumor.terminal import written
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
@@ -366,7 +367,7 @@ class Explain:
                 name = names.take(output_name(prediction))
                 print(explained(scan, prediction, model, shown_class, self.out, name), flush=True)
 
-        return written(judge_each(sources, model, choice), write)
+        return FINDINGS if written(judge_each(sources, model, choice), write) else DONE
 
 
 @dataclass(frozen=True)
@@ -426,7 +427,7 @@ class DataShow:
         """Write the page; what cannot be read goes to the error stream."""
         from braintumor.data.contact_sheet import contact_sheet
         from braintumor.files import replacing
-        from braintumor.terminal import Bar
+        from braintumor.terminal import Bar, tell_failures
 
         with Bar("reading") as bar:
             sheet = contact_sheet(self.data_dir, bar.show)
@@ -435,7 +436,8 @@ class DataShow:
         print("\n".join([*sheet.captions, f"contact sheet: {self.out}", DISCLAIMER]))
         for image, reason in sorted(sheet.unreadable.items()):
             print(f"unreadable: {self.data_dir / image}: {reason}", file=sys.stderr)
-        return ending(len(sheet.unreadable))
+        tell_failures(len(sheet.unreadable))
+        return FINDINGS if sheet.unreadable else DONE
 
 
 @dataclass(frozen=True)
@@ -551,6 +553,8 @@ class DicomClassify:
         from braintumor.dicom.quiet import quiet
         from braintumor.dicom.study import survey
         from braintumor.inference import judge_each
+        from braintumor.paths import UniqueNames, images_in, place_of, refuse_overwriting
+        from braintumor.terminal import said, written
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
@@ -576,8 +580,8 @@ class DicomClassify:
 
         with quiet():
             answers = judge_each(study.files, model, Choice(ranges=ranges_in(self.slices)))
-            status = written(map(answerable, answers), write)
-        return FINDINGS if study.unreadable else status
+            failures = written(map(answerable, answers), write)
+        return FINDINGS if study.unreadable or failures else DONE
 
 
 @dataclass(frozen=True)
@@ -697,29 +701,6 @@ def script() -> None:
     sys.exit(main())
 
 
-def images_in(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """Yield the files as given and the images and volumes in the folders, sorted, as they are found."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if holds_image(file))
-        else:
-            yield path
-
-
-def holds_image(file: Path) -> bool:
-    """Tell whether a file found in a folder is to be read: by its suffix, DICOM also by its content."""
-    from braintumor.data.layout import IMAGE_SUFFIXES
-    from braintumor.read import volume_kind
-
-    if not file.is_file():
-        return False
-    if file.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm", ".nii", ".nii.gz")):
-        return True
-    with suppress(ImageError):
-        return file.name != "DICOMDIR" and volume_kind(file, file.name) == "dicom"
-    return False
-
-
 def ranges_in(text: str) -> tuple[tuple[int, int], ...]:
     """Return the first and last numbers in a text such as 1-5,9; nothing for all.
 
@@ -735,42 +716,13 @@ def ranges_in(text: str) -> tuple[tuple[int, int], ...]:
     return ranges
 
 
-def refuse_overwriting(sources: Sequence[Path], out: Path) -> None:
-    """Raise where a file written to `out` could replace one of the images."""
-    if any(source.resolve().parent == out.resolve() for source in sources):
-        raise BrainTumorError(f"{out} holds images to explain, which could be overwritten; choose another --out")
-
-
-def ending(failures: int) -> int:
-    """Return the exit status for so many unreadable files, and say how many."""
-    if failures:
-        print(f"{failures} file(s) could not be read", file=sys.stderr)
-    return FINDINGS if failures else DONE
-
-
-def written(answers: "Iterator[Answer | ImageError]", write: "Callable[[Answer | ImageError | None], None]") -> int:
-    """Give every answer to the writer, None at the end; return the exit status."""
-    failures = total = 0
-    for answer in answers:
-        total += 1
-        if isinstance(answer, ImageError):
-            failures += 1
-            print(f"unreadable: {answer}", file=sys.stderr)
-        write(answer)
-    write(None)
-    if not total:
-        raise BrainTumorError(
-            "no images found; name PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, or a folder that holds some"
-        )
-    return ending(failures)
-
-
 def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_class: str, out: Path, name: str) -> str:
     """Write the overlay and the raw map of one slice; return the line that says what they show."""
     import numpy as np
 
     from braintumor.files import replacing
     from braintumor.overlay import figure, has_evidence
+    from braintumor.terminal import said
 
     class_map = prediction.class_maps[CLASSES.index(shown_class)]
     scale = model.card.class_map_scale
@@ -789,19 +741,6 @@ def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_clas
         np.save(file, class_map)
     state = "evidence" if has_evidence(class_map, scale) else "no evidence"
     return f"{prediction.image}: {said(prediction)}; {state} for {TITLES[shown_class]} -> {out / name}.png"
-
-
-def said(prediction: "Prediction") -> str:
-    """Return the decision about a slice in words, with the reasons where it is referred."""
-    refused = prediction.decision == REFER
-    return f"refer ({'; '.join(prediction.reasons)})" if refused else TITLES[prediction.predicted]
-
-
-def place_of(scan: "Scan", out: Path, names: "Mapping[Path, UniqueNames]") -> tuple[Path, str]:
-    """Return the folder of a slice's series under `out`, and what the slice is called there."""
-    assert scan.place
-    folder = out / scan.place.volume.replace(" ", "-")
-    return folder, names[folder].take(f"{scan.place.number:04d}.x")
 
 
 def kaggle_text(out: Path) -> str:
@@ -835,28 +774,6 @@ def figshare_text(out: Path) -> str:
 def added_text(name: str, folder: Path) -> str:
     """Return what to say about a model that was added."""
     return f"{name}: {folder}\nnext: braintumor predict IMAGES --model {name}\n{DISCLAIMER}"
-
-
-def output_name(prediction: "Prediction") -> str:
-    """Return what a file about a slice is called: the input's name, for one slice of several with its number."""
-    name = Path(prediction.image).name
-    if prediction.place is None or not name.endswith(f"#{prediction.place.number}"):
-        return name
-    stem = name.rpartition("#")[0].removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
-    return f"{stem}-{prediction.place.number:04d}.x"
-
-
-class UniqueNames:
-    """Names of output files: the input's stem, numbered where several inputs share one."""
-
-    def __init__(self) -> None:
-        self._taken: dict[str, int] = {}
-
-    def take(self, path: str) -> str:
-        """Return a name that was not returned before."""
-        stem = Path(path).stem
-        count = self._taken[stem] = self._taken.get(stem, 0) + 1
-        return stem if count == 1 else self.take(f"{stem}-{count}.x")
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -27,6 +27,7 @@ from braintumor.scan import (
     Choice,
     Place,
     Scan,
+    slice_name,
     unusable_size,
 )
 
@@ -73,7 +74,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
         yield Scan(
             pixels,
             spacing,
-            f"{name}#{number}" if count > 1 else name,
+            slice_name(name, number, count),
             (*grey.notes, *lie.notes, *notes, *more),
             Place(name, number, lie.position(number - 1)),
         )

@@ -32,6 +32,16 @@ class Place:
     position: float | None = None
 
 
+def slice_name(file: str, number: int, count: int) -> str:
+    """Return what to call a slice of a file: by the file's name, of several slices with # and the number."""
+    return f"{file}#{number}" if count > 1 else file
+
+
+def number_in_file(name: str, place: Place | None) -> int | None:
+    """Return the number of a slice that is called as `slice_name` says, None where its file has no other."""
+    return place.number if place and name.endswith(f"#{place.number}") else None
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which slices of a volume are wanted.

@@ -4,12 +4,12 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.decision import REFER
-from braintumor.errors import ImageError
+from braintumor.errors import BrainTumorError, ImageError
 from braintumor.inference import COLUMNS, Prediction
 from braintumor.volumes import Tally
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from braintumor.model import Model
     from braintumor.training.checkpoint import Epoch
 
+Answer = TypeVar("Answer")
 Writer = Callable[[Prediction | ImageError | None], None]
 """Takes every answer, then None at the end."""
 
@@ -32,12 +33,17 @@ def text_writer(model: "Model") -> Writer:
             print(f"{model.identity}. {DISCLAIMER}")
         elif not isinstance(answer, ImageError):
             shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
-            answered = f"refer ({'; '.join(answer.reasons)})" if answer.decision == REFER else TITLES[answer.decision]
             classes = f"  one of: {', '.join(answer.prediction_set)}" if answer.prediction_set else ""
-            print(f"{answer.image}: {answered:<15}  {shares}{classes}", flush=True)
+            print(f"{answer.image}: {said(answer):<15}  {shares}{classes}", flush=True)
             tally.add(answer)
 
     return write
+
+
+def said(prediction: Prediction) -> str:
+    """Return the decision about a slice in words, with the reasons where it is referred."""
+    refused = prediction.decision == REFER
+    return f"refer ({'; '.join(prediction.reasons)})" if refused else TITLES[prediction.decision]
 
 
 def json_writer(model: "Model") -> Writer:
@@ -85,6 +91,34 @@ def csv_writer(model: "Model") -> Writer:
 def summary_lines(tally: Tally) -> list[str]:
     """Return what to say about volumes of more than one slice."""
     return [line for summary in tally.summaries() if summary.slices > 1 for line in summary.lines()]
+
+
+def written(answers: Iterator[Answer | ImageError], write: Callable[[Answer | ImageError | None], None]) -> int:
+    """Give every answer to the writer, None at the end; return how many files could not be read, having said so.
+
+    Raises:
+        BrainTumorError: there is no answer.
+    """
+    failures = total = 0
+    for answer in answers:
+        total += 1
+        if isinstance(answer, ImageError):
+            failures += 1
+            print(f"unreadable: {answer}", file=sys.stderr)
+        write(answer)
+    write(None)
+    if not total:
+        raise BrainTumorError(
+            "no images found; name PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, or a folder that holds some"
+        )
+    tell_failures(failures)
+    return failures
+
+
+def tell_failures(failures: int) -> None:
+    """Say how many files could not be read, if any."""
+    if failures:
+        print(f"{failures} file(s) could not be read", file=sys.stderr)
 
 
 class Bar:

@@ -18,7 +18,7 @@ from braintumor.dicom.parse import parse
 from braintumor.dicom.quiet import nothing
 from braintumor.dicom.series import File, described, series_code
 from braintumor.errors import ImageError
-from braintumor.scan import Choice, Place, Scan, unusable_size
+from braintumor.scan import Choice, Place, Scan, slice_name, unusable_size
 
 
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
@@ -54,7 +54,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
             yield Scan(
                 np.ascontiguousarray(shown),
                 display.spacing(header, number.frame),
-                f"{name}#{number.shown}" if image.stored.frames > 1 else name,
+                slice_name(name, number.shown, image.stored.frames),
                 (*notes, *assumed, *(() if origin else (UNREFERABLE,))),
                 place(header, number),
                 origin,

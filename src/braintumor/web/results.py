@@ -10,7 +10,7 @@ from typing import Final
 from braintumor.errors import ImageError
 from braintumor.inference import Prediction
 from braintumor.model import Model
-from braintumor.scan import Scan
+from braintumor.scan import Scan, number_in_file
 
 MOST: Final = 100
 """Slices of one request whose results are put together; each takes about a quarter of a MiB."""
@@ -47,7 +47,7 @@ class Results:
 
         if scan.origin is None:
             raise ImageError(scan.source, "no DICOM image, or without valid identifiers: results could not refer to it")
-        number = scan.place.number if scan.place and scan.source.endswith(f"#{scan.place.number}") else None
+        number = number_in_file(scan.source, scan.place)
         parts = (
             f"{file:04d}",
             f"{number:04d}" if number is not None else "",

@@ -1,0 +1,67 @@
+"""Which files a command reads, and what those are called that it writes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from braintumor.data.layout import IMAGE_SUFFIXES
+from braintumor.errors import BrainTumorError, ImageError
+from braintumor.inference import Prediction
+from braintumor.read import volume_kind
+from braintumor.scan import Scan, number_in_file
+
+
+def images_in(paths: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the files as given and the images and volumes in the folders, sorted, as they are found."""
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*") if holds_image(file))
+        else:
+            yield path
+
+
+def holds_image(file: Path) -> bool:
+    """Tell whether a file found in a folder is to be read: by its suffix, DICOM also by its content."""
+    if not file.is_file():
+        return False
+    if file.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm", ".nii", ".nii.gz")):
+        return True
+    with suppress(ImageError):
+        return file.name != "DICOMDIR" and volume_kind(file, file.name) == "dicom"
+    return False
+
+
+def refuse_overwriting(sources: Sequence[Path], out: Path) -> None:
+    """Raise where a file written to `out` could replace one of the images."""
+    if any(source.resolve().parent == out.resolve() for source in sources):
+        raise BrainTumorError(f"{out} holds images that are read, which could be overwritten; choose another --out")
+
+
+def output_name(prediction: Prediction) -> str:
+    """Return what a file about a slice is called: the input's name, for one slice of several with its number."""
+    name = Path(prediction.image).name
+    number = number_in_file(name, prediction.place)
+    if number is None:
+        return name
+    stem = name.rpartition("#")[0].removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
+    return f"{stem}-{number:04d}.x"
+
+
+class UniqueNames:
+    """Names of output files: the input's stem, numbered where several inputs share one."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def take(self, path: str) -> str:
+        """Return a name that was not returned before."""
+        stem = Path(path).stem
+        count = self._taken[stem] = self._taken.get(stem, 0) + 1
+        return stem if count == 1 else self.take(f"{stem}-{count}.x")
+
+
+def place_of(scan: Scan, out: Path, names: Mapping[Path, UniqueNames]) -> tuple[Path, str]:
+    """Return the folder of a slice's series under `out`, and what the slice is called there."""
+    assert scan.place
+    folder = out / scan.place.volume.replace(" ", "-")
+    return folder, names[folder].take(f"{scan.place.number:04d}.x")
