@@ -201,7 +201,7 @@ class Watcher:
 
     def _round(self, news: News) -> bool:
         """Read a page of news, work on what is due, keep the place; return whether nothing was new and nothing done."""
-        done, before = False, self.tally.answered
+        done, before = False, self._settled
         if len(self.waiting) < MOST_WAITING:
             images, passed, done = news.more()
             self.tally.passed += passed
@@ -213,7 +213,11 @@ class Watcher:
             self._work()
         finally:
             news.done([each.image for each in self.waiting.values()])
-        return done and self.tally.answered == before
+        return done and self._settled == before
+
+    @property
+    def _settled(self) -> int:
+        return self.tally.answered + self.tally.refused
 
     def _due(self) -> list[Waiting]:
         now = monotonic()
