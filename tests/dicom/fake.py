@@ -11,7 +11,8 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
+
+from tests.dicom.make import encoded
 
 JSON_TAGS = {
     "StudyInstanceUID": "0020000D",
@@ -20,13 +21,6 @@ JSON_TAGS = {
     "Modality": "00080060",
     "Manufacturer": "00080070",
 }
-
-
-def content_of(dataset: Dataset) -> bytes:
-    """Return the file of a dataset."""
-    stream = DicomBytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
 
 
 class Archive:
@@ -57,7 +51,7 @@ class Archive:
         if entry not in self.held:
             self.changes.append((self.changes[-1][0] + 1 if self.changes else 1, entry))
             attributes = {name: str(dataset.get(name, "")) for name in JSON_TAGS}
-            self.held[entry] = (content or content_of(dataset), attributes)
+            self.held[entry] = (content or encoded(dataset), attributes)
         return entry
 
     def results(self) -> list[Dataset]:

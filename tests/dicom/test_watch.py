@@ -21,7 +21,7 @@ from braintumor.errors import ImageError, ModelError, StorageError
 from braintumor.model import Model
 from braintumor.sandbox import TOO_LONG, Sandbox
 from tests.dicom import make
-from tests.dicom.fake import DROP, Archive, content_of, serving
+from tests.dicom.fake import DROP, Archive, serving
 
 Run = Callable[..., Tally]
 
@@ -225,7 +225,7 @@ def test_an_image_deleted_meanwhile_is_passed_over(archive: Archive, run: Run) -
 
 def test_what_cannot_be_decoded_is_refused_once(archive: Archive, run: Run, said: list[str]) -> None:
     bad, good = images(2)
-    archive.add(bad, content_of(bad)[:2_000])
+    archive.add(bad, make.encoded(bad)[:2_000])
     archive.add(good)
     assert run() == Tally(answered=1, refused=1, passed=3)
     assert sum(line.startswith("refused 1: ") for line in said) == 1
@@ -366,7 +366,7 @@ def test_the_key_of_an_image_tells_nothing_and_differs_by_study() -> None:
 
 
 def test_a_file_is_taken_out_of_its_message_unchanged() -> None:
-    content = content_of(images(1)[0])
+    content = make.encoded(images(1)[0])
     message = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--\r\n"
     assert pacs.only_part(message) == content
     assert pacs.only_part(content) == content
