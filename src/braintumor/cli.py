@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import os
-import re
 import signal
 import sys
 from collections import defaultdict
@@ -319,7 +318,7 @@ class Predict:
         model = load(self.model, precision=self.precision)
         model = model.deciding(coverage=self.coverage, max_error=self.max_error, set_error=self.set_error)
         writer = {"text": text_writer, "json": json_writer, "csv": csv_writer}[self.format]
-        choice = Choice(self.plane, ranges_in(self.slices))
+        choice = Choice.of(self.slices, self.plane)
         failures = written(predict_each(images_in(self.paths), model, choice), writer(model))
         return FINDINGS if failures else DONE
 
@@ -353,7 +352,7 @@ class Explain:
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
-        choice = Choice(self.plane, ranges_in(self.slices))
+        choice = Choice.of(self.slices, self.plane)
         sources = list(images_in(self.paths))
         refuse_overwriting(sources, self.out)
         names = UniqueNames()
@@ -579,7 +578,7 @@ class DicomClassify:
                 print(f"{prediction.image}: {said(prediction)} -> {folder / name}-*.dcm ({count})", flush=True)
 
         with quiet():
-            answers = judge_each(study.files, model, Choice(ranges=ranges_in(self.slices)))
+            answers = judge_each(study.files, model, Choice.of(self.slices))
             failures = written(map(answerable, answers), write)
         return FINDINGS if study.unreadable or failures else DONE
 
@@ -699,21 +698,6 @@ def script() -> None:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())
-
-
-def ranges_in(text: str) -> tuple[tuple[int, int], ...]:
-    """Return the first and last numbers in a text such as 1-5,9; nothing for all.
-
-    Raises:
-        BrainTumorError: it is no such text.
-    """
-    if text == "all":
-        return ()
-    found = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in text.split(",")]
-    ranges = tuple((int(each[1]), int(each[2] or each[1])) for each in found if each)
-    if len(ranges) < len(found) or any(first > last for first, last in ranges):
-        raise BrainTumorError(f"expected numbers of slices such as 12, 10-20 or 1-5,9, or all, got {text!r}")
-    return ranges
 
 
 def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_class: str, out: Path, name: str) -> str:

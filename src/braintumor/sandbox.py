@@ -110,13 +110,13 @@ class Sandbox:
         """End all children."""
         self.close()
 
-    def read(self, content: bytes, name: str) -> Scan:
-        """Return the slice in a file's content, as `read.read` does.
+    def read(self, content: bytes, name: str, choice: Choice = EVERYTHING) -> Scan:
+        """Return the one wanted slice in a file's content, as `read.read` does.
 
         Raises:
             ImageError: as `read_all`, or there are several slices.
         """
-        with closing(self.read_all(content, name)) as remaining:
+        with closing(self.read_all(content, name, choice)) as remaining:
             scan, another = next(remaining), next(remaining, None)
         if another is not None:
             raise ImageError(name, SEVERAL)

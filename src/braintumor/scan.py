@@ -1,11 +1,14 @@
 """What one slice is, once read: grey values in [0, 1], whatever the file was."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from braintumor.errors import BrainTumorError
 
 SMALLEST_SIDE: Final = 16
 LARGEST_SIDE: Final = 8_000  # the slice is padded to a square: 64 megapixels
@@ -13,6 +16,7 @@ LARGEST_VOLUME: Final = 192 << 20  # bytes of the voxels as stored, unpacked
 PERCENTILES: Final = (0.5, 99.5)
 """Of the values of an image or volume without a display window: what becomes black and white."""
 BY_PERCENTILES: Final = f"grey values from the {PERCENTILES[0]} to the {PERCENTILES[1]} percentile"
+RANGE: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 PLANES: Final = ("acquired", "axial", "coronal", "sagittal")
 
 
@@ -56,7 +60,20 @@ class Choice:
 
     def __post_init__(self) -> None:
         if self.plane not in PLANES:
-            raise ValueError(f"no plane is called {self.plane!r}; choose one of {', '.join(PLANES)}")
+            raise BrainTumorError(f"no plane is called {self.plane!r}; choose one of {', '.join(PLANES)}")
+
+    @classmethod
+    def of(cls, slices: str, plane: str = "acquired") -> Self:
+        """Return the choice that a text makes: all, 12, 10-20, or 1-5,9.
+
+        Raises:
+            BrainTumorError: it is no such text, or there is no such plane.
+        """
+        found = [] if slices == "all" else [RANGE.fullmatch(part.strip()) for part in slices.split(",")]
+        ranges = tuple((int(each[1]), int(each[2] or each[1])) for each in found if each)
+        if len(ranges) < len(found) or any(first > last for first, last in ranges):
+            raise BrainTumorError(f"expected numbers of slices such as 12, 10-20 or 1-5,9, or all, got {slices!r}")
+        return cls(plane, ranges)
 
     def wants(self, number: int) -> bool:
         """Tell whether the slice of this number is wanted."""

@@ -126,3 +126,20 @@ def test_the_service_says_whether_it_writes_dicom(client: TestClient, monkeypatc
 def test_frames_that_hide_are_found_when_the_file_is_read(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("braintumor.web.desk.may_hold_several", lambda _: False)
     assert len(send(client, PREDICTIONS, make.encoded(make.enhanced())).json()["slices"]) == 4
+
+
+def test_slices_of_a_volume_can_be_chosen(client: TestClient) -> None:
+    found = send(client, f"{PREDICTIONS}?slices=2-3,11&plane=coronal", brain()).json()["slices"]
+    assert [each["number"] for each in found] == [2, 3, 11]
+    frames = make.encoded(make.enhanced())
+    assert {name[:9] for name in unpacked(send(client, f"{RESULTS}?slices=3", frames))} == {"0001-0003"}
+    answer = send(client, f"{PREDICTIONS}?slices=4", make.encoded(make.mr(number=4)), make.encoded(make.mr(number=5)))
+    assert [each["file"] for each in answer.json()["slices"]] == [0]
+    assert answer.json()["refused"][0]["reason"] == "none of its slices has a wanted number"
+    for query, said in (
+        ("slices=9-1", "expected numbers of slices"),
+        ("plane=oblique", "no plane is called 'oblique'"),
+    ):
+        answer = send(client, f"{PREDICTIONS}?{query}", brain())
+        assert answer.status_code == 422
+        assert said in answer.json()["detail"]

@@ -17,9 +17,11 @@ from fastapi.staticfiles import StaticFiles
 import braintumor
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.decision import COVERAGE
+from braintumor.errors import BrainTumorError
 from braintumor.model import Model
 from braintumor.overlay import COLOURS, EVIDENCE, OPACITY
 from braintumor.sandbox import LARGEST
+from braintumor.scan import PLANES, Choice
 from braintumor.web.answers import ClassName, Limits, ModelAnswer, Models, Predictions, Problem, Scale
 from braintumor.web.counter import RETRY, Counter, ProblemError, Wishes
 from braintumor.web.desk import Desk
@@ -46,6 +48,8 @@ BODY: Final = {
     },
 }
 QUERY: Final = {"maps", "pixels"}
+SLICES: Final = "of volumes, the numbers of the slices: all, 12, 10-20, or 1-5,9"
+PLANE: Final = f"of NIfTI volumes, the direction in which they are cut: {', '.join(PLANES)}"
 PROBLEMS: Final = {
     400: "no form with files",
     401: "the service has a token, and it was not sent",
@@ -106,11 +110,14 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
         model: Annotated[list[str], Query(description="names of models; all by default")] = [],  # noqa: B006
         maps: Annotated[bool, Query(description="send class maps, too")] = False,
         pixels: Annotated[bool, Query(description="send the slices as they were understood, too")] = False,
+        slices: Annotated[str, Query(description=SLICES)] = "all",
+        plane: Annotated[str, Query(description=PLANE)] = "acquired",
     ) -> Response:
         """Classify slices: PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, or ZIP archives of these. Nothing is stored."""
         wanted = chosen(models, model)
+        choice = choice_of(slices, plane)
         files = await uploaded(request, settings)
-        answer = await app.state.counter.answer(files, Wishes(wanted, maps, pixels))
+        answer = await app.state.counter.answer(files, Wishes(wanted, choice, maps, pixels))
         return Response(answer, media_type="application/json")
 
     @app.post(
@@ -122,13 +129,15 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
     async def dicom_results(
         request: Request,
         model: Annotated[list[str], Query(description="names of models; all by default")] = [],  # noqa: B006
+        slices: Annotated[str, Query(description=SLICES)] = "all",
     ) -> Response:
         """Classify DICOM files and answer with DICOM objects, in a ZIP archive: all of the files or none."""
         wanted = chosen(models, model)
         if not can_write():
             raise HTTPException(501, "the libraries that write DICOM are not installed here")
+        wishes = Wishes(wanted, choice_of(slices))
         files = await uploaded(request, settings)
-        return Response(await app.state.counter.results(files, Wishes(wanted)), media_type="application/zip")
+        return Response(await app.state.counter.results(files, wishes), media_type="application/zip")
 
     @app.exception_handler(RequestValidationError)
     async def misunderstood(request: Request, error: RequestValidationError) -> Response:
@@ -216,6 +225,18 @@ def model_answer(model: Model) -> ModelAnswer:
         foreign=finite(model.policy.foreign),
         card=dataclasses.asdict(model.card),
     )
+
+
+def choice_of(slices: str, plane: str = "acquired") -> Choice:
+    """Return which slices of volumes are asked for.
+
+    Raises:
+        HTTPException: it cannot be understood.
+    """
+    try:
+        return Choice.of(slices, plane)
+    except BrainTumorError as error:
+        raise HTTPException(422, str(error)) from error
 
 
 def finite(value: float) -> float | None:

@@ -19,6 +19,7 @@ from braintumor.errors import ImageError
 from braintumor.overlay import png
 from braintumor.read import UNKNOWN_FORMAT
 from braintumor.sandbox import TOO_LONG
+from braintumor.scan import EVERYTHING, Choice
 from braintumor.web.desk import Desk, Judged, agree, maps_of
 from braintumor.web.numbers import Numbers
 from braintumor.web.results import Results
@@ -34,9 +35,10 @@ LARGE_REQUESTS: Final = 2  # of several slices, answered at a time
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a request asks for: positions of models, class maps, pixels."""
+    """What a request asks for: positions of models, slices of volumes, class maps, pixels."""
 
     models: tuple[int, ...]
+    choice: Choice = EVERYTHING
     maps: bool = False
     pixels: bool = False
 
@@ -192,10 +194,14 @@ class Counter:
                     if isinstance(content, UploadError):
                         answer.refuse(part, content.status, content.reason)
                         continue
-                    seconds, shown = self._settings.answer_seconds, wishes.pixels
-                    write = None if results is None else partial(results.add, number)
                     judged = self.desk.judge(
-                        content, part.name, wishes.models, shown=shown, seconds=seconds, write=write
+                        content,
+                        part.name,
+                        wishes.models,
+                        shown=wishes.pixels,
+                        seconds=self._settings.answer_seconds,
+                        choice=wishes.choice,
+                        write=None if results is None else partial(results.add, number),
                     )
                     waiting.append(Waiting(part, len(content), judged))
                     while len(waiting) == AHEAD or sum(each.size for each in waiting) > AHEAD_BYTES:

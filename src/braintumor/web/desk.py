@@ -23,7 +23,7 @@ from braintumor.inference import Prediction, Slice, decide
 from braintumor.model import Model
 from braintumor.read import SEVERAL, may_hold_several
 from braintumor.sandbox import Sandbox
-from braintumor.scan import Scan
+from braintumor.scan import EVERYTHING, Choice, Scan
 
 SHOWN_SIDE: Final = 2048
 DECIMALS: Final = 4
@@ -38,6 +38,7 @@ class Job:
         wanted: which models are to answer, in the order of the service.
         shown: whether the slices are wanted back as pictures.
         until: when nobody waits for the answer any more, by the monotonic clock.
+        choice: which slices of a volume are wanted.
         write: writes DICOM results about a slice, if they are wanted.
         done: becomes the answers for the file's slices, or the `ImageError` of a file that cannot be read.
     """
@@ -47,6 +48,7 @@ class Job:
     wanted: tuple[int, ...]
     shown: bool
     until: float
+    choice: Choice = EVERYTHING
     write: Write | None = None
     done: "Future[list[Judged]]" = field(default_factory=Future)
 
@@ -102,10 +104,11 @@ class Desk:
         *,
         shown: bool,
         seconds: float,
+        choice: Choice = EVERYTHING,
         write: Write | None = None,
     ) -> "Future[list[Judged]]":
         """Return the answers to a file's content, in time; it is dropped unread if `seconds` are over."""
-        job = Job(content, name, wanted, shown, time.monotonic() + seconds, write)
+        job = Job(content, name, wanted, shown, time.monotonic() + seconds, choice, write)
         (self._volumes if may_hold_several(content) else self._waiting).put(job)
         return job.done
 
@@ -153,7 +156,7 @@ class Desk:
             ImageError: it cannot be read, or holds too many slices.
         """
         found: list[Judged] = []
-        with closing(self._sandbox.read_all(job.content, job.name)) as scans:
+        with closing(self._sandbox.read_all(job.content, job.name, job.choice)) as scans:
             while batch := list(islice(scans, self._batch)):
                 if len(found) + len(batch) > self._most:
                     raise ImageError(job.name, f"more than {self._most} slices; split the volume")
@@ -171,15 +174,15 @@ class Desk:
         read: list[Ready] = []
         for job in jobs:
             try:
-                read.append(self._ready(job, self._sandbox.read(job.content, job.name)))
-            except ImageError as error:
-                if error.reason == SEVERAL:
+                read.append(self._ready(job, self._sandbox.read(job.content, job.name, job.choice)))
+            except Exception as error:  # whoever waits must hear of it; the threads go on
+                if isinstance(error, ImageError) and error.reason == SEVERAL:
                     self._volumes.put(job)
                 else:
                     settle(job, error)
         try:
             answers = self._judged(read)
-        except Exception as error:  # whoever waits must hear of it; the threads go on
+        except Exception as error:  # as above
             for each in read:
                 settle(each.job, error)
             return
@@ -187,7 +190,7 @@ class Desk:
             try:
                 self._write(each, judged)
                 settle(each.job, [judged])
-            except Exception as error:  # as above, and of this one alone
+            except Exception as error:  # as above
                 settle(each.job, error)
 
     def _judged(self, read: "Sequence[Ready]") -> "list[Judged]":
