@@ -36,6 +36,7 @@ export function blank() {
 }
 
 export const isOriginal = () => look.original;
+const seen = () => (look.original ? WHOLE : view); // window and level
 
 // ---- which map
 
@@ -187,7 +188,7 @@ function paintSoon() {
 
 function layersOf(pane) {
   const {slice, pixels} = shown;
-  const {level, width, inverted} = look.original ? WHOLE : view;
+  const {level, width, inverted} = seen();
   const of = [level, width, inverted].join();
   if (layers.slice !== slice || layers.of !== of) Object.assign(layers, {slice, of, grey: greyLayer(pixels, {level, width, inverted})});
   if (!hasMap()) return {grey: layers.grey, map: null};
@@ -209,7 +210,7 @@ function paint() {
   painting = 0;
   if (!shown) return;
   const {slice, pixels} = shown;
-  const window = look.original ? WHOLE : view;
+  const window = seen();
   const magnified = placed(pixels, view, panes[0].canvas.clientWidth, panes[0].canvas.clientHeight).factor;
   const words = `W ${Math.round(window.width)}  L ${Math.round(window.level)}${window.inverted ? "  inverted" : ""}  ${Math.round(100 * magnified)} %`;
   for (const pane of panes) {
@@ -228,7 +229,7 @@ function paint() {
 
 export async function savePicture() {
   const {slice} = shown;
-  const window = look.original ? WHOLE : view;
+  const window = seen();
   const notes = slice.notes?.length ? [`Assumed in reading: ${slice.notes.join("; ")}`] : [];
   const views = panes.map((pane) => {
     const prediction = slice.predictions[pane.index];

@@ -1,10 +1,9 @@
 // Below the views of a volume: the slider through its slices, and what each model says along them.
 
+import {$} from "./page.js";
 import {Plot, sample} from "./plot.js";
 import {curveWords, isSeries, strongest, tallyWords} from "./volume.js";
-import {REFER} from "./wording.js";
-
-const $ = (id) => document.getElementById(id);
+import {NO_TUMOR_CLASS, REFER} from "./wording.js";
 
 export class Strip {
   #plots;
@@ -61,7 +60,7 @@ export class Strip {
     button.hidden = !best;
     find(".no-evidence").hidden = Boolean(best);
     const decided = slices.some(({predictions}) => predictions[index].decision !== REFER);
-    find(".no-evidence").textContent = decided ? "No tumor class predicted on any slice that was decided." : "Every slice is referred.";
+    find(".no-evidence").textContent = decided ? NO_TUMOR_CLASS : "Every slice is referred.";
     if (!best) return;
     const peak = best.peak / this.#plots[index].model.class_map_scale;
     const {evidence} = this.scale;

@@ -16,7 +16,7 @@ import {Problem, Sender, Service} from "./sender.js";
 import {Strip} from "./strip.js";
 import {askToken, takeToken} from "./token.js";
 import {strongest} from "./volume.js";
-import {REFER, Wording} from "./wording.js";
+import {NO_TUMOR_CLASS, REFER, Wording} from "./wording.js";
 
 const TAP = 300; // milliseconds
 const PAGE = 10; // slices
@@ -222,7 +222,7 @@ function findEvidence() {
   const {slices} = state.current.stack;
   const found = panes.map(({index, model}) => ({best: strongest(slices, index, about.classes), model})).filter(({best}) => best);
   const share = ({best, model}) => best.peak / model.class_map_scale;
-  if (!found.length) return announce("No tumor class predicted on any slice that was decided.");
+  if (!found.length) return announce(NO_TUMOR_CLASS);
   chooseEvidence(found.reduce((most, each) => (share(each) > share(most) ? each : most)).best.at);
 }
 

@@ -1,9 +1,8 @@
 // Slices that belong together: their order, and what a model says along them, in numbers and in words.
 
 import {peakOf} from "./render.js";
-import {REFER, rounded} from "./wording.js";
+import {NONE, REFER, rounded} from "./wording.js";
 
-const NONE = "no_tumor";
 const SERIES = "series "; // what DICOM files of one series share; slices of other volumes share their file
 
 export const isSeries = ({volume}) => volume?.startsWith(SERIES) ?? false;

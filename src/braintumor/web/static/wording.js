@@ -1,7 +1,8 @@
 // What answers are called and what they mean, in words.
 
 export const REFER = "refer";
-const NONE = "no_tumor";
+export const NONE = "no_tumor";
+export const NO_TUMOR_CLASS = "No tumor class predicted on any slice that was decided.";
 
 export class Wording {
   constructor(classes) {
