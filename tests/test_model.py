@@ -134,6 +134,15 @@ def test_a_process_confined_to_one_core_uses_one_thread() -> None:
     assert result.stdout == "1\n"
 
 
+def test_the_runtime_keeps_and_reports_nothing_about_its_use(tmp_path: Path) -> None:
+    """ONNX Runtime 1.29 and later writes a number for the device and events to send, except where CI is set."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", "import braintumor; braintumor.load()"], env=kept | home, check=True)
+
+    assert list(tmp_path.rglob("*")) == []
+
+
 @pytest.mark.parametrize("content", [b"", b"not a network", b"\x08\x0a"])
 def test_a_damaged_network_is_refused(folder: Path, content: bytes) -> None:
     (folder / "model.onnx").write_bytes(content)
