@@ -42,7 +42,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
     spacing; of spacings that differ by less than 5 % axial comes first, then coronal. A volume without sform and qform
     has only that plane, as it is stored, preferably across the third axis.
 
-    Grey values go from the 0.5 to the 99.5 percentile of the volume's finite voxels other than 0; of more than two
+    Grey values go from the 0.1 to the 99.9 percentile of the volume's finite voxels other than 0; of more than two
     million voxels, of a regular grid among them. Pixels that are not square within 1 % become so, bilinearly along the
     coarser direction. `Place.position` are the millimetres along the slices' normal.
 

@@ -13,8 +13,9 @@ from braintumor.errors import BrainTumorError
 SMALLEST_SIDE: Final = 16
 LARGEST_SIDE: Final = 8_000  # the slice is padded to a square: 64 megapixels
 LARGEST_VOLUME: Final = 192 << 20  # bytes of the voxels as stored, unpacked
-PERCENTILES: Final = (0.5, 99.5)
-"""Of the values of an image or volume without a display window: what becomes black and white."""
+PERCENTILES: Final = (0.1, 99.9)
+"""Of the values of an image or volume without a display window: what becomes black and white. Narrower ones change more
+answers, see benchmarks/windowing.py; the full range would let a single bright pixel darken all others."""
 BY_PERCENTILES: Final = f"grey values from the {PERCENTILES[0]} to the {PERCENTILES[1]} percentile"
 RANGE: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 PLANES: Final = ("acquired", "axial", "coronal", "sagittal")

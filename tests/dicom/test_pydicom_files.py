@@ -22,11 +22,11 @@ FILES: Final = Path(pydicom.__file__).parent / "data" / "test_files"
 
 READ: Final[dict[str, tuple[str, tuple[int, int], float, float, float]]] = {
     "693_J2KI.dcm": ("MONOCHROME2", (512, 512), 0.17389, 0.4242, 0.0000),
-    "CT_small.dcm": ("MONOCHROME2", (128, 128), 0.45047, 1.0000, 0.6974),
+    "CT_small.dcm": ("MONOCHROME2", (128, 128), 0.41463, 0.9737, 0.6366),
     "ExplVR_BigEnd.dcm": ("RGB", (60, 80), 0.87255, 0.8863, 0.8863),
     "GDCMJ2K_TextGBR.dcm": ("YBR_RCT", (400, 400), 0.49030, 0.5020, 0.4784),
     "J2K_pixelrep_mismatch.dcm": ("MONOCHROME2", (512, 512), 0.24787, 0.3737, 1.0000),
-    "JPEG2000.dcm": ("MONOCHROME2", (1024, 256), 0.19385, 0.1364, 0.3818),
+    "JPEG2000.dcm": ("MONOCHROME2", (1024, 256), 0.15115, 0.1144, 0.2688),
     "JPEGLSNearLossless_08.dcm": ("MONOCHROME2", (45, 10), 0.21786, 0.0588, 0.2549),
     "JPEGLSNearLossless_16.dcm": ("MONOCHROME2", (50, 10), 0.18333, 0.0039, 0.2500),
     "MR_small.dcm": ("MONOCHROME2", (64, 64), 0.44338, 0.2389, 0.2846),
@@ -142,7 +142,7 @@ def test_each_file_agrees_with_pydicom(file: str) -> None:
         return
     rescaled = apply_modality_lut(array, dataset).astype(np.float64)
     if notes == (NO_WINDOW,):
-        low, high = np.percentile(rescaled, [0.5, 99.5])
+        low, high = np.percentile(rescaled, [0.1, 99.9])
         expected = np.clip((rescaled - low) / (high - low), 0, 1)
     else:
         centre, width = (float(np.atleast_1d(dataset[each].value)[0]) for each in ("WindowCenter", "WindowWidth"))

@@ -24,7 +24,7 @@ def display(stored: NDArray[Any], header: Dataset, frame: int = 1) -> tuple[NDAr
 
     Grey: rescaling or modality LUT; then the first VOI LUT, else the first window (LINEAR, LINEAR_EXACT or SIGMOID),
     each from the frame's functional groups where they have one; MONOCHROME1 and INVERSE are inverted. Without a VOI, or
-    with one that cannot be used, the 0.5 and 99.5 percentiles of the values become black and white, without those that
+    with one that cannot be used, the 0.1 and 99.9 percentiles of the values become black and white, without those that
     Pixel Padding Value marks. Colour becomes ITU-R 601 luma.
 
     Args:
