@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,23 @@ def test_a_folder_that_cannot_be_written_is_said(
     monkeypatch.setenv("BRAINTUMOR_MODELS", str(tmp_path / "file"))
     with pytest.raises(StorageError, match="choose another with BRAINTUMOR_MODELS"):
         add(archive)
+
+
+def test_a_home_that_may_not_be_looked_into_leaves_the_models_of_the_package(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    glob = Path.glob
+
+    def refused(folder: Path, pattern: str) -> Iterator[Path]:
+        if folder == place:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return glob(folder, pattern)
+
+    monkeypatch.setattr(Path, "glob", refused)
+
+    assert find("cnn") == BUNDLED / "cnn"
+    with pytest.raises(ModelError, match="no model is called resnet"):
+        find("resnet")
 
 
 def test_a_download_is_verified_and_goes_on_where_it_was_cut(

@@ -71,7 +71,11 @@ def known() -> list[Known]:
     """Return the models that were added on this machine, and those of the package that are not replaced by them."""
     found: dict[str, Known] = {}
     for place in (BUNDLED, models_folder()):
-        for card in sorted(place.glob("*/card.json")):
+        try:
+            cards = sorted(place.glob("*/card.json"))
+        except PermissionError:  # the account of a service, which may not look into the home it was given
+            cards = []
+        for card in cards:
             folder = card.parent
             precisions = precisions_in(folder)
             if precisions and NAME.fullmatch(folder.name):
