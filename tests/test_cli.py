@@ -141,6 +141,11 @@ def test_only_unreadable_files_still_give_valid_output(
     assert capsys.readouterr().out == HEADER + "\n"
 
 
+def test_a_name_that_is_too_long_is_said(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("predict", f"{'y' * 300}.dcm", "--model", model_folder) == 3
+    assert "y.dcm: file name too long\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["predict", "explain"])
 def test_bad_input_is_said_in_one_line(
     tmp_path: Path, slices: list[Path], model_folder: Path, capsys: pytest.CaptureFixture[str], command: str

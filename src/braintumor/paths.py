@@ -1,5 +1,6 @@
 """Which files a command reads, and what those are called that it writes."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from braintumor.scan import Scan, number_in_file
 def images_in(paths: tuple[Path, ...]) -> Iterator[Path]:
     """Yield the files as given and the images and volumes in the folders, sorted, as they are found."""
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
             yield from sorted(file for file in path.rglob("*") if holds_image(file))
         else:
             yield path
