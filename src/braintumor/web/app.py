@@ -92,6 +92,15 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
         redoc_url=None,
     )
     app.add_middleware(Guard, settings=settings, observe=numbers.answered)
+    add_answers(app, models, settings)
+    add_problems(app)
+    add_pages(app)
+    add_monitoring(app, numbers)
+    return app
+
+
+def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> None:
+    """Add what programs and the viewer ask: the models, and what they say about slices."""
     about = json.dumps(models_answer(models, settings).model_dump()).encode()
 
     @app.get("/v1/models", response_model=Models, responses=problems(401, 403))
@@ -139,6 +148,10 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
         files = await uploaded(request, settings)
         return Response(await app.state.counter.results(files, wishes), media_type="application/zip")
 
+
+def add_problems(app: FastAPI) -> None:
+    """Add what is said where a request is not answered."""
+
     @app.exception_handler(RequestValidationError)
     async def misunderstood(request: Request, error: RequestValidationError) -> Response:
         wrong = ", ".join(sorted(QUERY & {str(each["loc"][-1]) for each in error.errors()}))
@@ -147,10 +160,6 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
     @app.exception_handler(ProblemError)
     async def refused(request: Request, error: ProblemError) -> Response:
         return Response(error.content, error.status, error.headers, "application/json")
-
-    add_pages(app)
-    add_monitoring(app, numbers)
-    return app
 
 
 def add_pages(app: FastAPI) -> None:
