@@ -19,6 +19,7 @@ from braintumor.data.phantom import write_phantoms
 from braintumor.model import Card, Model, load
 from braintumor.preprocess import Preprocess
 from braintumor.read import read
+from braintumor.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from braintumor.training.networks import Network
@@ -127,6 +128,21 @@ def model(model_folder: Path) -> Model:
     return load(model_folder)
 
 
+@pytest.fixture(scope="session")
+def decoders() -> Iterator[Sandbox]:
+    """Yield two decoders that tests share, since their start takes a second; only the end of all tests closes them."""
+    with Sandbox() as shared, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared, "close", lambda: None)
+        yield shared
+
+
+@pytest.fixture
+def shared_decoders(decoders: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `predict` and the commands use the shared decoders instead of starting their own."""
+    for module in ("inference", "dicom.study", "dicom.watch"):
+        monkeypatch.setattr(f"braintumor.{module}.Sandbox", lambda children: decoders)
+
+
 @dataclass
 class Server:
     """Serves `files`; `cuts` holds after how many bytes each next connection for a file breaks off."""
@@ -183,9 +199,17 @@ def no_server() -> str:
 
 
 @pytest.fixture(scope="session")
-def served() -> Callable[..., AbstractContextManager[tuple[str, int]]]:
-    """Return a function that serves models in a thread while its block lasts, and yields host and port."""
+def decoders_of_services(decoders: Sandbox) -> Iterator[None]:
+    """Let services in this process use the shared decoders."""
     pytest.importorskip("uvicorn", reason="the service needs the extra serve")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("braintumor.web.desk.Sandbox", lambda children: decoders)
+        yield
+
+
+@pytest.fixture(scope="session")
+def served(decoders_of_services: None) -> Callable[..., AbstractContextManager[tuple[str, int]]]:
+    """Return a function that serves models in a thread while its block lasts, and yields host and port."""
     from braintumor.web.app import create_app
     from braintumor.web.server import Server, configuration
     from braintumor.web.settings import Settings

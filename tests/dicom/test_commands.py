@@ -15,6 +15,8 @@ from braintumor.cli import main
 from tests.dicom import make
 from tests.volume_files import brain
 
+pytestmark = pytest.mark.usefixtures("shared_decoders")
+
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
@@ -26,18 +25,10 @@ from tests.dicom.fake import DROP, Archive, serving
 Run = Callable[..., Tally]
 
 
-@pytest.fixture(scope="module")
-def decoders() -> Iterator[Sandbox]:
-    """Yield decoders that all tests share, since their start takes a second."""
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
 @pytest.fixture
-def archive(decoders: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
+def archive(shared_decoders: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
     """Yield an archive like Orthanc's, for a watcher that waits a hundredth of the usual time."""
     monkeypatch.setattr(outgoing, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("braintumor.dicom.watch.Sandbox", lambda children: nullcontext(decoders))
     with serving(Archive()) as served:
         yield served
 

@@ -32,7 +32,7 @@ def twins(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 @pytest.fixture(scope="session")
-def service(twins: tuple[Model, Model]) -> Iterator[Service]:
+def service(twins: tuple[Model, Model], decoders_of_services: None) -> Iterator[Service]:
     """Return a function that starts the service with settings, on one model unless `models` says 2."""
     with ExitStack() as stack:
 

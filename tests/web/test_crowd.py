@@ -3,6 +3,7 @@
 import io
 import random
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from braintumor.model import Model
 
 PATH = "/v1/predictions"
 
@@ -61,16 +64,21 @@ def test_mutants_of_valid_files_are_answered_or_refused(client: TestClient, vali
     assert ask(client, valid[0])[0] == 200
 
 
-@pytest.mark.parametrize("number", range(6))
-def test_the_service_keeps_to_its_description(listening: Any, number: int) -> None:
-    with listening() as (host, port):
+@pytest.fixture(scope="module")
+def operations(twins: tuple[Model, Model], served: Any) -> Iterator[list[Any]]:
+    """Yield the operations in the description of a service that runs meanwhile."""
+    with served(twins[:1]) as (host, port):
         description = schemathesis.openapi.from_url(f"http://{host}:{port}/openapi.json")
-        operations = [found.ok() for found in description.get_all_operations()]
-        assert len(operations) == 6
+        yield [found.ok() for found in description.get_all_operations()]
 
-        @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=HealthCheck)
-        @given(case=operations[number].as_strategy())
-        def keeps_to_it(case: schemathesis.Case) -> None:
-            case.call_and_validate(excluded_checks=[positive_data_acceptance])  # not all bytes are an image
 
-        keeps_to_it()
+@pytest.mark.parametrize("number", range(6))
+def test_the_service_keeps_to_its_description(operations: list[Any], number: int) -> None:
+    assert len(operations) == 6
+
+    @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=HealthCheck)
+    @given(case=operations[number].as_strategy())
+    def keeps_to_it(case: schemathesis.Case) -> None:
+        case.call_and_validate(excluded_checks=[positive_data_acceptance])  # not all bytes are an image
+
+    keeps_to_it()
