@@ -44,6 +44,38 @@ def run(command: Sequence[object], folder: Path = ROOT) -> subprocess.CompletedP
     return subprocess.run([sys.executable, *map(str, command)], cwd=folder, capture_output=True, check=False)
 
 
+PEER_GONE = """
+import resource, socket
+from braintumor import cli
+
+def main() -> int:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    try:
+        ours.sendall(b"x")
+    except BrokenPipeError:
+        return 7 if resource.getrlimit(resource.RLIMIT_CORE) == (0, 0) else 8
+
+cli.main = main
+cli.script()
+"""
+
+
+def test_a_peer_that_goes_away_does_not_end_the_program_and_a_crash_would_dump_no_memory() -> None:
+    assert run(["-c", PEER_GONE]).returncode == 7
+
+
+def test_a_closed_pipe_ends_quietly(slices: list[Path], model_folder: Path) -> None:
+    command = [sys.executable, "-m", "braintumor", "predict", *map(str, slices[:2]), "--model", str(model_folder)]
+    for arguments in (command, [*command[:3], "--help"]):
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+            assert process.stdout
+            assert process.stderr
+            process.stdout.close()
+            assert process.stderr.read() == b""
+        assert process.returncode == 141
+
+
 @pytest.fixture
 def mixed(tmp_path: Path, slices: list[Path]) -> Path:
     """Return a folder with two slices and a damaged file between them."""

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import resource
 import signal
 import sys
 from collections import defaultdict
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from braintumor.model import Model
     from braintumor.scan import Scan
 
-DONE, BAD_INPUT, FINDINGS, INTERRUPTED = 0, 2, 3, 130
+DONE, BAD_INPUT, FINDINGS, INTERRUPTED, CLOSED_PIPE = 0, 2, 3, 130, 141
 EXTRA_OF = {
     "torch": "train",
     "timm": "train",
@@ -694,10 +695,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def script() -> None:
-    """Run the installed command; a closed pipe (`| head`) ends it quietly."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(main())
+    """Run the installed command; a closed pipe (`| head`) ends it quietly, and no crash leaves its memory on the disk.
+
+    SIGPIPE stays ignored, as Python has it: it would also end the program when an archive or a browser goes away.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        try:
+            status = main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        status = CLOSED_PIPE
+    sys.exit(status)
 
 
 def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_class: str, out: Path, name: str) -> str:
