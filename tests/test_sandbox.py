@@ -1,13 +1,20 @@
 """Whether bytes from outside are decoded as by `read`, and what becomes of those that bite."""
 
 import io
+import json
 import os
+import signal
+import socket
 import struct
+import subprocess
+import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,3 +162,97 @@ def test_time_spent_by_who_takes_the_slices_does_not_count() -> None:
         sandbox.deadline = 0.3
         for _ in sandbox.read_all(brain(), "volume"):
             time.sleep(0.1)  # 1.2 seconds in all
+
+
+SLICE = {"file": 1, "shape": [16, 16], "spacing": None, "source": "x", "notes": [], "place": None, "origin": None}
+BLACK = np.zeros((16, 16), np.float32).tobytes()
+END = {"file": 1}
+
+
+def message(said: Any, pixels: bytes = b"") -> bytes:
+    text = json.dumps(said).encode()
+    return struct.pack("<Q", len(text)) + text + struct.pack("<Q", len(pixels)) + pixels
+
+
+def place(**other: Any) -> dict[str, Any]:
+    return {"volume": "x", "number": 1, "position": None, **other}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        struct.pack("<Q", 2**62),
+        struct.pack("<Q", 2) + b"{}" + struct.pack("<Q", 2**63),
+        struct.pack("<Q", 200_000) + b"[" * 200_000 + struct.pack("<Q", 0),
+        message([]),
+        message({}),
+        message(END),
+        message(SLICE | {"file": 2}, BLACK),
+        message(SLICE | {"shape": [16, 17]}, BLACK),
+        message(SLICE | {"shape": "16"}, BLACK),
+        message(SLICE, np.full((16, 16), np.nan, np.float32).tobytes()),
+        message(SLICE | {"source": "another"}, BLACK),
+        message(SLICE | {"source": "x#2", "place": place()}, BLACK),
+        message(SLICE | {"place": place(volume="../x")}, BLACK),
+        message(SLICE | {"place": place(number="one")}, BLACK),
+        message(SLICE | {"place": place(surprise=1)}, BLACK),
+        message(SLICE | {"notes": ["\x1b[2J"]}, BLACK),
+        message(END | {"described": 3}),
+    ],
+)
+def test_a_child_that_is_taken_over_can_say_nothing_but_that_its_file_is_refused(
+    slices: list[Path], said: bytes
+) -> None:
+    with Sandbox(children=1) as sandbox:
+        child = sandbox._all[0]
+        child.socket.close()
+        child.socket, theirs = socket.socketpair()
+        talking = threading.Thread(target=theirs.sendall, args=(said,))
+        talking.start()
+        with pytest.raises(ImageError, match="damaged, or of a kind that cannot be decoded"):
+            sandbox.read(b"content", "x")
+        talking.join()
+        theirs.close()
+        if said not in (message(END), message(END | {"described": 3})):
+            assert child.process.returncode is not None
+
+
+def test_without_a_further_process_files_are_refused_for_now_and_nobody_waits(
+    slices: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = slices[0].read_bytes()
+
+    def none() -> None:
+        raise OSError("Cannot allocate memory")
+
+    with Sandbox(children=1) as sandbox:
+        sandbox._all[0].process.kill()
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "Child", none)
+            with pytest.raises(ImageError):
+                sandbox.read(content, "first")
+            with pytest.raises(ImageError, match="cannot be decoded now"):
+                sandbox.read(content, "second")
+        assert sandbox.read(content, "third").pixels.size
+
+
+def test_children_know_no_passwords(slices: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRAINTUMOR_PACS_PASSWORD", "opensesame")
+    with Sandbox(children=1) as sandbox:
+        sandbox.read(slices[0].read_bytes(), "x")
+        assert b"opensesame" not in Path(f"/proc/{sandbox._all[0].process.pid}/environ").read_bytes()
+
+
+def test_children_outlive_what_asks_the_whole_group_to_end(slices: list[Path]) -> None:
+    with Sandbox(children=1) as sandbox:
+        sandbox.read(slices[0].read_bytes(), "first")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(sandbox._all[0].process.pid, number)
+        assert sandbox.read(slices[0].read_bytes(), "second").pixels.size
+
+
+def test_a_child_whose_file_never_ends_ends_itself() -> None:
+    code = (
+        "import time; from braintumor import sandbox; sandbox.LONGEST_SECONDS = 1\nwith sandbox.timed(): time.sleep(30)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGALRM

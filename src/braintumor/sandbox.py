@@ -10,21 +10,22 @@ import json
 import os
 import queue
 import resource
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
-from typing import Any, Final, Self
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.errors import BrainTumorError, ImageError
 from braintumor.read import GZIP, SEVERAL, UNDECODABLE, read_all, volume_kind
-from braintumor.scan import EVERYTHING, LARGEST_VOLUME, Choice, Place, Scan
+from braintumor.scan import EVERYTHING, LARGEST_VOLUME, SERIES, Choice, Place, Scan, slice_name
 
 DEADLINE_SECONDS: Final = 0.8
 NEXT_SECONDS: Final = 0.1  # more, for each further slice of a file
@@ -37,8 +38,16 @@ PIXELS_PER_BYTE: Final = 200
 """A file of more than the usual number of pixels may hold so many for each of its bytes: pictures of anything need far
 more bytes than that, blank ones that are packed to fill a decoder's memory far less."""
 TOO_LONG: Final = "takes too long to decode; export it again without compression"
+NOT_NOW: Final = "cannot be decoded now: this machine starts no further process; try again later"
 HEAD: Final = struct.Struct("<Q")
 """Before the content of a file, and before each of the two parts of an answer: its length in bytes."""
+LONGEST_MESSAGE: Final = 1 << 20  # bytes of JSON from a child
+LONGEST_SECONDS: Final = 60  # after which a child that nobody waits for any more ends by itself
+SECRETS: Final = "BRAINTUMOR_"
+"""How the names of our variables in the environment begin; passwords are among them, and a child needs none."""
+NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What comes of an answer that no child gives unless its file has taken it over."""
+Told = TypeVar("Told")
 
 
 class Child:
@@ -48,15 +57,21 @@ class Child:
         self.socket, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+            kept = {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
             limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            self.process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **limits},
-            )
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=kept | limits,
+                )
+            except OSError:
+                self.socket.close()
+                raise
+        self._files = 0
 
     def ask(self, content: bytes, asked: dict[str, Any], seconds: float) -> Iterator[tuple[dict[str, Any], bytearray]]:
         """Yield the child's messages about a file: one for each slice, and one that says that there are no more.
@@ -65,16 +80,21 @@ class Child:
 
         Raises:
             OSError: the time is over, or the process has ended.
+            ValueError: it says what no child says, or something about another file.
         """
-        text = json.dumps(asked).encode()
+        self._files += 1
+        text = json.dumps({**asked, "file": self._files}).encode()
         began = time.monotonic()
         self.socket.settimeout(seconds)
         self.socket.sendall(HEAD.pack(len(text)) + text + HEAD.pack(len(content)))
         self.socket.sendall(content)
         while True:
-            answer, pixels = (answered(self.socket, began + seconds) for _ in range(2))
+            answer = answered(self.socket, began + seconds, LONGEST_MESSAGE)
+            pixels = answered(self.socket, began + seconds, LARGEST * PIXEL_BYTES)
             waited = time.monotonic() - began
             message: dict[str, Any] = json.loads(answer)
+            if message["file"] != self._files:
+                raise ValueError("an answer about another file")
             yield message, pixels
             if "shape" not in message:
                 return
@@ -97,7 +117,7 @@ class Sandbox:
     def __init__(self, children: int = 2, deadline: float = DEADLINE_SECONDS) -> None:
         self.deadline = deadline
         self._all = [Child() for _ in range(children)]
-        self._free: queue.SimpleQueue[Child] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Child | None] = queue.SimpleQueue()  # None is one that could not be started
         for child in self._all:
             self._free.put(child)
         self._started: set[Child] = set()
@@ -117,9 +137,9 @@ class Sandbox:
             ImageError: as `read_all`, or there are several slices.
         """
         with closing(self.read_all(content, name, choice)) as remaining:
-            scan, another = next(remaining), next(remaining, None)
-        if another is not None:
-            raise ImageError(name, SEVERAL)
+            scan, another = next(remaining, None), next(remaining, None)
+        if scan is None or another is not None:
+            raise ImageError(name, UNDECODABLE if scan is None else SEVERAL)
         return scan
 
     def read_all(self, content: bytes, name: str, choice: Choice = EVERYTHING) -> Generator[Scan]:
@@ -131,11 +151,15 @@ class Sandbox:
             ImageError: it cannot be read, has more than 16 million pixels or far more than its size can tell, or takes
                 too long or too much memory.
         """
+
+        def understood(answer: dict[str, Any], pixels: bytearray) -> Scan | None:
+            return scan_of(answer, pixels, name) if "shape" in answer else None
+
         asked = {"name": name, "choice": dataclasses.asdict(choice)}
-        with closing(self._messages(content, name, asked)) as messages:
-            for answer, pixels in messages:
-                if "shape" in answer:
-                    yield scan_of(answer, pixels)
+        with closing(self._messages(content, name, asked, understood)) as found:
+            for scan in found:
+                if scan is not None:
+                    yield scan
 
     def describe(self, content: bytes, name: str) -> dict[str, Any]:
         """Return what `dicom.read.describe` says about a DICOM file's content, as the fields of a `dicom.series.File`.
@@ -143,19 +167,29 @@ class Sandbox:
         Raises:
             ImageError: it cannot be read.
         """
-        messages = list(self._messages(content, name, {"name": name, "describe": True}))
-        described: dict[str, Any] = messages[-1][0]["described"]
+
+        def understood(answer: dict[str, Any], _: bytearray) -> dict[str, Any]:
+            return dict(answer["described"])
+
+        *_, described = self._messages(content, name, {"name": name, "describe": True}, understood)
         return described
 
     def _messages(
-        self, content: bytes, name: str, asked: dict[str, Any]
-    ) -> Generator[tuple[dict[str, Any], bytearray]]:
-        """Yield what a child says about a file, the last message too.
+        self,
+        content: bytes,
+        name: str,
+        asked: dict[str, Any],
+        understood: Callable[[dict[str, Any], bytearray], Told],
+    ) -> Generator[Told]:
+        """Yield what a child says about a file, as it is understood; the last message too.
 
         Raises:
-            ImageError: as `read_all`.
+            ImageError: as `read_all`, or it cannot be understood, or there is no child.
         """
-        child = self._free.get()
+        child = self._free.get() or self._start()
+        if child is None:
+            self._free.put(None)
+            raise ImageError(name, NOT_NOW)
         whole = False
         try:
             # the first answer of a child waits until it has started
@@ -163,23 +197,32 @@ class Sandbox:
             patience += volume_mib(content) / MIB_PER_SECOND
             for answer, pixels in child.ask(content, asked, patience):
                 self._started.add(child)
-                whole = "shape" not in answer
                 if "reason" in answer:
-                    raise ImageError(name, answer["reason"])
-                yield answer, pixels
-        except (OSError, ValueError) as error:
+                    whole = True
+                    raise ImageError(name, str(answer["reason"]))
+                told = understood(answer, pixels)
+                whole = "shape" not in answer
+                yield told
+        except (OSError, *NONSENSE) as error:
             raise ImageError(name, TOO_LONG if isinstance(error, TimeoutError) else UNDECODABLE) from error
         finally:
             self._free.put(child if whole else self._replace(child))
 
-    def _replace(self, child: Child) -> Child:
-        """Return a new child after ending one."""
+    def _replace(self, child: Child) -> Child | None:
+        """Return a new child after ending one, if it can be started now."""
         child.end()
         self._started.discard(child)
         self._all.remove(child)
-        fresh = Child()
-        self._all.append(fresh)
-        return fresh
+        return self._start()
+
+    def _start(self) -> Child | None:
+        """Return a new child, None where the system starts none now."""
+        try:
+            child = Child()
+        except OSError:
+            return None
+        self._all.append(child)
+        return child
 
     def close(self) -> None:
         """End all children."""
@@ -198,13 +241,16 @@ def volume_mib(content: bytes) -> float:
     return min(max(size, len(content)), LARGEST_VOLUME) / 2**20
 
 
-def answered(stream: socket.socket, until: float) -> bytearray:
+def answered(stream: socket.socket, until: float, longest: int) -> bytearray:
     """Return one part of a child's message.
 
     Raises:
         OSError: the time is over, or the other side has gone.
+        ValueError: it has more bytes than such a part can have.
     """
     (length,) = HEAD.unpack(filled(stream, bytearray(HEAD.size), until))
+    if length > longest:
+        raise ValueError(f"expected at most {longest:,} bytes, got {length:,}")
     return filled(stream, bytearray(length), until)
 
 
@@ -220,18 +266,24 @@ def filled(stream: socket.socket, buffer: bytearray, until: float) -> bytearray:
     return buffer
 
 
-def scan_of(answer: dict[str, Any], pixels: bytearray) -> Scan:
-    """Return the slice in a child's message."""
+def scan_of(answer: dict[str, Any], pixels: bytearray, name: str) -> Scan:
+    """Return the slice in a child's message about a file of this name.
+
+    Raises:
+        One of `NONSENSE`: it is none, or names another file or place.
+    """
     values = np.frombuffer(pixels, np.float32).reshape(answer["shape"])
-    spacing, place = answer["spacing"], answer["place"]
-    return Scan(
-        values,
-        spacing and tuple(spacing),
-        answer["source"],
-        tuple(answer["notes"]),
-        place and Place(**place),
-        answer["origin"],
-    )
+    spacing, notes = answer["spacing"], tuple(answer["notes"])
+    place = answer["place"] and Place(**answer["place"])
+    names = (name, place and slice_name(name, int(place.number), 2))
+    if answer["source"] not in names or (place and place.volume != name and not SERIES.fullmatch(place.volume)):
+        raise ValueError("an answer about another file")
+    if not all(note.isprintable() for note in notes):
+        raise ValueError("expected notes of letters")
+    return Scan(values, spacing and tuple(spacing), answer["source"], notes, place, answer["origin"])
+
+
+PIXEL_BYTES: Final = 4
 
 
 def received(stream: socket.socket) -> bytes:
@@ -265,13 +317,15 @@ def serve(stream: socket.socket) -> None:
         while True:
             asked, content = (received(stream) for _ in range(2))
             last: dict[str, Any] = {}
+            wishes = json.loads(asked)
+            about = {"file": wishes["file"]}
             try:
-                wishes = json.loads(asked)
                 if wishes.get("describe"):
-                    last = described(content, wishes["name"])
+                    with timed():
+                        last = described(content, wishes["name"])
                 else:
-                    for message, pixels in decoded(content, wishes):
-                        send(stream, message, pixels)
+                    for message, pixels in in_time(decoded(content, wishes)):
+                        send(stream, message | about, pixels)
             except BrainTumorError as error:
                 last = {"reason": error.reason if isinstance(error, ImageError) else str(error)}
             except OSError:
@@ -279,7 +333,27 @@ def serve(stream: socket.socket) -> None:
             except Exception:  # whatever a file does to its decoder is a refusal
                 last = {"reason": UNDECODABLE}
             del asked, content  # or there is no room for the next file
-            send(stream, last)
+            send(stream, last | about)
+
+
+@contextmanager
+def timed() -> Iterator[None]:
+    """End the process if the block takes far longer than anybody waits for it: who asked may have been killed."""
+    signal.alarm(LONGEST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def in_time(messages: Iterator[Told]) -> Iterator[Told]:
+    """Yield messages, each made as in `timed`."""
+    while True:
+        with timed():
+            message = next(messages, None)
+        if message is None:
+            return
+        yield message
 
 
 def send(stream: socket.socket, message: dict[str, Any], pixels: NDArray[np.float32] = NOTHING) -> None:
@@ -328,7 +402,12 @@ def preload() -> None:
 
 
 def main() -> None:
-    """Be a child: decode what comes over the socket whose number is the argument."""
+    """Be a child: decode what comes over the socket whose number is the argument.
+
+    What ends the other side, as Ctrl-C does, leaves it time to finish; it ends its children.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[1])) as stream:
         preload()
         confine()

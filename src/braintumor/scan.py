@@ -26,8 +26,8 @@ class Place:
     """Where a slice lies in a volume.
 
     Attributes:
-        volume: what the slices of one volume share: for NIfTI what the file is called, for DICOM a code made from the
-            series' UID, which does not say whose it is.
+        volume: what the slices of one volume share: for NIfTI, and DICOM that names no series, what the file is called;
+            else a code made from the UIDs of study and series, which does not say whose they are.
         number: counted from 1: a DICOM file's Instance Number or its frame, a NIfTI volume's slice.
         position: millimetres along the slices' normal, None where the file does not say; sorts the slices.
     """
@@ -35,6 +35,10 @@ class Place:
     volume: str
     number: int
     position: float | None = None
+
+
+SERIES: Final = re.compile("series [0-9a-f]{8}")
+"""What a volume is called that is a DICOM series."""
 
 
 def slice_name(file: str, number: int, count: int) -> str:
