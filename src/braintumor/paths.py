@@ -9,7 +9,7 @@ from braintumor.data.layout import IMAGE_SUFFIXES
 from braintumor.errors import BrainTumorError, ImageError
 from braintumor.inference import Prediction
 from braintumor.read import volume_kind
-from braintumor.scan import Scan, number_in_file
+from braintumor.scan import SERIES, Scan, number_in_file
 
 
 def images_in(paths: tuple[Path, ...]) -> Iterator[Path]:
@@ -64,5 +64,6 @@ class UniqueNames:
 def place_of(scan: Scan, out: Path, names: Mapping[Path, UniqueNames]) -> tuple[Path, str]:
     """Return the folder of a slice's series under `out`, and what the slice is called there."""
     assert scan.place
-    folder = out / scan.place.volume.replace(" ", "-")
+    known = SERIES.fullmatch(scan.place.volume)  # else it is called as the file that came in, which says who it is of
+    folder = out / (scan.place.volume.replace(" ", "-") if known else "series-unknown")
     return folder, names[folder].take(f"{scan.place.number:04d}.x")

@@ -205,6 +205,16 @@ def test_a_series_has_a_code_that_does_not_tell_its_uid_and_slices_have_position
     assert (first.position, second.position) == (5.0, 10.0)
 
 
+def test_slices_without_a_series_or_of_two_studies_share_no_volume() -> None:
+    one, copy = mr(), mr(study="other")
+    copy.SeriesInstanceUID = one.SeriesInstanceUID
+    volumes = [read(each)[0].place.volume for each in (one, copy)]  # type: ignore[union-attr]
+    assert volumes[0] != volumes[1]
+    (nameless,) = read(mr(SeriesInstanceUID=None))
+    assert nameless.place
+    assert nameless.place.volume == nameless.source
+
+
 def test_a_position_is_along_the_normal() -> None:
     # rows run to the back, columns to the feet: the normal is (0, 1, 0) x (0, 0, -1) = (-1, 0, 0)
     made = mr(ImageOrientationPatient=[0, 1, 0, 0, 0, -1], ImagePositionPatient=[12.5, 7, 8])

@@ -21,6 +21,10 @@ def choose(study: list[Dataset], **options: bool) -> list[Chosen]:
     return choose_files([described(each, each.SOPInstanceUID) for each in study], **options)
 
 
+def code_of(image: Dataset) -> str:
+    return series_code(image.StudyInstanceUID, image.SeriesInstanceUID)
+
+
 def wanted(study: list[Dataset], **options: bool) -> list[bool]:
     return [each.wanted for each in choose(study, **options)]
 
@@ -33,7 +37,7 @@ def test_each_series_in_scope_is_classified_and_the_others_are_explained() -> No
     assert len(first.files) == 3
     assert second.wanted
     assert second.explanation == "T1 with contrast agent, axial, 6 slices"
-    assert second.series_uid == series("t1")[0].SeriesInstanceUID
+    assert second.volume == code_of(series("t1")[0])
     assert second.files == tuple(each.SOPInstanceUID for each in series("t1"))
     assert third.explanation.startswith("left out: Modality is CT")
 
@@ -43,6 +47,13 @@ def test_files_out_of_scope_are_left_out_of_their_series() -> None:
     assert chosen.wanted
     assert len(chosen.files) == 2
     assert chosen.explanation.endswith("2 slices; 1 file left out as no slices of the head in MR")
+
+
+def test_files_of_two_studies_or_without_series_are_not_put_together() -> None:
+    one, copy = (mr(series="t1", study=study) for study in (1, 2))
+    copy.SeriesInstanceUID = one.SeriesInstanceUID
+    nameless = [mr(number=number, SeriesInstanceUID=None) for number in (7, 8)]
+    assert [len(each.files) for each in choose([one, copy, *nameless])] == [1, 1, 1, 1]
 
 
 def test_no_files_make_no_series() -> None:
@@ -116,10 +127,7 @@ def test_a_study_is_surveyed_in_files(tmp_path: Path) -> None:
     study = survey([*paths, tmp_path / "broken", tmp_path / "text", tmp_path / "missing"])
     assert study.files == tuple(map(str, [*paths[:2], paths[3]]))
     assert [error.source for error in study.unreadable] == [str(tmp_path / n) for n in ("broken", "text", "missing")]
-    assert (
-        study.explanations[0]
-        == f"{series_code(series('t1')[0].SeriesInstanceUID)}: T1 with contrast agent, axial, 2 slices"
-    )
+    assert study.explanations[0] == f"{code_of(series('t1')[0])}: T1 with contrast agent, axial, 2 slices"
     assert survey(paths, best=True).files == tuple(map(str, paths[:2]))
 
 

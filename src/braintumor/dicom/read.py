@@ -11,12 +11,12 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from braintumor.dicom import display, scope
-from braintumor.dicom.attributes import TOO_DEEP, RefusalError, code, counted, numbers, place_of
+from braintumor.dicom.attributes import TOO_DEEP, RefusalError, counted, numbers, place_of
 from braintumor.dicom.frames import Layout, Pixels, check_amount, decode, frames, layout
 from braintumor.dicom.origin import extract
 from braintumor.dicom.parse import parse
 from braintumor.dicom.quiet import nothing
-from braintumor.dicom.series import File, described, series_code
+from braintumor.dicom.series import File, described, volume_of
 from braintumor.errors import ImageError
 from braintumor.scan import Choice, Place, Scan, slice_name, unusable_size
 
@@ -56,7 +56,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
                 display.spacing(header, number.frame),
                 slice_name(name, number.shown, image.stored.frames),
                 (*notes, *assumed, *(() if origin else (UNREFERABLE,))),
-                place(header, number),
+                place(header, number, name),
                 origin,
             )
     except RefusalError as error:
@@ -155,9 +155,9 @@ def opened(header: Dataset, pixels: Pixels | None) -> Image:
     return Image(header, pixels, layout(header))
 
 
-def place(header: Dataset, number: Number) -> Place:
-    """Return where a slice lies: a code of its series, its number, and its position along the normal."""
-    return Place(series_code(code(header, "SeriesInstanceUID")), number.shown, position(header, number.frame))
+def place(header: Dataset, number: Number, name: str) -> Place:
+    """Return where a slice of a file lies: in which series, its number, and its position along the normal."""
+    return Place(volume_of(header, name), number.shown, position(header, number.frame))
 
 
 def position(header: Dataset, frame: int) -> float | None:

@@ -31,6 +31,7 @@ class File:
     Attributes:
         name: what the file is called.
         series_uid: its SeriesInstanceUID.
+        volume: what its series is called, see `volume_of`.
         refusal: why it is no slice of the head in MR, None if it is one.
         slices: frames, 1 for a single image.
         contrast: one of `CONTRASTS`.
@@ -40,6 +41,7 @@ class File:
 
     name: str
     series_uid: str
+    volume: str
     refusal: str | None
     slices: int
     contrast: str
@@ -52,6 +54,7 @@ def described(header: Dataset, name: str) -> File:
     return File(
         name,
         code(header, "SeriesInstanceUID"),
+        volume_of(header, name),
         refusal(header),
         max(1, counted(header, "NumberOfFrames", 1)),
         contrast(header),
@@ -65,13 +68,13 @@ class Chosen:
     """A series of a study, and whether it is classified.
 
     Attributes:
-        series_uid: its SeriesInstanceUID.
+        volume: what it is called.
         wanted: whether it is classified.
         explanation: why, or why not; it holds no text of the files.
         files: names of its slices' files; of a series that is left out, of all files.
     """
 
-    series_uid: str
+    volume: str
     wanted: bool
     explanation: str
     files: tuple[str, ...]
@@ -86,32 +89,44 @@ def choose(files: Iterable[File], *, best: bool = False) -> list[Chosen]:
     """
     series: dict[str, list[File]] = {}
     for file in files:
-        series.setdefault(file.series_uid, []).append(file)
-    kept = {uid: [each for each in files if each.refusal is None] for uid, files in series.items()}
-    first = min((uid for uid, files in kept.items() if files), key=lambda uid: rank(uid, kept[uid]), default=None)
+        series.setdefault(file.volume, []).append(file)
+    kept = {volume: [each for each in files if each.refusal is None] for volume, files in series.items()}
+    first = min((volume for volume, files in kept.items() if files), key=lambda each: rank(kept[each]), default=None)
     chosen = []
-    for uid, every in series.items():
-        slices = kept[uid]
+    for volume, every in series.items():
+        slices = kept[volume]
         if not slices:
-            chosen.append(Chosen(uid, False, f"left out: {every[0].refusal}", names(every)))
-        elif best and uid != first:
+            chosen.append(Chosen(volume, False, f"left out: {every[0].refusal}", names(every)))
+        elif best and volume != first:
             said = f"left out: another series comes first; this one is {summary(slices)}"
-            chosen.append(Chosen(uid, False, said, names(slices)))
+            chosen.append(Chosen(volume, False, said, names(slices)))
         else:
             why = "comes first: " if best else ""
-            chosen.append(Chosen(uid, True, f"{why}{summary(slices)}{others(every, slices)}", names(slices)))
+            chosen.append(Chosen(volume, True, f"{why}{summary(slices)}{others(every, slices)}", names(slices)))
     return chosen
 
 
-def series_code(uid: str) -> str:
-    """Return what a series is called in results: a code made from its UID, which it does not tell."""
-    return f"series {hashlib.blake2b(uid.encode(), digest_size=4).hexdigest()}"
+def volume_of(header: Dataset, name: str) -> str:
+    """Return what the slices of a file's series share; the file's name where it names no series.
+
+    Files without a series may be of different patients: each stands for itself.
+    """
+    study, series = (code(header, keyword) for keyword in ("StudyInstanceUID", "SeriesInstanceUID"))
+    return series_code(study, series) if series else name
 
 
-def rank(uid: str, slices: list[File]) -> tuple[object, ...]:
+def series_code(study: str, series: str) -> str:
+    """Return what a series is called in results: a code made from its UID and its study's, which it does not tell.
+
+    Copies of a series in two studies, perhaps of different patients, are not taken for one.
+    """
+    return f"series {hashlib.blake2b(f'{study}/{series}'.encode(), digest_size=4).hexdigest()}"
+
+
+def rank(slices: list[File]) -> tuple[object, ...]:
     """Return what sorts series, the best one first."""
     first, count = slices[0], sum(each.slices for each in slices)
-    return count < FEW, CONTRASTS.index(first.contrast), not first.is_axial, -count, first.number, uid
+    return count < FEW, CONTRASTS.index(first.contrast), not first.is_axial, -count, first.number, first.series_uid
 
 
 UNNUMBERED: Final = 2**31

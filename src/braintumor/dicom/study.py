@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from braintumor.dicom.series import Chosen, File, choose, series_code
+from braintumor.dicom.series import Chosen, File, choose
 from braintumor.errors import ImageError
 from braintumor.read import whole
 from braintumor.sandbox import Sandbox
@@ -30,7 +30,7 @@ class Study:
     @property
     def explanations(self) -> tuple[str, ...]:
         """Return a line for each series: whether it is classified and why."""
-        return tuple(f"{series_code(series.series_uid)}: {series.explanation}" for series in self.series)
+        return tuple(f"{series.volume}: {series.explanation}" for series in self.series)
 
 
 def survey(paths: Iterable[Path], *, best: bool = False) -> Study:
