@@ -60,7 +60,8 @@ def extract(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]
         name: what to call the image in an error.
 
     Raises:
-        ImageError: a UID is missing or invalid, so that no result can refer to the image.
+        ImageError: a UID is missing or invalid, so that no result can refer to the image; or the Patient ID cannot be
+            repeated as it is, so that an archive could file results under another patient.
         RefusalError: the functional groups are damaged.
     """
     kept = Dataset()
@@ -69,7 +70,7 @@ def extract(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]
         values = valid_values(dataset, keyword, encodings)
         if values:
             setattr(kept, keyword, values if len(values) > 1 else values[0])
-        elif keyword in NEEDED:
+        elif keyword in NEEDED or (keyword == "PatientID" and is_filled(dataset, keyword)):
             raise ImageError(name, f"{keyword} is missing or invalid; send the image again from the archive")
         elif keyword in EMPTY_IF_UNKNOWN:
             setattr(kept, keyword, None)
@@ -83,6 +84,12 @@ def extract(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]
 def restore(origin: Mapping[str, Any]) -> Dataset:
     """Return the attributes that `extract` kept as a dataset."""
     return Dataset.from_json(dict(origin))
+
+
+def is_filled(dataset: Dataset, keyword: str) -> bool:
+    """Tell whether an attribute has a value, be it valid or not."""
+    value = dataset.get_item(keyword).value if keyword in dataset else None
+    return bool(value.strip(b" \0") if isinstance(value, bytes) else value)
 
 
 def encodings_of(dataset: Dataset) -> list[str]:
@@ -103,10 +110,14 @@ def valid_values(dataset: Dataset, keyword: str, encodings: Sequence[str]) -> li
     if len(texts) > MOST_VALUES.get(keyword, 1) or (keyword == "PatientOrientation" and len(texts) == 1):
         return []
     check = ENUMERATED.get(keyword, VALID[vr])
+    if keyword == "PatientID" and any(REPLACED in text for text in texts):
+        return []
     values = [check(text) for text in texts]
     return [] if None in values else values
 
 
+REPLACED: Final = "\ufffd"
+"""What stands for bytes that are no text in any of the file's character sets."""
 MOST_VALUES: Final = {
     "PatientOrientation": 2,
     "LossyImageCompressionRatio": 8,
