@@ -288,6 +288,7 @@ def test_another_image_frame_model_or_operating_point_has_other_uids(
         (make.mr(number=2), 1, model),
         (make.enhanced(), 1, model),
         (make.enhanced(), 2, model),
+        (make.mr(study="copy", SOPInstanceUID=make.mr().SOPInstanceUID), 1, model),
         (make.mr(), 1, retrained),
         (make.mr(), 1, model.deciding(coverage=1.0)),
     ]
@@ -296,7 +297,7 @@ def test_another_image_frame_model_or_operating_point_has_other_uids(
     series = [tuple(each.SeriesInstanceUID for each in results_of) for results_of in made]
     assert series[0] == series[1]  # two slices of a series
     assert series[2] == series[3]  # two frames
-    assert len(set(series)) == 4
+    assert len(set(series)) == 5
 
 
 def test_results_carry_the_images_date_or_an_impossible_one(model: Model, prediction: Prediction) -> None:

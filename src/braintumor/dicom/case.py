@@ -77,20 +77,32 @@ class Case:
         return tuple(each.replace(TITLES["no_tumor"], meaning) for each in self.prediction.reasons)
 
     def uid(self, role: str) -> str:
-        """Return the UID of something that belongs to this slice; the same for the same image, model and settings."""
-        return uid_of(role, str(self.source.SOPInstanceUID), str(self.frame), *self.authorship())
+        """Return the UID of something that belongs to this slice; the same for the same image, model and settings.
+
+        A copy of the image in another study or series, be it of another patient by mistake, has results of its own.
+        """
+        source = self.source
+        image = (source.StudyInstanceUID, source.SeriesInstanceUID, source.SOPInstanceUID, self.frame)
+        return uid_of(role, *map(str, image), *authorship(self.model))
 
     def series_uid(self, kind: Kind) -> str:
         """Return the UID of the series in which results of one kind about the image's series are."""
-        return uid_of("series", kind.title, str(self.source.SeriesInstanceUID), *self.authorship())
+        series = (self.source.StudyInstanceUID, self.source.SeriesInstanceUID)
+        return uid_of("series", kind.title, *map(str, series), *authorship(self.model))
 
     def device_uid(self) -> str:
         """Return the UID of the model with this version of the package."""
-        return uid_of("device", *self.authorship()[:3])
+        return uid_of("device", *authorship(self.model)[:3])
 
-    def authorship(self) -> tuple[str, ...]:
-        """Return all that decides what is said about an image: package, model and operating point."""
-        return __version__, self.model.identity, fingerprint(self.model), repr(self.model.policy)
+
+def authorship(model: Model) -> tuple[str, ...]:
+    """Return all that decides what is said about an image: package, model and operating point."""
+    return __version__, model.identity, fingerprint(model), repr(model.policy)
+
+
+def author(model: Model) -> str:
+    """Return a hash of all that decides what is said about an image: who has the same one makes the same results."""
+    return hashlib.sha256("\0".join(authorship(model)).encode()).hexdigest()[:32]
 
 
 def uid_of(*parts: str) -> str:
