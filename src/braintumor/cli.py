@@ -549,12 +549,14 @@ class DicomClassify:
 
     def run(self) -> int:
         """Say which series are classified and why, write the results, and say for each slice what they say."""
-        from braintumor.dicom.files import answerable, write_results
+        from braintumor.dicom.codes import DECISIONS
+        from braintumor.dicom.files import save
         from braintumor.dicom.quiet import quiet
         from braintumor.dicom.study import survey
+        from braintumor.dicom.write import result_files
         from braintumor.inference import judge_each
         from braintumor.paths import UniqueNames, images_in, place_of, refuse_overwriting
-        from braintumor.terminal import said, written
+        from braintumor.terminal import written
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
@@ -569,18 +571,28 @@ class DicomClassify:
             raise BrainTumorError("nothing to classify: no file is a DICOM image of a series that is taken; see above")
         names: defaultdict[Path, UniqueNames] = defaultdict(UniqueNames)
 
-        def write(answer: "tuple[Scan, Prediction] | ImageError | None") -> None:
-            if answer is None:
-                print(f"{model.identity}. {DISCLAIMER}")
-            elif not isinstance(answer, ImageError):
-                scan, prediction = answer
-                folder, name = place_of(scan, self.out, names)
-                count = write_results(scan, prediction, model, folder, name)
-                print(f"{prediction.image}: {said(prediction)} -> {folder / name}-*.dcm ({count})", flush=True)
+        def answered(answer: "tuple[Scan, Prediction] | ImageError") -> str | ImageError:
+            """Write the results about a slice; return what to say of it."""
+            if isinstance(answer, ImageError):
+                return answer
+            scan, prediction = answer
+            try:
+                made = result_files(scan, prediction, model)
+            except ImageError as error:
+                return error
+            folder, name = place_of(scan, self.out, names)
+            save(made, folder, name)
+            reasons = f" ({'; '.join(prediction.reasons)})" if prediction.reasons else ""
+            decision = f"{DECISIONS[prediction.decision].meaning}{reasons}"
+            return f"{prediction.image}: {decision} -> {folder / name}-*.dcm ({len(made)})"
+
+        def write(said: str | ImageError | None) -> None:
+            if not isinstance(said, ImageError):
+                print(f"{model.identity}. {DISCLAIMER}" if said is None else said, flush=True)
 
         with quiet():
             answers = judge_each(study.files, model, Choice.of(self.slices))
-            failures = written(map(answerable, answers), write)
+            failures = written(map(answered, answers), write)
         return FINDINGS if study.unreadable or failures else DONE
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from braintumor.classes import DISCLAIMER
 from braintumor.cli import main
+from braintumor.dicom import write
 from tests.dicom import make
 from tests.volume_files import brain
 
@@ -53,6 +54,13 @@ def test_results_are_written_by_series_and_named_after_nobody(
     assert sorted(len(list(each.iterdir())) for each in series) == [9, 12]
     names = {file.name for file in out.rglob("*.dcm")}
     assert names == {f"{number:04d}-{kind}.dcm" for number in range(1, 5) for kind in ("overlay", "map", "report")}
+    assert (
+        sum(
+            "class predicted on this slice -> " in line or "Referred to a reader (" in line
+            for line in said.out.splitlines()
+        )
+        == 7
+    )
     sources = {make.mr(seed=number, number=number).SOPInstanceUID for number in (1, 2, 3)}
     reports = [pydicom.dcmread(file) for file in out.rglob("*-report.dcm")]
     referred = {
@@ -186,3 +194,27 @@ def test_an_image_without_identifiers_is_answered_but_gets_no_results(
     assert status_of("predict", tmp_path / "bad.dcm", "--model", model_folder, "--format", "json") == 0
     (answer,) = json.loads(capsys.readouterr().out)["predictions"]
     assert answer["notes"] == problem
+
+
+def test_what_a_library_says_of_a_patient_stops_nothing_and_is_not_repeated(
+    study: Path,
+    tmp_path: Path,
+    model_folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = itertools.count()
+
+    def report(*_: object) -> object:
+        if next(made) == 0:
+            raise ValueError(f"Invalid value for VR PN: {make.NAME}")
+        return original(*_)
+
+    original = write.report
+    monkeypatch.setattr(write, "report", report)
+    out = tmp_path / "out"
+    assert status_of("dicom", "classify", study / "IM1", study / "IM2", "--model", model_folder, "--out", out) == 3
+    said = capfd.readouterr()
+    assert "results cannot be made of it (ValueError)" in said.err
+    assert make.NAME not in said.out + said.err
+    assert len(list(out.rglob("*.dcm"))) == 3

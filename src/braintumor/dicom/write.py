@@ -15,7 +15,9 @@ from braintumor.dicom import codes
 from braintumor.dicom.case import CLASS_MAP, OVERLAY, Case, begun, reference, reference_to, short
 from braintumor.dicom.codes import dataset
 from braintumor.dicom.origin import restore
+from braintumor.dicom.read import UNREFERABLE, silence
 from braintumor.dicom.report import report
+from braintumor.errors import ImageError
 from braintumor.inference import Prediction
 from braintumor.model import Model
 from braintumor.overlay import FAINT_INK, MARGIN, SIDE, TOP, enlarge, figure, font, shown
@@ -50,6 +52,27 @@ def results(scan: Scan, prediction: Prediction, model: Model) -> list[Dataset]:
         *([] if class_map is None else [class_map]),
         report(case, class_map),
     ]
+
+
+def result_files(scan: Scan, prediction: Prediction, model: Model) -> list[tuple[Dataset, bytes]]:
+    """Return the `results` about a slice, each with its `encoded` content.
+
+    Raises:
+        ImageError: none can be made of this slice. The reason holds nothing of its attributes, as texts of libraries
+            may; neither do these log or warn from then on.
+        ModelError: the model's file is no longer there.
+    """
+    silence()
+    if scan.origin is None:
+        raise ImageError(scan.source, UNREFERABLE)
+    try:
+        return [(made, encoded(made)) for made in results(scan, prediction, model)]
+    except WRITER_ERRORS as error:
+        raise ImageError(scan.source, f"results cannot be made of it ({type(error).__name__})") from None
+
+
+WRITER_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+"""What libraries raise on odd attributes."""
 
 
 def encoded(result: Dataset) -> bytes:

@@ -43,7 +43,7 @@ class Results:
             ImageError: it comes from no DICOM file, or there are too many slices.
         """
         from braintumor.dicom.files import file_name
-        from braintumor.dicom.write import encoded, results
+        from braintumor.dicom.write import result_files
 
         if scan.origin is None:
             raise ImageError(scan.source, "no DICOM image, or without valid identifiers: results could not refer to it")
@@ -54,14 +54,14 @@ class Results:
             re.sub(r"[^\w.-]+", "-", model.card.name) if self._models > 1 else "",
         )
         name = "-".join(filter(None, parts))
-        written = [(file_name(each, name), encoded(each)) for each in results(scan, prediction, model)]
+        made = [(file_name(each, name), content) for each, content in result_files(scan, prediction, model)]
         with self._lock:
             if self._archive.fp is None:  # closed: nobody waits any more
                 return
             if self._count == MOST * self._models:
                 raise ImageError(scan.source, f"more than {MOST} slices; ask for the results in several requests")
             self._count += 1
-            for entry_name, content in written:
+            for entry_name, content in made:
                 entry = zipfile.ZipInfo(entry_name)
                 entry.external_attr = 0o600 << 16
                 self._archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 1)
