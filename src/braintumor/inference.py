@@ -1,7 +1,7 @@
 """What the model says about slices: one path for Python, command line, evaluation and everything to come."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -155,7 +155,7 @@ def predict_each(
 
 def judge_each(
     sources: Iterable[Source], model: Model, choice: Choice = EVERYTHING
-) -> Iterator[tuple[Scan, Prediction] | ImageError]:
+) -> Generator[tuple[Scan, Prediction] | ImageError]:
     """Yield the slices with their answers, or why there are none; as `predict_each`, with a few slices in memory."""
     with Decoders(model, choice) as decoders:
         remaining = chain.from_iterable(map(decoders.scans, sources))

@@ -32,6 +32,8 @@ class Archive:
         asked: method and path of every request.
         trouble: called before every request; a status that it returns is the answer.
         not_taken: SOP Instance UIDs of results that are refused, each once.
+        said: answers that are given instead, by how the path begins.
+        headers: of every answer, besides the usual.
         lists: whether there is a list of changes.
         pages: whether searches heed `offset`.
     """
@@ -42,6 +44,8 @@ class Archive:
         self.asked: list[tuple[str, str]] = []
         self.trouble: Callable[[str, str], int | None] = lambda method, path: None
         self.refuse: Callable[[str], bool] = lambda uid: False
+        self.said: dict[str, bytes] = {}
+        self.headers: dict[str, str] = {}
         self.lists, self.pages = True, True
         self.url = ""
 
@@ -69,6 +73,9 @@ class Archive:
         status = self.trouble(method, path)
         if status:
             return status, b""
+        for start, content in self.said.items():
+            if path.startswith(start):
+                return 200, content
         path, _, query = path.partition("?")
         wanted = dict(part.partition("=")[::2] for part in query.split("&"))
         if self.lists:
@@ -155,6 +162,8 @@ def serving(archive: Archive) -> Iterator[Archive]:
             if status in (301, 307):
                 self.send_header("Location", "http://localhost:1/elsewhere")
             self.send_header("Content-Length", str(len(content)))
+            for name, value in archive.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
 

@@ -12,6 +12,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from braintumor.dicom import outgoing, pacs
+from braintumor.dicom.case import author
+from braintumor.dicom.incoming import Incoming
 from braintumor.dicom.journal import Journal
 from braintumor.dicom.outgoing import Waiting, backoff
 from braintumor.dicom.pacs import ArchiveError, Image
@@ -243,7 +245,7 @@ def test_a_file_that_took_too_long_under_load_gets_another_chance(
 def test_an_image_whose_results_cannot_be_made_stops_no_other(
     archive: Archive, run: Run, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from braintumor.dicom import watch as module
+    from braintumor.dicom import write as module
 
     for each in images(2):
         archive.add(each)
@@ -297,6 +299,18 @@ def test_images_half_answered_by_another_model_must_be_finished_first(run: Run, 
         run()
 
 
+def test_another_version_of_this_package_is_as_another_model(
+    archive: Archive, run: Run, bundled: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(tmp_path / "state") as journal:
+        journal.begin(["a"], author(bundled))
+    with monkeypatch.context() as newer:
+        newer.setattr("braintumor.dicom.case.__version__", "99.0")
+        with pytest.raises(ModelError, match="or version of braintumor"):
+            run()
+    assert run() == Tally()
+
+
 def test_an_interrupted_answer_is_finished_and_then_no_longer_under_way(
     archive: Archive, run: Run, bundled: Model, tmp_path: Path
 ) -> None:
@@ -304,7 +318,7 @@ def test_an_interrupted_answer_is_finished_and_then_no_longer_under_way(
     archive.add(image)
     with Journal(tmp_path / "state") as journal:
         key = Image(image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID).key
-        journal.begin([key, "gone meanwhile"], bundled.identity)
+        journal.begin([key, "gone meanwhile"], author(bundled))
     assert run().answered == 1
     with Journal(tmp_path / "state") as journal:
         assert journal.under_way() == {}
@@ -362,3 +376,91 @@ def test_a_file_is_taken_out_of_its_message_unchanged() -> None:
     assert pacs.only_part(message) == content
     assert pacs.only_part(content) == content
     assert pydicom.dcmread(io.BytesIO(pacs.only_part(message))).Modality == "MR"
+
+
+def test_another_image_than_the_one_asked_for_is_never_answered(archive: Archive, run: Run, said: list[str]) -> None:
+    wanted, other = images(2)
+    archive.add(wanted, make.encoded(other))
+    assert run() == Tally(waiting=1)
+    assert archive.results() == []
+    assert not any("2.25." in line for line in said)
+
+
+@pytest.mark.parametrize("page", [b"<html>please log in</html>", b""])
+def test_a_page_in_place_of_an_image_is_no_reason_to_give_up_on_it(archive: Archive, run: Run, page: bytes) -> None:
+    archive.add(images(1)[0])
+    archive.said = {"/dicom-web/studies/": page}
+    assert run() == Tally(waiting=1)
+    archive.said = {}
+    assert run().answered == 1
+
+
+def test_what_waits_in_great_number_is_waited_for(archive: Archive, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("braintumor.dicom.watch.MOST_WAITING", 1)
+    archive.add(images(1)[0])
+    archive.trouble = lambda method, path: 500 if "/instances/" in path else None
+    assert run() == Tally(waiting=1)
+
+
+CHANGE = b'{"Seq": %s, "ID": "a", "ChangeType": "NewInstance"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/changes?since", b"[" * 100_000),
+        ("/changes?since", b"[]"),
+        ("/changes?since", b'{"Changes": 7, "Done": true, "Last": 0}'),
+        ("/changes?since", b'{"Changes": [%s], "Done": true, "Last": 1}' % (CHANGE % b"1e999")),
+        ("/changes?since", b'{"Changes": [%s], "Done": true, "Last": 1}' % (CHANGE % str(2**70).encode())),
+        ("/tools/bulk-content", b'[{"ID": "a"}]'),
+        ("/tools/bulk-content", b'[{"ID": "a", "ParentSeries": [], "MainDicomTags": []}]'),
+        ("/tools/bulk-content", b'{"a": 1}'),
+    ],
+)
+def test_an_answer_that_cannot_be_understood_is_trouble_of_the_archive(
+    archive: Archive, run: Run, path: str, content: bytes
+) -> None:
+    archive.add(images(1)[0])
+    archive.said = {path: content}
+    with pytest.raises(ArchiveError):
+        run()
+    archive.said = {}
+    assert run().answered == 1
+
+
+def test_a_list_that_says_for_ever_that_there_is_more_is_read_at_leisure(archive: Archive, run: Run) -> None:
+    archive.said = {"/changes?since": b'{"Changes": [], "Done": false, "Last": 0}'}
+    assert run() == Tally()
+
+
+def test_what_is_packed_is_not_unpacked(archive: Archive, run: Run) -> None:
+    archive.headers = {"Content-Encoding": "gzip"}
+    with pytest.raises(ArchiveError, match="packs its answer"):
+        run()
+
+
+def test_an_answer_that_drips_is_no_answer(archive: Archive, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacs, "WHOLE_SECONDS", 0.0)
+    with pytest.raises(ArchiveError, match="no answer in time"):
+        run()
+
+
+def test_the_slices_of_a_large_image_are_never_held_together(archive: Archive) -> None:
+    made = make.enhanced()
+    archive.add(made)
+    reached = pacs.Archive(archive.url)
+    reached.find()
+    with Sandbox(1) as sandbox, Incoming(reached, sandbox) as incoming:
+        image = Image(made.StudyInstanceUID, made.SeriesInstanceUID, made.SOPInstanceUID)
+        ((_, fetched),) = next(incoming.fetched([Waiting(image)], 0))
+    assert (fetched.slices, fetched.several) == ((), make.encoded(made))
+
+
+def test_an_image_of_too_many_slices_is_answered_in_part_and_refused(
+    archive: Archive, run: Run, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("braintumor.dicom.watch.MOST_SLICES", 2)
+    archive.add(make.enhanced())
+    assert run() == Tally(refused=1, passed=6)
+    assert "refused 1: more than 5,000 slices; split it" in said

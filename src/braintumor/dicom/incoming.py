@@ -3,9 +3,12 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Self
 
+from braintumor.dicom.news import INSTANCE, SERIES, STUDY, first_values
 from braintumor.dicom.outgoing import Waiting
 from braintumor.dicom.pacs import Archive, ArchiveError, Image, TooLargeError, TroubleError
 from braintumor.errors import ImageError
@@ -20,11 +23,19 @@ NOT_GIVEN: Final = "the archive does not give it"
 
 @dataclass(frozen=True, eq=False)
 class Fetched:
-    """An image's slices, and why there are no more of them; `here` is false where it has gone."""
+    """What came of an image.
+
+    Attributes:
+        slices: of it.
+        reason: why there are no more of them.
+        here: false where it has gone.
+        several: the file instead of its slices where it has more than one, so that they need not be held together.
+    """
 
     slices: tuple[Scan, ...] = ()
     reason: str = ""
     here: bool = True
+    several: bytes = b""
 
 
 class Incoming:
@@ -105,7 +116,22 @@ class Incoming:
             return Fetched(here=False)
         slices: list[Scan] = []
         try:
-            slices.extend(self._sandbox.read_all(content, image.key))
+            with closing(self._sandbox.read_all(content, image.key)) as scans:
+                for scan in islice(scans, 2):
+                    check_identity(scan, image)
+                    slices.append(scan)
         except ImageError as error:
             return Fetched(tuple(slices), error.reason)
-        return Fetched(tuple(slices), "" if slices else "holds no slice")
+        return Fetched(several=content) if len(slices) > 1 else Fetched(tuple(slices))
+
+
+def check_identity(scan: Scan, image: Image) -> None:
+    """Refuse what an archive gives in place of the image that it was asked for; what has no identifiers cannot be told.
+
+    Raises:
+        TroubleError: so.
+    """
+    if scan.origin is not None:
+        found = first_values(scan.origin)
+        if tuple(found.get(tag) for tag in (STUDY, SERIES, INSTANCE)) != (image.study, image.series, image.instance):
+            raise TroubleError("the archive gives another image")

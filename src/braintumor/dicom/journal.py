@@ -82,7 +82,7 @@ class Journal:
         return found
 
     def begin(self, images: Iterable[str], model: str) -> None:
-        """Note, before the first of their results is sent, by which model images are being answered."""
+        """Note, before the first of their results is sent, by which model images are being answered: its `author`."""
         self._change([("INSERT OR REPLACE INTO under_way VALUES (?, ?)", [(image, model) for image in images])])
 
     def settle(self, images: Iterable[tuple[str, str, str]]) -> None:

@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from braintumor.dicom.codes import MANUFACTURER
 from braintumor.dicom.journal import Journal
-from braintumor.dicom.pacs import Archive, ArchiveError, Image
+from braintumor.dicom.pacs import NONSENSE, Archive, ArchiveError, Image
 
 PAGE: Final = 500
 MODALITY: Final = "00080060"
@@ -54,23 +55,19 @@ class Changes:
         """
         seq, entry = self._journal.place
         if seq:
-            found = self._archive.get(f"/changes?since={seq - 1}&limit=1")["Changes"]
-            if found and found[0]["Seq"] == seq and found[0]["ID"] != entry:
+            found, _, _ = self._page(f"since={seq - 1}&limit=1")
+            if found and found[0][0] == seq and found[0][1] != entry:
                 self._start_over()
 
     def more(self) -> tuple[list[Image], int, bool]:
         """Return what the next changes tell of, see `News`."""
-        answer = self._archive.get(f"/changes?since={self._read}&limit={PAGE}")
-        try:
-            changes = [(int(each["Seq"]), str(each["ID"]), each["ChangeType"]) for each in answer["Changes"]]
-            last, done = int(answer["Last"]), bool(answer["Done"])
-        except (LookupError, TypeError, ValueError):
-            raise ArchiveError("the archive's list of changes is not as Orthanc writes it") from None
+        changes, last, done = self._page(f"since={self._read}&limit={PAGE}")
         if not changes and last < self._read and self._is_shorter():
             self._start_over()
             return [], 0, False
         new = {entry: seq for seq, entry, kind in changes if kind == "NewInstance"}
-        images, passed = self._images(new) if new else ([], 0)
+        with understood():
+            images, passed = self._images(new) if new else ([], 0)
         self._trail.extend((seq, entry) for seq, entry, _ in changes)
         self._read = max([self._read, *(seq for seq, _, _ in changes)])
         return images, passed, done
@@ -86,8 +83,17 @@ class Changes:
 
     def _is_shorter(self) -> bool:
         """Tell whether the list ends before what was read of it."""
-        last = self._archive.get("/changes?last")["Changes"]
-        return not last or int(last[-1]["Seq"]) < self._read
+        last, _, _ = self._page("last")
+        return not last or last[-1][0] < self._read
+
+    def _page(self, wanted: str) -> tuple[list[tuple[int, str, str]], int, bool]:
+        """Return number, Orthanc's name and kind of some changes, the last number, and whether there is no more."""
+        answer = self._archive.get(f"/changes?{wanted}")
+        with understood():
+            changes = [(int(each["Seq"]), str(each["ID"]), str(each["ChangeType"])) for each in answer["Changes"]]
+            if not all(0 < seq <= LARGEST_SEQ for seq, _, _ in changes):
+                raise ValueError
+            return changes, int(answer["Last"]), bool(answer["Done"]) or not changes
 
     def _start_over(self) -> None:
         self._read = 0
@@ -119,10 +125,21 @@ class Changes:
         return content
 
 
+@contextmanager
+def understood() -> Iterator[None]:
+    """Turn what comes of an answer that is not as Orthanc writes it into an `ArchiveError`."""
+    try:
+        yield
+    except NONSENSE:
+        raise ArchiveError("the archive's answer is not as Orthanc writes it") from None
+
+
+LARGEST_SEQ: Final = 2**63 - 1
+
+
 def named(resource: Any) -> dict[str, str]:
     """Return the main attributes of one of Orthanc's resources by keyword."""
-    tags: dict[str, str] = resource["MainDicomTags"]
-    return tags
+    return {str(name): str(value) for name, value in resource["MainDicomTags"].items()}
 
 
 def is_wanted(attributes: dict[str, str], modality: str, manufacturer: str) -> bool:

@@ -9,16 +9,20 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as SlowError
 
 from braintumor.errors import BrainTumorError
 
 USER: Final = "BRAINTUMOR_PACS_USER"
 PASSWORD: Final = "BRAINTUMOR_PACS_PASSWORD"
 TIMEOUTS: Final = (5.0, 30.0)  # seconds to connect, and without a byte
+WHOLE_SECONDS: Final = 300.0  # until an answer is whole
 LARGEST: Final = 256 << 20  # bytes of one image
 LARGEST_ANSWER: Final = 64 << 20  # bytes of JSON
 CHUNK: Final = 1 << 20
@@ -27,6 +31,12 @@ DICOM: Final = 'multipart/related; type="application/dicom"'
 JSON: Final = "application/dicom+json"
 STORED: Final = "00081199"  # Referenced SOP Sequence of an answer to STOW-RS (PS3.18 10.5.3)
 SOP_INSTANCE: Final = "00081155"
+
+
+PREAMBLE: Final = 128
+MARK: Final = b"DICM"
+NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What comes of taking an answer for what it should be."""
 
 
 class ArchiveError(BrainTumorError):
@@ -93,6 +103,7 @@ class Archive:
         self.web = self.url  # the root of DICOMweb
         self._session = requests.Session()
         self._session.trust_env = False
+        self._session.headers["Accept-Encoding"] = "identity"
         self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
         if USER in os.environ:
             self._session.auth = (latin(os.environ[USER]), latin(os.environ.get(PASSWORD, "")))
@@ -146,7 +157,10 @@ class Archive:
         accept = f"{DICOM}; transfer-syntax=*"
         status, content = self._call("GET", self.web + image.path, accept=accept, largest=LARGEST)
         if status == 200:
-            return only_part(content)
+            file = only_part(content)
+            if file[PREAMBLE : PREAMBLE + len(MARK)] != MARK:  # a page that asks to log in, perhaps
+                raise TroubleError("what the archive gives is no DICOM file")
+            return file
         if status in (404, 410):
             series = image.path.rsplit("/", 1)[0]
             if not self.search(f"{series}", SOPInstanceUID=image.instance):
@@ -172,7 +186,7 @@ class Archive:
         try:
             answer = json.loads(content)
             stored = {item[SOP_INSTANCE]["Value"][0] for item in answer.get(STORED, {}).get("Value", [])}
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except NONSENSE:
             raise TroubleError(f"the archive does not take the results (status {status})") from None
         return stored & set(objects)
 
@@ -187,7 +201,7 @@ class Archive:
             raise ArchiveError(f"the archive does not answer a question (status {status})")
         try:
             return json.loads(content)
-        except ValueError:
+        except NONSENSE:
             raise ArchiveError("the archive's answer is no JSON") from None
 
     def _call(
@@ -215,14 +229,8 @@ class Archive:
                 allow_redirects=False,
             ) as answer:
                 check(answer)
-                content = bytearray()
-                for chunk in answer.iter_content(CHUNK):
-                    content += chunk
-                    if len(content) > largest:
-                        text = f"more than {largest >> 20} MiB"
-                        raise TooLargeError(text) if largest == LARGEST else ArchiveError(f"an answer of {text}")
-                return answer.status_code, bytes(content)
-        except (requests.RequestException, OSError) as error:
+                return answer.status_code, body(answer, largest)
+        except (requests.RequestException, HTTPError, OSError) as error:
             raise ArchiveError(f"the archive cannot be reached ({why(error)})") from None
 
 
@@ -247,13 +255,36 @@ def check(answer: requests.Response) -> None:
         raise ArchiveError(f"the archive is busy (status {status})")
 
 
+def body(answer: requests.Response, largest: int) -> bytes:
+    """Return the content of an answer as it was sent; what is packed could unpack to any size.
+
+    Raises:
+        ArchiveError: it is packed, too large or too slow.
+        TooLargeError: it is an image and too large.
+    """
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise ArchiveError("the archive packs its answer, which was not asked for; turn off HTTP compression")
+    until = monotonic() + WHOLE_SECONDS
+    content = bytearray()
+    while chunk := answer.raw.read1(CHUNK, decode_content=False):
+        content += chunk
+        if len(content) > largest:
+            text = f"more than {largest >> 20} MiB"
+            raise TooLargeError(text) if largest == LARGEST else ArchiveError(f"an answer of {text}")
+        if monotonic() > until:
+            raise ArchiveError("the archive cannot be reached (no answer in time)")
+    return bytes(content)
+
+
 def why(error: Exception) -> str:
     """Return what was wrong with a connection; the text of the error itself would hold addresses with UIDs."""
     kinds: Sequence[tuple[type[Exception], str]] = (
         (requests.exceptions.SSLError, "no trusted certificate; name the authority's file in REQUESTS_CA_BUNDLE"),
         (requests.Timeout, "no answer in time"),
+        (SlowError, "no answer in time"),
         (requests.ConnectionError, "no connection"),
         (requests.RequestException, "the connection broke"),
+        (HTTPError, "the connection broke"),
     )
     return next((text for kind, text in kinds if isinstance(error, kind)), "no connection")
 

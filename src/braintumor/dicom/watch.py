@@ -8,31 +8,34 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from time import monotonic
 from types import FrameType
 from typing import Final
 
+from braintumor.dicom.case import author
 from braintumor.dicom.incoming import FETCHERS, Fetched, Incoming
 from braintumor.dicom.journal import Journal
 from braintumor.dicom.news import Changes, News, Searches
 from braintumor.dicom.outgoing import Outgoing, Waiting, backoff
 from braintumor.dicom.pacs import Archive, ArchiveError
 from braintumor.dicom.quiet import quiet
-from braintumor.dicom.write import encoded, results
+from braintumor.dicom.write import result_files
 from braintumor.errors import ImageError, ModelError
-from braintumor.inference import judge_each
+from braintumor.inference import Prediction, judge_each
 from braintumor.model import Model
 from braintumor.read import UNDECODABLE
-from braintumor.sandbox import TOO_LONG, Sandbox
+from braintumor.sandbox import NOT_NOW, TOO_LONG, Sandbox
+from braintumor.scan import Scan
 
 MOST_FAILURES: Final = 5  # of one image while others succeed; in a row for everything, with `once`
 MOST_WAITING: Final = 2_000
 DOUBTS: Final = 2
 DOUBTFUL: Final = (TOO_LONG, UNDECODABLE)
 """Reasons that a machine under load, too, gives for a good file: it gets more tries."""
-WRITER_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
-"""What libraries raise on odd attributes; their texts may hold these, so only the kind is told."""
+MOST_SLICES: Final = 5_000  # of one image
+MORE: Final = f"more than {MOST_SLICES:,} slices; split it"
 
 
 @dataclass
@@ -80,18 +83,19 @@ def watch(
 
     Raises:
         ArchiveError: the address is not usable, or, with `once`, the archive failed five times in a row.
-        ModelError: images were being answered by another model when the last watcher was killed.
+        ModelError: images were being answered by another model, or version of it or of this package, when the last
+            watcher was killed.
         StorageError: `state` is in use or cannot be written to.
     """
     archive = Archive(url)
     with quiet(), Journal(state) as journal, Sandbox(FETCHERS) as sandbox, stopping() as stop:
-        others = sum(count for name, count in journal.under_way().items() if name != model.identity)
+        others = sum(count for name, count in journal.under_way().items() if name != author(model))
         if others:
             raise ModelError(
-                f"{others} image(s) may have a part of the results of another model, with which the last watcher was "
-                "killed; let that model finish them (--once), then change"
+                f"{others} image(s) may have a part of the results of another model, setting or version of braintumor, "
+                "with which the last watcher was killed; let that one finish them (--once), then change"
             )
-        with Incoming(archive, sandbox) as incoming, Outgoing(archive, journal, model.identity) as outgoing:
+        with Incoming(archive, sandbox) as incoming, Outgoing(archive, journal, author(model)) as outgoing:
             watcher = Watcher(archive, model, journal, incoming, outgoing, stop, say)
             try:
                 watcher.run(poll_seconds, once)
@@ -201,7 +205,7 @@ class Watcher:
 
     def _round(self, news: News) -> bool:
         """Read a page of news, work on what is due, keep the place; return whether nothing was new and nothing done."""
-        done, before = False, self._settled
+        done, before = True, self._settled
         if len(self.waiting) < MOST_WAITING:
             images, passed, done = news.more()
             self.tally.passed += passed
@@ -249,18 +253,36 @@ class Watcher:
         ready = [(each, fetched) for each, fetched in batch if not self._put_off(each, fetched)]
         judged = judge_each((scan for _, fetched in ready for scan in fetched.slices), self.model)
         for each, fetched in ready:
-            reason = fetched.reason
-            for _ in fetched.slices:
-                answer = next(judged)
-                assert not isinstance(answer, ImageError)  # it was read
-                try:
-                    for dataset in results(*answer, self.model):
-                        self.outgoing.add(each, str(dataset.SOPInstanceUID), encoded(dataset))
-                except ImageError as error:
-                    reason = error.reason
-                except WRITER_ERRORS as error:
-                    reason = f"results cannot be made of it ({type(error).__name__})"
+            if fetched.several:
+                self._answer_several(each, fetched.several)
+            else:
+                reasons = [self._hand_over(each, answer) for answer in islice(judged, len(fetched.slices))]
+                self.outgoing.complete(each, fetched.reason or max(reasons, default=""))
+
+    def _answer_several(self, each: Waiting, content: bytes) -> None:
+        """Judge the slices of an image one after another and hand over their results, unless we stop before the end."""
+        reason = ""
+        with closing(judge_each([(content, each.image.key)], self.model)) as judged:
+            for number, answer in enumerate(judged, start=1):
+                if self.stop.wait():
+                    return
+                if number > MOST_SLICES:
+                    reason = MORE
+                    break
+                reason = self._hand_over(each, answer) or reason
+        if not self._is_doubted(each, reason):
             self.outgoing.complete(each, reason)
+
+    def _hand_over(self, each: Waiting, answer: tuple[Scan, Prediction] | ImageError) -> str:
+        """Hand over the results about a slice; return why there are none, if so."""
+        if isinstance(answer, ImageError):
+            return answer.reason
+        try:
+            for made, content in result_files(*answer, self.model):
+                self.outgoing.add(each, str(made.SOPInstanceUID), content)
+        except ImageError as error:
+            return error.reason
+        return ""
 
     def _put_off(self, each: Waiting, fetched: Fetched) -> bool:
         """Return whether there is nothing to judge of an image now: it has gone, or is to be tried again."""
@@ -268,7 +290,14 @@ class Watcher:
             self.waiting.pop(each.image.key, None)
             self.tally.gone += 1
             return True
-        if fetched.reason in DOUBTFUL and each.doubts < DOUBTS:
+        return self._is_doubted(each, fetched.reason)
+
+    def _is_doubted(self, each: Waiting, reason: str) -> bool:
+        """Return whether an image is to be tried again, since the reason against it may be that of the machine."""
+        if reason == NOT_NOW:
+            each.fail(reason, self.tally.answered)
+            return True
+        if reason in DOUBTFUL and each.doubts < DOUBTS:
             each.doubts += 1
             each.due = monotonic() + backoff(each.doubts)
             return True
