@@ -104,6 +104,12 @@ class Viewer:
         names: list[str] = self.page.locator("#list .entry-name").all_text_contents()
         return names
 
+    def saved(self, button: str) -> bytes:
+        """Click a button, and return what is downloaded then."""
+        with self.page.expect_download() as download:
+            self.page.click(button)
+        return Path(download.value.path()).read_bytes()
+
     def shot(self, name: str) -> None:
         """Save a screenshot."""
         folder = Path(os.environ.get("BRAINTUMOR_SCREENSHOTS", "build/screenshots"))
@@ -126,7 +132,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def models(model_folder: Path, slices: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
     """Return the small model and another, the same but that it refers the less certain half of the phantoms."""
     folder = tmp_path_factory.mktemp("second") / "model"
@@ -147,7 +153,7 @@ def models(model_folder: Path, slices: list[Path], tmp_path_factory: pytest.Temp
     return load(model_folder, threads=1), load(folder, threads=1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def addresses(models: tuple[Model, Model], served: Any) -> Iterator[dict[str, str]]:
     """Return the addresses of services with one model, with two, and with a token."""
     with served(models[:1]) as one, served(models) as two, served(models[:1], token=TOKEN) as closed:

@@ -45,12 +45,6 @@ def archive(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def saved(viewer: Any, button: str) -> bytes:
-    with viewer.page.expect_download() as download:
-        viewer.page.click(button)
-    return Path(download.value.path()).read_bytes()
-
-
 def contrasts_hold(viewer: Any) -> int:
     found: dict[str, float] = viewer.contrasts(*TEXTS)
     assert {selector: ratio for selector, ratio in found.items() if ratio < 4.5} == {}
@@ -340,7 +334,7 @@ def test_the_table_is_safe_in_a_spreadsheet(
 ) -> None:
     viewer = open_viewer("two")
     viewer.drop(('=HYPERLINK("x").png', slices[0].read_bytes()), ("b, c.png", slices[1].read_bytes()))
-    text = saved(viewer, "#save-csv").decode()
+    text = viewer.saved("#save-csv").decode()
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert tuple(rows[0]) == COLUMNS
     assert {row["image"] for row in rows} == {'\'=HYPERLINK("x").png', "b, c.png"}
@@ -356,12 +350,12 @@ def test_answers_and_views_are_saved(open_viewer: Opener, slices: list[Path]) ->
     viewer = open_viewer("two", expected=UNREADABLE)
     viewer.drop(slices[0], slices[1])
     viewer.drop(("notes.txt", b"no image"))
-    answers = json.loads(saved(viewer, "#save-json"))
+    answers = json.loads(viewer.saved("#save-json"))
     assert answers["disclaimer"] == DISCLAIMER
     assert [each["image"] for each in answers["slices"]] == [slices[0].name, slices[1].name]
     assert len(answers["slices"][0]["predictions"][1]["class_maps"]) == 4
     assert [each["image"] for each in answers["refused"]] == ["notes.txt"]
-    picture = np.asarray(Image.open(io.BytesIO(saved(viewer, "#save-png"))).convert("RGB")).astype(int)
+    picture = np.asarray(Image.open(io.BytesIO(viewer.saved("#save-png"))).convert("RGB")).astype(int)
     assert picture.shape[1] == 2 * 768 + 3 * 20
     amber = (np.abs(picture[-60:] - (232, 176, 74)).sum(axis=2) < 30).sum()
     assert amber > 200  # the disclaimer

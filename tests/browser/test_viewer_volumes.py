@@ -22,7 +22,7 @@ from braintumor.model import Model
 from tests.dicom import make
 from tests.volume_files import brain
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("shared_decoders")]
 
 Opener = Callable[..., Any]
 Pair = tuple[Model, Model]
@@ -53,12 +53,6 @@ def at(viewer: Any, text: str) -> None:
     """Wait until the slider says this and the slice of that place is shown."""
     viewer.page.wait_for_selector(f"#slice-at:text-is('{text}')")
     viewer.picture()
-
-
-def saved(viewer: Any, button: str) -> bytes:
-    with viewer.page.expect_download() as download:
-        viewer.page.click(button)
-    return Path(download.value.path()).read_bytes()
 
 
 def test_a_volume_is_one_entry_that_counts_its_slices(open_viewer: Opener, models: Pair, slices: list[Path]) -> None:
@@ -203,7 +197,7 @@ def test_a_series_is_in_the_order_of_places_whatever_its_files_are_called(open_v
     at(viewer, "1 of 12")
     assert viewer.page.inner_text(".corner.name") == "IM012"
     assert viewer.page.inner_text("#slice-place") == "5.0 mm"
-    rows = list(csv.DictReader(io.StringIO(saved(viewer, "#save-csv").decode(), newline="")))
+    rows = list(csv.DictReader(io.StringIO(viewer.saved("#save-csv").decode(), newline="")))
     assert [row["slice"] for row in rows if row["volume"] == names[0].removeprefix("DICOM ")] == [
         str(number) for number in range(1, 13)
     ]
@@ -283,13 +277,13 @@ def test_dicom_results_are_saved_for_one_file_and_for_all(open_viewer: Opener) -
     viewer.page.click("#list li:has-text('series')")
     at(viewer, "7 of 12")
     assert viewer.page.inner_text(".results-all") == "All 12 files"
-    with zipfile.ZipFile(io.BytesIO(saved(viewer, ".results-one"))) as archive:
+    with zipfile.ZipFile(io.BytesIO(viewer.saved(".results-one"))) as archive:
         one = archive.namelist()
         assert one[0] == "0001-overlay.dcm"
         capture = pydicom.dcmread(io.BytesIO(archive.read(one[0])))
     assert capture.StudyInstanceUID == pydicom.dcmread(io.BytesIO(SERIES[6])).StudyInstanceUID
     viewer.page.wait_for_selector(".results-said:text-is('Saved')")
-    with zipfile.ZipFile(io.BytesIO(saved(viewer, ".results-all"))) as archive:
+    with zipfile.ZipFile(io.BytesIO(viewer.saved(".results-all"))) as archive:
         assert archive.testzip() is None
         names = archive.namelist()
         sources = [
@@ -314,7 +308,7 @@ def test_results_of_a_series_in_an_archive_are_saved_too(open_viewer: Opener) ->
     viewer = open_viewer()
     viewer.drop(("export.zip", buffer.getvalue()))
     assert viewer.names()[0].startswith("export.zip/brain – series ")
-    with zipfile.ZipFile(io.BytesIO(saved(viewer, ".results-all"))) as archive:
+    with zipfile.ZipFile(io.BytesIO(viewer.saved(".results-all"))) as archive:
         assert {name[:4] for name in archive.namelist()} == {"0001", "0002", "0003"}
 
 

@@ -88,8 +88,8 @@ def test_a_running_watcher_answers_what_comes_and_leaves_cleanly(hospital: Hospi
     watcher = hospital.watcher(tmp_path / "state", log)
     hospital.send(study(tmp_path / "first", 2, 1))
     wait_for(lambda: len(hospital.ask("/instances")) == 8)
-    hospital.send(study(tmp_path / "second", 30, 2))
-    wait_for(lambda: len(hospital.ask("/instances")) > 8 + 30 + 3)
+    hospital.send(study(tmp_path / "second", 15, 2))
+    wait_for(lambda: len(hospital.ask("/instances")) > 8 + 15 + 3)
     watcher.send_signal(signal.SIGTERM)
     assert "waiting" in ended(watcher, log)[-1]
     census = hospital.census()
@@ -136,7 +136,7 @@ def chaos(hospital: Hospital, tmp_path: Path, kills: int, images: int, longest_c
 
 
 def test_kills_and_cuts_lose_nothing_and_double_nothing(hospital: Hospital, tmp_path: Path) -> None:
-    chaos(hospital, tmp_path, 4, 20, 1.0)
+    chaos(hospital, tmp_path, 4, 8, 0.5)
 
 
 @pytest.mark.slow
