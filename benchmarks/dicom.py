@@ -25,7 +25,6 @@ from record import ROOT, number, record, spread
 
 import braintumor
 from braintumor.decision import REFER
-from braintumor.dicom.files import answerable
 from braintumor.dicom.read import slices
 from braintumor.dicom.write import encoded, results
 from braintumor.errors import ImageError
@@ -89,8 +88,8 @@ def write_mutants(model: Model) -> tuple[int, list[str]]:
     """Write results for all slices that are read of the first malformed files; return how many, and what failed."""
     sources = ((content, f"m{index}") for index, content in enumerate(mutants(WRITTEN)))
     written, failures = 0, []
-    for answer in map(answerable, judge_each(sources, model)):
-        if isinstance(answer, ImageError):
+    for answer in judge_each(sources, model):
+        if isinstance(answer, ImageError) or answer[0].origin is None:
             continue
         written += 1
         try:

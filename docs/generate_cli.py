@@ -26,6 +26,7 @@ Long options may be written with hyphens or underscores: `--data-dir` and `--dat
 | 2 | input or usage that cannot be used; the message says what to do |
 | 3 | finished, but some files could not be read |
 | 130 | interrupted |
+| 141 | nobody reads what is written: a closed pipe |
 """
 
 
