@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory, quick_export: None) -> Path:
     """Return the folder of five trained folds with their pooled report."""
     out = tmp_path_factory.mktemp("folds") / "out"
     folds(CONFIG, data, out, lambda _: None)

@@ -20,7 +20,7 @@ from braintumor.data.phantom import write_phantoms
 from braintumor.errors import StorageError, TrainingError
 from braintumor.preprocess import Preprocess
 from braintumor.read import read
-from braintumor.training import augment, checkpoint
+from braintumor.training import augment, checkpoint, export
 from braintumor.training import train as module
 from braintumor.training.checkpoint import Epoch, State
 from braintumor.training.hardware import Processes
@@ -28,7 +28,10 @@ from braintumor.training.networks import Network, build
 from braintumor.training.recipe import TrainConfig, recipe
 from braintumor.training.train import distraction, inverse_frequency, is_over, train
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 TINY = TrainConfig("cnn", epochs=2, size=32, source_size=36, batch_size=16, learning_rate=1e-3)
+REAL_EXPORT = export.export
 
 
 class Silent:
@@ -56,7 +59,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_training_writes_a_model_folder_that_predicts(data: Path, tmp_path: Path) -> None:
+def test_training_writes_a_model_folder_that_predicts(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "export", REAL_EXPORT)
     card = train(TINY, data, tmp_path / "run", Silent())
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "card.json",
@@ -115,21 +121,26 @@ def test_the_seed_decides_the_weights(data: Path, tmp_path: Path) -> None:
     assert not torch.equal(first["head.0.weight"], second["head.0.weight"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_in_order_and_says_how_to_go_on(data: Path, tmp_path: Path, number: int) -> None:
+def test_a_signal_stops_in_order_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "braintumor", "train", "--model", "cnn", "--data_dir", str(data)]
     command += ["--recipe", "fast", "--epochs", "500"]  # which never stops early, however late the signal comes
-    running = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+    runs = {number: tmp_path / str(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    running = {
+        number: subprocess.Popen(
+            [*command, "--out", str(run)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        for number, run in runs.items()
+    }
     deadline = time.monotonic() + 100
-    while not (tmp_path / "run" / "checkpoint" / "state.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    running.send_signal(number)
-    _, errors = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "Go on with the same command and --resume" in errors
-    assert "Traceback" not in errors
+    for number, process in running.items():
+        while not (runs[number] / "checkpoint" / "state.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+    for process in running.values():
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Go on with the same command and --resume" in errors
+        assert "Traceback" not in errors
 
 
 def test_validation_is_never_augmented(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
