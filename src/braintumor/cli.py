@@ -550,7 +550,7 @@ class DicomClassify:
     def run(self) -> int:
         """Say which series are classified and why, write the results, and say for each slice what they say."""
         from braintumor.dicom.codes import DECISIONS
-        from braintumor.dicom.files import save
+        from braintumor.dicom.files import Distinct, save
         from braintumor.dicom.quiet import quiet
         from braintumor.dicom.study import survey
         from braintumor.dicom.write import result_files
@@ -570,6 +570,7 @@ class DicomClassify:
         if not study.files:
             raise BrainTumorError("nothing to classify: no file is a DICOM image of a series that is taken; see above")
         names: defaultdict[Path, UniqueNames] = defaultdict(UniqueNames)
+        distinct = Distinct()
 
         def answered(answer: "tuple[Scan, Prediction] | ImageError") -> str | ImageError:
             """Write the results about a slice; return what to say of it."""
@@ -578,6 +579,7 @@ class DicomClassify:
             scan, prediction = answer
             try:
                 made = result_files(scan, prediction, model)
+                distinct.check(made, scan.source)
             except ImageError as error:
                 return error
             folder, name = place_of(scan, self.out, names)

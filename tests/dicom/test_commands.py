@@ -218,3 +218,16 @@ def test_what_a_library_says_of_a_patient_stops_nothing_and_is_not_repeated(
     assert "results cannot be made of it (ValueError)" in said.err
     assert make.NAME not in said.out + said.err
     assert len(list(out.rglob("*.dcm"))) == 3
+
+
+def test_of_two_files_that_say_to_be_the_same_image_one_gets_results(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "study", tmp_path / "out"
+    folder.mkdir()
+    for name, seed in (("first", 1), ("other", 2), ("copy", 1)):
+        (folder / name).write_bytes(make.encoded(make.mr(seed=seed)))
+    files = [folder / name for name in ("first", "other", "copy")]
+    assert status_of("dicom", "classify", *files, "--model", model_folder, "--out", out) == 3
+    assert f"{folder / 'other'}: has the identifiers of an earlier file and other content" in capsys.readouterr().err
+    assert len({file.read_bytes() for file in out.rglob("*.dcm")}) == 3

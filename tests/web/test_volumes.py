@@ -103,6 +103,12 @@ def test_dicom_results_are_for_dicom_only_and_for_all_files_or_none(client: Test
         assert [each["file"] for each in answer.json()["refused"]] == [1]
 
 
+def test_dicom_results_are_refused_where_two_files_say_to_be_the_same_image(client: TestClient) -> None:
+    answer = send(client, RESULTS, *(make.encoded(make.mr(seed=seed)) for seed in (1, 2)))
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("has the identifiers of an earlier file and other content")
+
+
 def test_more_results_than_fit_are_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("braintumor.web.results.MOST", 3)
     answer = send(client, RESULTS, make.encoded(make.enhanced(("no_tumor",) * 4, size=64)))

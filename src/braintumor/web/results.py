@@ -30,7 +30,10 @@ class Results:
     """
 
     def __init__(self, models: int) -> None:
+        from braintumor.dicom.files import Distinct
+
         self._models = models
+        self._distinct = Distinct()
         self._count = 0
         self._buffer = io.BytesIO()
         self._archive = zipfile.ZipFile(self._buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
@@ -40,7 +43,7 @@ class Results:
         """Write the results about a slice of a file that came in, counted from 1.
 
         Raises:
-            ImageError: it comes from no DICOM file, or there are too many slices.
+            ImageError: it comes from no DICOM file, or one that says to be another that came in, or there are too many.
         """
         from braintumor.dicom.files import file_name
         from braintumor.dicom.write import result_files
@@ -54,15 +57,16 @@ class Results:
             re.sub(r"[^\w.-]+", "-", model.card.name) if self._models > 1 else "",
         )
         name = "-".join(filter(None, parts))
-        made = [(file_name(each, name), content) for each, content in result_files(scan, prediction, model)]
+        made = result_files(scan, prediction, model)
         with self._lock:
             if self._archive.fp is None:  # closed: nobody waits any more
                 return
             if self._count == MOST * self._models:
                 raise ImageError(scan.source, f"more than {MOST} slices; ask for the results in several requests")
+            self._distinct.check(made, scan.source)
             self._count += 1
-            for entry_name, content in made:
-                entry = zipfile.ZipInfo(entry_name)
+            for each, content in made:
+                entry = zipfile.ZipInfo(file_name(each, name))
                 entry.external_attr = 0o600 << 16
                 self._archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 1)
 
