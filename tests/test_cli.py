@@ -1,6 +1,7 @@
 """What the commands print, write and return."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -173,6 +175,26 @@ def test_only_unreadable_files_still_give_valid_output(
     assert capsys.readouterr().out == HEADER + "\n"
 
 
+def test_a_file_in_a_folder_that_cannot_be_opened_is_not_left_out_silently(
+    slices: list[Path], model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    locked = slices[0].parent / "IM0003"
+    locked.write_bytes(b"\0" * 128 + b"DICM")
+    (locked.parent / "empty").touch()
+    usual = Path.open
+
+    def refused(file: Path, *arguments: Any, **named: Any) -> IO[Any]:
+        if file == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        stream: IO[Any] = usual(file, *arguments, **named)
+        return stream
+
+    monkeypatch.setattr(Path, "open", refused)
+
+    assert status_of("predict", slices[0].parent, "--model", model_folder) == 3
+    assert f"unreadable: {locked}: permission denied\n" in capsys.readouterr().err
+
+
 def test_a_name_that_is_too_long_is_said(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of("predict", f"{'y' * 300}.dcm", "--model", model_folder) == 3
     assert "y.dcm: file name too long\n" in capsys.readouterr().err
@@ -292,15 +314,21 @@ def test_train_py_explains_itself() -> None:
         assert option in result.stdout.replace(b"_", b"-")
 
 
-@pytest.fixture
-def quantized(tmp_path: Path, model_folder: Path, phantoms: Path) -> Path:
+@pytest.fixture(scope="module")
+def quantized_once(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, phantoms: Path) -> Path:
     """Return a copy of the small model with its 8-bit variant, calibrated on the phantoms' training part."""
     pytest.importorskip("torch")
-    folder = Path(shutil.copytree(model_folder, tmp_path / "quantized"))
+    folder = Path(shutil.copytree(model_folder, tmp_path_factory.mktemp("quantized") / "quantized"))
     rows = list_images(phantoms, parts=("train",)).manifest.rows
     write_manifest(Manifest(phantoms, tuple(replace(row, split="val") for row in rows)), folder / "manifest.csv")
     assert status_of("quantize", folder, phantoms) == 0
     return folder
+
+
+@pytest.fixture
+def quantized(tmp_path: Path, quantized_once: Path) -> Path:
+    """Return a copy of the model with its 8-bit variant."""
+    return Path(shutil.copytree(quantized_once, tmp_path / "quantized"))
 
 
 def test_quantize_says_what_it_measured(quantized: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:

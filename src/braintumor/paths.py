@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from braintumor.data.layout import IMAGE_SUFFIXES
@@ -27,9 +26,10 @@ def holds_image(file: Path) -> bool:
         return False
     if file.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm", ".nii", ".nii.gz")):
         return True
-    with suppress(ImageError):
+    try:
         return file.name != "DICOMDIR" and volume_kind(file, file.name) == "dicom"
-    return False
+    except ImageError:
+        return file.stat().st_size > 0  # it may not be opened: to say so, since leaving it out would hide a slice
 
 
 def refuse_overwriting(sources: Sequence[Path], out: Path) -> None:
