@@ -199,7 +199,7 @@ class Sandbox:
                 self._started.add(child)
                 if "reason" in answer:
                     whole = True
-                    raise ImageError(name, str(answer["reason"]))
+                    raise ImageError(name, reason_of(answer))
                 told = understood(answer, pixels)
                 whole = "shape" not in answer
                 yield told
@@ -264,6 +264,15 @@ def filled(stream: socket.socket, buffer: bytearray, until: float) -> bytearray:
             raise ConnectionError("the other side has gone")
         view = view[count:]
     return buffer
+
+
+def reason_of(answer: dict[str, Any]) -> str:
+    """Return the reason in a child's message; nothing that a terminal could take for more than text."""
+    reason = answer["reason"]
+    return reason if isinstance(reason, str) and reason.isprintable() and len(reason) <= LONGEST_REASON else UNDECODABLE
+
+
+LONGEST_REASON: Final = 500  # letters
 
 
 def scan_of(answer: dict[str, Any], pixels: bytearray, name: str) -> Scan:

@@ -214,8 +214,8 @@ class Archive:
         data: bytes | None = None,
         kind: str | None = None,
         value: Any = None,
-    ) -> tuple[int, bytes]:
-        """Return status and content of an answer."""
+    ) -> tuple[int, bytearray]:
+        """Return status and content of an answer, of which there is no second copy."""
         headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
         try:
             with self._session.request(
@@ -255,7 +255,7 @@ def check(answer: requests.Response) -> None:
         raise ArchiveError(f"the archive is busy (status {status})")
 
 
-def body(answer: requests.Response, largest: int) -> bytes:
+def body(answer: requests.Response, largest: int) -> bytearray:
     """Return the content of an answer as it was sent; what is packed could unpack to any size.
 
     Raises:
@@ -273,7 +273,7 @@ def body(answer: requests.Response, largest: int) -> bytes:
             raise TooLargeError(text) if largest == LARGEST else ArchiveError(f"an answer of {text}")
         if monotonic() > until:
             raise ArchiveError("the archive cannot be reached (no answer in time)")
-    return bytes(content)
+    return content
 
 
 def why(error: Exception) -> str:
@@ -289,11 +289,11 @@ def why(error: Exception) -> str:
     return next((text for kind, text in kinds if isinstance(error, kind)), "no connection")
 
 
-def only_part(content: bytes) -> bytes:
+def only_part(content: bytes | bytearray) -> bytes:
     """Return the first part of a multipart message (RFC 2046), or the content itself if it is none."""
     if not content.startswith(b"--"):
-        return content
+        return bytes(content)
     line = content.find(b"\r\n")
     start = content.find(b"\r\n\r\n")
     end = content.rfind(b"\r\n" + content[:line])
-    return content[start + 4 : end] if 0 < line <= start < end else content
+    return bytes(memoryview(content)[start + 4 : end] if 0 < line <= start < end else content)
