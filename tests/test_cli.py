@@ -176,11 +176,11 @@ def test_only_unreadable_files_still_give_valid_output(
 
 
 def test_a_file_in_a_folder_that_cannot_be_opened_is_not_left_out_silently(
-    slices: list[Path], model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    locked = slices[0].parent / "IM0003"
+    locked = tmp_path / "IM0003"
     locked.write_bytes(b"\0" * 128 + b"DICM")
-    (locked.parent / "empty").touch()
+    (tmp_path / "empty").touch()
     usual = Path.open
 
     def refused(file: Path, *arguments: Any, **named: Any) -> IO[Any]:
@@ -191,7 +191,7 @@ def test_a_file_in_a_folder_that_cannot_be_opened_is_not_left_out_silently(
 
     monkeypatch.setattr(Path, "open", refused)
 
-    assert status_of("predict", slices[0].parent, "--model", model_folder) == 3
+    assert status_of("predict", tmp_path, "--model", model_folder) == 3
     assert f"unreadable: {locked}: permission denied\n" in capsys.readouterr().err
 
 
