@@ -103,6 +103,13 @@ def test_an_archive_that_is_not_there_ends_a_single_run_only(archive: Archive, r
     assert len(said) == MOST_FAILURES - 1
 
 
+def test_an_archive_without_https_is_said(archive: Archive) -> None:
+    secure = pacs.Archive(archive.url.replace("http:", "https:"))
+    with pytest.raises(ArchiveError, match="no https there, or no trusted certificate"):
+        secure.find()
+    secure.close()
+
+
 def test_without_dicomweb_an_image_is_not_taken_for_deleted(archive: Archive, run: Run) -> None:
     archive.add(images(1)[0])
     archive.trouble = lambda method, path: 404 if "instances" in path else None

@@ -241,7 +241,7 @@ def latin(text: str) -> str:
 
 def refusal(status: int) -> str:
     """Return what to do about an archive that does not let us in."""
-    return f"the archive refuses us (status {status}); set {USER} and {PASSWORD}"
+    return f"the archive refuses us (status {status}); check {USER} and {PASSWORD}"
 
 
 def check(answer: requests.Response) -> None:
@@ -279,7 +279,10 @@ def body(answer: requests.Response, largest: int) -> bytearray:
 def why(error: Exception) -> str:
     """Return what was wrong with a connection; the text of the error itself would hold addresses with UIDs."""
     kinds: Sequence[tuple[type[Exception], str]] = (
-        (requests.exceptions.SSLError, "no trusted certificate; name the authority's file in REQUESTS_CA_BUNDLE"),
+        (
+            requests.exceptions.SSLError,
+            "no https there, or no trusted certificate: its authority goes into REQUESTS_CA_BUNDLE",
+        ),
         (requests.Timeout, "no answer in time"),
         (SlowError, "no answer in time"),
         (requests.ConnectionError, "no connection"),
