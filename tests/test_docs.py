@@ -103,6 +103,7 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     assert {page for page in PAGES if ROOT / "docs" in page.parents} - linked == {index}
 
 
+@pytest.mark.usefixtures("shared_decoders")
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(marked for marked, _ in blocks(page, "python"))], ids=name_of
 )

@@ -163,6 +163,7 @@ def test_the_slices_of_volumes_are_answered_like_the_slices_alone(tmp_path: Path
     assert (record["volume"], record["slice"], record["notes"]) == (str(volume), 3, "; ".join(some[0].notes))
 
 
+@pytest.mark.usefixtures("shared_decoders")
 def test_judging_gives_each_answer_with_its_slice_and_each_refusal_in_its_place(
     tmp_path: Path, slices: list[Path], model: Model
 ) -> None:

@@ -228,6 +228,7 @@ def test_numbers_are_told_as_ranges(numbers: tuple[int, ...], words: str) -> Non
     assert numbered(numbers) == words
 
 
+@pytest.mark.usefixtures("shared_decoders")
 def test_a_volume_is_summed_up_from_its_file(model: Model) -> None:
     predictions = predict([(brain(size=64), "brain.nii.gz")], model)
     summary = one(*predictions, scale=model.card.class_map_scale)

@@ -88,13 +88,17 @@ def slice_of_ones(name: str) -> NDArray[np.float64]:
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
+    """Return the data folder that `make_data` makes."""
+    return make_data(tmp_path / "data")
+
+
+def make_data(root: Path) -> Path:
     """Return 8 training and 12 test images, of which 2 repeat training images and 2 show another class than the label.
 
     Testing/glioma: 3 images, the third shows a meningioma and is called like HTML.
     Testing/pituitary: 0 is byte-identical to, 1 nearly the same as a training image.
     Testing/notumor: 0 and 1 show the same slice, 2 shows a glioma.
     """
-    root = tmp_path / "data"
     for c, label in enumerate(CLASSES):
         for i in range(2):
             save(root, "Training", label, f"{i}.png", slice_showing(label, 100 * c + i))
@@ -116,6 +120,11 @@ EVIL = "<script>alert(1)<script> & ' \".png"
 @pytest.fixture
 def model(tmp_path: Path, data_dir: Path) -> Model:
     """Return a model that was trained on the training part."""
-    trained = make_model(tmp_path / "tiny")
-    write_manifest(list_images(data_dir).manifest, trained.folder / "manifest.csv")
+    return make_trained(tmp_path / "tiny", data_dir)
+
+
+def make_trained(folder: Path, data_dir: Path) -> Model:
+    """Return a model that was trained on the training part of a data folder."""
+    trained = make_model(folder)
+    write_manifest(list_images(data_dir).manifest, folder / "manifest.csv")
     return trained

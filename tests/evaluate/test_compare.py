@@ -9,9 +9,9 @@ from scipy.stats import binomtest, chi2
 from braintumor.errors import DataError, ModelError
 from braintumor.evaluate.compare import compare, mcnemar
 from braintumor.evaluate.report import evaluate
-from braintumor.model import Model
+from braintumor.model import load
 
-from .conftest import make_model
+from .conftest import make_data, make_model, make_trained
 
 
 def paired(only_first: int, only_second: int, both: int = 3, neither: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -40,14 +40,23 @@ def test_many_discordant_images_are_judged_by_chi_square() -> None:
     assert mcnemar(*paired(20, 20)).p == 1
 
 
-@pytest.fixture
-def pair(data_dir: Path, model: Model, tmp_path: Path) -> tuple[Path, Path]:
-    """Return the model that is right on 10 of 12 and one that takes glioma for pituitary and the other way round."""
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of two evaluated models, `tiny` and `other`, which tests copy."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    data = make_data(folder / "data")
     card = {"name": "<i>other", "metrics": {"train_minutes": 12.5, "parameters": 1_310_000}}
-    other = make_model(tmp_path / "other", confuse=("glioma", "pituitary"), **card)
-    for each in (model, other):
-        evaluate(each, data_dir, each.folder / "evaluation")
-    return model.folder, other.folder
+    other = make_model(folder / "other", confuse=("glioma", "pituitary"), **card)
+    for each in (make_trained(folder / "tiny", data), other):
+        evaluate(each, data, each.folder / "evaluation")
+    return folder
+
+
+@pytest.fixture
+def pair(evaluated: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Return the model that is right on 10 of 12 and one that takes glioma for pituitary and the other way round."""
+    shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "tiny", tmp_path / "other"
 
 
 def test_two_models_side_by_side(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -98,11 +107,9 @@ def test_models_of_the_same_name_are_told_apart_by_folder(pair: tuple[Path, Path
     assert "cannot be told apart" in page
 
 
-def test_models_on_other_images_are_not_compared(
-    pair: tuple[Path, Path], data_dir: Path, model: Model, tmp_path: Path
-) -> None:
-    (data_dir / "Testing/notumor/0.png").unlink()
-    evaluate(model, data_dir, model.folder / "evaluation")
+def test_models_on_other_images_are_not_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "data/Testing/notumor/0.png").unlink()
+    evaluate(load(pair[0]), tmp_path / "data", pair[0] / "evaluation")
     with pytest.raises(
         DataError, match=r"on 11 images .* on 12.*braintumor evaluate .*tiny DATA_DIR && braintumor evaluate"
     ):
