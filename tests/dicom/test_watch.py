@@ -385,6 +385,11 @@ def test_a_file_is_taken_out_of_its_message_unchanged() -> None:
     assert pydicom.dcmread(io.BytesIO(pacs.only_part(message))).Modality == "MR"
 
 
+def test_an_image_of_which_a_search_does_not_tell_the_modality_is_not_passed_over(archive: Archive, run: Run) -> None:
+    archive.held[archive.add(images(1)[0])][1]["Modality"] = ""
+    assert run("/dicom-web").answered == 1
+
+
 def test_another_image_than_the_one_asked_for_is_never_answered(archive: Archive, run: Run, said: list[str]) -> None:
     wanted, other = images(2)
     archive.add(wanted, make.encoded(other))

@@ -164,7 +164,10 @@ class Searches:
         self._studies = None
 
     def more(self) -> tuple[list[Image], int, bool]:
-        """Return the MR images of the next study that has changed; the journal tells which are new."""
+        """Return the MR images of the next study that has changed; the journal tells which are new.
+
+        An image of which the archive does not say what it is counts as one: its file will tell.
+        """
         if self._studies is None:
             self._studies, self._changed = self._pages("/studies", ModalitiesInStudy="MR", includefield=COUNT), False
         for study in self._studies:
@@ -174,7 +177,7 @@ class Searches:
             if self._counts.get(uid) != count:
                 path = f"/studies/{quote(uid, safe='')}/instances"
                 listed = list(self._pages(path, includefield=f"{MODALITY},{MADE_BY}"))
-                wanted = [each for each in listed if is_wanted(each, MODALITY, MADE_BY)]
+                wanted = [each for each in listed if is_wanted({MODALITY: "MR"} | each, MODALITY, MADE_BY)]
                 images = [
                     Image(uid, each[SERIES], each[INSTANCE]) for each in wanted if {SERIES, INSTANCE} <= set(each)
                 ]
