@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Final
 
 from pydicom.dataset import Dataset
-from pydicom.uid import Comprehensive3DSRStorage, ParametricMapStorage, SecondaryCaptureImageStorage
 
+from braintumor.dicom.case import CLASS_MAP, OVERLAY, REPORT
 from braintumor.errors import ImageError
 from braintumor.files import replacing
 
 KINDS: Final = {
-    SecondaryCaptureImageStorage: "overlay",
-    ParametricMapStorage: "map",
-    Comprehensive3DSRStorage: "report",
+    OVERLAY.sop_class: "overlay",
+    CLASS_MAP.sop_class: "map",
+    REPORT.sop_class: "report",
 }
 
 
