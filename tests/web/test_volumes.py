@@ -41,6 +41,29 @@ def test_every_slice_of_a_nifti_volume_is_answered_in_order(client: TestClient, 
     assert steps == pytest.approx([6.0] * 4)
 
 
+def test_pixels_of_a_volume_that_fill_the_memory_are_refused(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("braintumor.web.desk.PICTURES_BYTES", 1_000)
+    answer = send(client, f"{PREDICTIONS}?pixels=true", brain())
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "pictures of more than 128 MiB; ask for fewer slices, or without pixels"
+    assert send(client, PREDICTIONS, brain()).status_code == 200
+
+
+def test_an_answer_that_fills_the_memory_ends_with_the_file(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("braintumor.web.counter.ANSWER_BYTES", 1_000)
+    answer = send(client, PREDICTIONS, brain(), *(make.encoded(make.mr(number=number)) for number in range(1, 9)))
+    assert answer.status_code == 200
+    assert {each["file"] for each in answer.json()["slices"]} == {0}
+    assert sorted(each["file"] for each in answer.json()["refused"]) == list(range(1, 9))
+    assert {each["reason"] for each in answer.json()["refused"]} == {
+        "the answer is full; send fewer files in a request, or ask for no pixels"
+    }
+
+
 def test_slices_of_a_series_share_its_code_and_keep_their_numbers(client: TestClient) -> None:
     series = [make.encoded(make.mr(number=number)) for number in (3, 1, 2)]
     other = make.encoded(make.mr(series=1))

@@ -30,6 +30,8 @@ RETRY: Final = {"retry-after": "1"}
 AHEAD: Final = 4  # files of one request that wait or are worked on at a time
 AHEAD_BYTES: Final = 16 << 20  # these together, but for one
 GIVEN_UP: Final = UploadError(422, "not looked at: a file before it took too long to decode; send it without that one")
+ANSWER_BYTES: Final = 128 << 20  # from which on an answer grows by no further file
+TOO_MUCH: Final = UploadError(413, "the answer is full; send fewer files in a request, or ask for no pixels")
 LARGE_REQUESTS: Final = 2  # of several slices, answered at a time
 
 
@@ -81,6 +83,7 @@ class Answer:
         self._wishes = wishes
         self._numbers = numbers
         self._slices: list[str] = []
+        self._bytes = 0
         self._refused: list[dict[str, object]] = []
         self._statuses: set[int] = set()
 
@@ -98,10 +101,15 @@ class Answer:
             if error.reason == TOO_LONG:
                 self.given_up = GIVEN_UP
             return
+        if self._bytes > ANSWER_BYTES:
+            self.given_up = TOO_MUCH
+            self.refuse(waiting.part, TOO_MUCH.status, TOO_MUCH.reason)
+            return
         for judged in found:
             for prediction in judged.predictions:
                 self._numbers.decided(prediction.decision)
             self._slices.append(await run_in_threadpool(slice_text, waiting.part, judged, self._wishes))
+            self._bytes += len(self._slices[-1])
 
     def check(self, *, all_used: bool) -> None:
         """Raise where nothing could be used, or not everything that had to be.

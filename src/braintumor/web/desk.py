@@ -26,6 +26,8 @@ from braintumor.sandbox import Sandbox
 from braintumor.scan import EVERYTHING, Choice, Scan
 
 SHOWN_SIDE: Final = 2048
+PICTURES_BYTES: Final = 128 << 20  # of the slices of one file; more than 500 of 512 x 512 pixels
+TOO_MANY_PICTURES: Final = f"pictures of more than {PICTURES_BYTES >> 20} MiB; ask for fewer slices, or without pixels"
 DECIMALS: Final = 4
 Write = Callable[[Scan, Prediction, Model], None]
 
@@ -153,9 +155,10 @@ class Desk:
         """Return the answers to all slices of a file; fewer where nobody waits for them any more.
 
         Raises:
-            ImageError: it cannot be read, or holds too many slices.
+            ImageError: it cannot be read, or holds too many slices, or too many pixels that are wanted back.
         """
         found: list[Judged] = []
+        held = 0
         with closing(self._sandbox.read_all(job.content, job.name, job.choice)) as scans:
             while batch := list(islice(scans, self._batch)):
                 if len(found) + len(batch) > self._most:
@@ -166,6 +169,9 @@ class Desk:
                 judged = self._judged(ready)
                 for each, answer in zip(ready, judged, strict=True):
                     self._write(each, answer)
+                    held += len(answer.picture or "")
+                if held > PICTURES_BYTES:
+                    raise ImageError(job.name, TOO_MANY_PICTURES)
                 found += judged
         return found
 
