@@ -134,7 +134,7 @@ def begun(case: Case, kind: Kind) -> Dataset:
     source = case.source
     made = Dataset()
     made.SpecificCharacterSet = UTF8
-    for keyword in (*EMPTY_IF_UNKNOWN, "IssuerOfPatientID", "PatientAge", "StudyDescription", "StudyInstanceUID"):
+    for keyword in (*EMPTY_IF_UNKNOWN, *KEPT, "StudyInstanceUID"):
         if keyword in source:
             made.add(source[keyword])
     made.Modality, made.SeriesInstanceUID = kind.modality, case.series_uid(kind)
@@ -146,6 +146,10 @@ def begun(case: Case, kind: Kind) -> Dataset:
     made.ContributingEquipmentSequence = [contribution(case)]
     made.file_meta = file_meta(made)
     return made
+
+
+KEPT: Final = ("IssuerOfPatientID", "PatientAge", "StudyDescription", "SeriesDate", "SeriesTime")
+"""Of the source, where it has them; the date, so that archives sort a result's series beside that of the image."""
 
 
 def series_number(number: Any, kind: Kind) -> int:
