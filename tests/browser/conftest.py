@@ -153,7 +153,7 @@ def models(model_folder: Path, slices: list[Path], tmp_path_factory: pytest.Temp
     return load(model_folder, threads=1), load(folder, threads=1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def addresses(models: tuple[Model, Model], served: Any) -> Iterator[dict[str, str]]:
     """Return the addresses of services with one model, with two, and with a token."""
     with served(models[:1]) as one, served(models) as two, served(models[:1], token=TOKEN) as closed:
