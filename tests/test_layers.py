@@ -25,7 +25,7 @@ LAYERS = (
     "training.export training.sanity training.loader training.checkpoint "
     "training.weights training.artefact training.schedule training.hardware training.board "
     "data.quality data.copies data.crossing data.shortcuts "
-    "inference sandbox braintumor evaluate.faithful evaluate.localise evaluate.decisions "
+    "inference sandbox decoder braintumor evaluate.faithful evaluate.localise evaluate.decisions "
     "evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train data.audit archive volumes dicom.case dicom.pacs dicom.study evaluate.report",
     "training.folds evaluate.pooled evaluate.audit_page terminal paths dicom.report dicom.journal dicom.news",

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from braintumor import decoder
 from braintumor import sandbox as module
 from braintumor.errors import ImageError
 from braintumor.read import read, read_all
@@ -102,7 +103,7 @@ def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     pid = os.fork()
     if pid == 0:  # a process of its own, since limits cannot be taken back
         try:
-            module.confine()
+            decoder.confine()
             np.ones(1 << 28)
         except MemoryError:
             os._exit(7)
@@ -256,6 +257,6 @@ def test_children_outlive_what_asks_the_whole_group_to_end(slices: list[Path]) -
 
 def test_a_child_whose_file_never_ends_ends_itself() -> None:
     code = (
-        "import time; from braintumor import sandbox; sandbox.LONGEST_SECONDS = 1\nwith sandbox.timed(): time.sleep(30)"
+        "import time; from braintumor import decoder; decoder.LONGEST_SECONDS = 1\nwith decoder.timed(): time.sleep(30)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGALRM

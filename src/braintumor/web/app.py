@@ -17,10 +17,10 @@ from fastapi.staticfiles import StaticFiles
 import braintumor
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.decision import COVERAGE
+from braintumor.decoder import LARGEST
 from braintumor.errors import BrainTumorError
 from braintumor.model import Model
 from braintumor.overlay import COLOURS, EVIDENCE, OPACITY
-from braintumor.sandbox import LARGEST
 from braintumor.scan import PLANES, Choice
 from braintumor.web.answers import ClassName, Limits, ModelAnswer, Models, Predictions, Problem, Scale
 from braintumor.web.counter import RETRY, Counter, ProblemError, Wishes
