@@ -685,14 +685,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0 for done, 2 for bad input or usage, 3 for done with findings, 130 for interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
-    command = tyro.cli(
-        Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Audit | Data | Models | Dicom | Serve,
-        prog="braintumor",
-        description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
-        args=arguments,
-        config=(OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
     try:
+        command = tyro.cli(
+            Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Audit | Data | Models | Dicom | Serve,
+            prog="braintumor",
+            description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
+            args=arguments,
+            config=(OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
         return command.run()
     except BrainTumorError as error:
         print(f"braintumor: {error}", file=sys.stderr)

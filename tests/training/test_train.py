@@ -127,7 +127,11 @@ def test_a_signal_stops_in_order_and_says_how_to_go_on(data: Path, tmp_path: Pat
     runs = {number: tmp_path / str(number) for number in (signal.SIGTERM, signal.SIGINT)}
     running = {
         number: subprocess.Popen(
-            [*command, "--out", str(run)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            [*command, "--out", str(run)],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # two at once
         )
         for number, run in runs.items()
     }
@@ -138,7 +142,7 @@ def test_a_signal_stops_in_order_and_says_how_to_go_on(data: Path, tmp_path: Pat
         process.send_signal(number)
     for process in running.values():
         _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130
+        assert process.returncode == 130, errors
         assert "Go on with the same command and --resume" in errors
         assert "Traceback" not in errors
 
