@@ -202,3 +202,8 @@ def test_the_commands(
     assert main(["predict", str(slices[0])]) == 0
     assert "cnn 0.1.0 int8" in capsys.readouterr().out
     assert main(["models", "add", str(archive), "--sha256", "0"]) == 2
+
+
+def test_the_bundled_model_does_not_say_where_it_was_made() -> None:
+    folder = load().folder
+    assert all(b"stack_trace" not in file.read_bytes() for file in folder.iterdir())

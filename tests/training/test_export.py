@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from braintumor.errors import TrainingError
 from braintumor.evaluate.reject import Gate
+from braintumor.training import export as export_module
 from braintumor.training.export import WithClassMaps, check_parity, class_map_scale, export, gate_of, run
 from braintumor.training.networks import Network, build
 
@@ -227,3 +228,10 @@ def test_the_scale_is_the_99th_percentile_of_the_true_classes_peaks() -> None:
     assert class_map_scale(np.zeros((3, 4, 2, 2), np.float32), labels[:3]) == 1e-6
     with pytest.raises(ValueError, match="expected maps of 4 classes"):
         class_map_scale(maps[:, :3], labels)
+
+
+def test_an_exported_file_does_not_say_where_it_was_made(exported: dict[str, Exported]) -> None:
+    for each in exported.values():
+        content = each.file.read_bytes()
+        assert b"pkg.torch" in content
+        assert str(Path(export_module.__file__).parent).encode() not in content

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -120,6 +121,17 @@ def export(network: Network, gate: Gate, size: int, target: Path) -> None:
             dynamo=True,
             external_data=False,
         )
+        forget_places(aside)
+
+
+def forget_places(file: Path) -> None:
+    """Take from an ONNX file where on this machine the code lies that made it."""
+    model = onnx.load(file)
+    for node in model.graph.node:
+        kept = [each for each in node.metadata_props if each.key != "pkg.torch.onnx.stack_trace"]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    onnx.save(model, file)
 
 
 def silence() -> contextlib.redirect_stdout[io.StringIO]:
