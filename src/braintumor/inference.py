@@ -154,10 +154,13 @@ def predict_each(
 
 
 def judge_each(
-    sources: Iterable[Source], model: Model, choice: Choice = EVERYTHING
+    sources: Iterable[Source], model: Model, choice: Choice = EVERYTHING, sandbox: Sandbox | None = None
 ) -> Generator[tuple[Scan, Prediction] | ImageError]:
-    """Yield the slices with their answers, or why there are none; as `predict_each`, with a few slices in memory."""
-    with Decoders(model, choice) as decoders:
+    """Yield the slices with their answers, or why there are none; as `predict_each`, with a few slices in memory.
+
+    Files are decoded in a sandbox of the caller's, where one is given.
+    """
+    with Decoders(model, choice, sandbox) as decoders:
         remaining = chain.from_iterable(map(decoders.scans, sources))
         while batch := list(islice(remaining, FEW)):
             slices = [each if isinstance(each, ImageError) else decoders.ready(each) for each in batch]
@@ -171,19 +174,20 @@ def judge_each(
 class Decoders:
     """What turns sources into what the network takes; starts other processes for those that need them."""
 
-    def __init__(self, model: Model, choice: Choice) -> None:
+    def __init__(self, model: Model, choice: Choice, sandbox: Sandbox | None = None) -> None:
         self._preprocess = model.card.preprocess
         self._choice = choice
         self._lock = Lock()
-        self._sandbox: Sandbox | None = None
+        self._sandbox = sandbox
+        self._is_own = sandbox is None
 
     def __enter__(self) -> Self:
-        """Return this, whose processes end with the block."""
+        """Return this, whose own processes end with the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the processes."""
-        if self._sandbox is not None:
+        if self._is_own and self._sandbox is not None:
             self._sandbox.close()
 
     def prepare(self, source: Source) -> list[Slice | ImageError]:

@@ -96,7 +96,7 @@ def watch(
                 "with which the last watcher was killed; let that one finish them (--once), then change"
             )
         with Incoming(archive, sandbox) as incoming, Outgoing(archive, journal, author(model)) as outgoing:
-            watcher = Watcher(archive, model, journal, incoming, outgoing, stop, say)
+            watcher = Watcher(archive, model, journal, sandbox, incoming, outgoing, stop, say)
             try:
                 watcher.run(poll_seconds, once)
             finally:
@@ -159,6 +159,7 @@ class Watcher:
     archive: Archive
     model: Model
     journal: Journal
+    sandbox: Sandbox
     incoming: Incoming
     outgoing: Outgoing
     stop: Stop
@@ -262,7 +263,7 @@ class Watcher:
     def _answer_several(self, each: Waiting, content: bytes) -> None:
         """Judge the slices of an image one after another and hand over their results, unless we stop before the end."""
         reason = ""
-        with closing(judge_each([(content, each.image.key)], self.model)) as judged:
+        with closing(judge_each([(content, each.image.key)], self.model, sandbox=self.sandbox)) as judged:
             for number, answer in enumerate(judged, start=1):
                 if self.stop.wait():
                     return
