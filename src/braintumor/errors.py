@@ -1,7 +1,31 @@
 """What can go wrong because of what came in. The command line prints these and exits 2; all else is our bug."""
 
 from collections.abc import Mapping
+from enum import StrEnum, auto
 from pathlib import Path
+
+
+class Refusal(StrEnum):
+    """Why a file has no answer: what programs compare, where people read `ImageError.reason`."""
+
+    BUSY = auto()
+    """Not the file's fault: its decoder was killed or stopped, or none could be started. Trying again may help."""
+    CANNOT_OPEN = auto()
+    EMPTY = auto()
+    NOT_MR = auto()
+    """By its header no MR slice of the head."""
+    NO_SLICE = auto()
+    """It holds no slice that was asked for."""
+    OUT_OF_MEMORY = auto()
+    SEVERAL_SLICES = auto()
+    TIMEOUT = auto()
+    """Decoding it takes more of a processor's time than is given to one file."""
+    TOO_LARGE = auto()
+    TRUNCATED = auto()
+    UNDECODABLE = auto()
+    UNKNOWN_FORMAT = auto()
+    UNSUPPORTED = auto()
+    """Intact, but of a kind of pixels, values or header that is not read."""
 
 
 class BrainTumorError(Exception):
@@ -9,12 +33,19 @@ class BrainTumorError(Exception):
 
 
 class ImageError(BrainTumorError):
-    """One image that cannot be read. `reason` names neither the folder nor the content of the file."""
+    """One image that cannot be read.
 
-    def __init__(self, source: str, reason: str) -> None:
+    Attributes:
+        source: what the image is called.
+        reason: why, for people; names neither the folder nor the content of the file.
+        code: why, for programs.
+    """
+
+    def __init__(self, source: str, reason: str, code: Refusal = Refusal.UNDECODABLE) -> None:
         super().__init__(f"{source}: {reason}")
         self.source = source
         self.reason = reason
+        self.code = code
 
 
 class DataError(BrainTumorError):
