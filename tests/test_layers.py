@@ -11,7 +11,7 @@ import braintumor
 
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
-    "errors classes files dicom web.settings web.answers web.protocol web.numbers web.reference",
+    "errors classes files confinement dicom web.settings web.answers web.protocol web.numbers web.reference",
     "scan preprocess decision data.manifest data.split data.phantom data.orientations "
     "data.download data.unzip data.matlab evaluate.metrics dicom.codes dicom.quiet nifti_axes",
     "defects model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
@@ -25,7 +25,7 @@ LAYERS = (
     "training.export training.sanity training.loader training.checkpoint "
     "training.weights training.artefact training.schedule training.hardware training.board "
     "data.quality data.copies data.crossing data.shortcuts "
-    "inference sandbox decoder braintumor evaluate.faithful evaluate.localise evaluate.decisions "
+    "inference sandbox child untrusted decoder braintumor evaluate.faithful evaluate.localise evaluate.decisions "
     "evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train data.audit archive volumes dicom.case dicom.pacs dicom.study evaluate.report",
     "training.folds evaluate.pooled evaluate.audit_page terminal paths dicom.report dicom.journal dicom.news",

@@ -1,6 +1,11 @@
 """Classify brain MRI slices, show why and how sure. Research use only, not a medical device."""
 
 import os
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(__file__)):  # noqa: PTH120
+    # `python -m braintumor` looks for all modules in the working folder first, which may be a stranger's data folder
+    del sys.path[0]
 
 from braintumor.errors import BrainTumorError
 from braintumor.inference import Prediction, predict

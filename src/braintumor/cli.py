@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
+from braintumor.confinement import hide
 from braintumor.decision import REFER
 from braintumor.errors import BrainTumorError, ImageError, MissingExtraError
 from braintumor.scan import Choice
@@ -659,13 +660,18 @@ class Serve:
     """Interface to listen on; for any but this machine's own, BRAINTUMOR_TOKEN must hold a token in the environment."""
     port: int = 8000
     """0 takes any that is free."""
+    require_confinement: bool = False
+    """Refuse to start where the system cannot take all rights from the processes that decode files."""
 
     def run(self) -> int:
         """Answer until Ctrl-C or SIGTERM."""
+        from braintumor.sandbox import require_confinement
         from braintumor.web.server import serve
         from braintumor.web.settings import Settings
         from braintumor.zoo import load
 
+        if self.require_confinement:
+            require_confinement()
         models = [load(model, precision=self.precision, threads=1) for model in self.model]
         names = [model.card.name for model in models]
         if len(set(names)) < len(names):
@@ -693,6 +699,8 @@ def main(arguments: list[str] | None = None) -> int:
             args=arguments,
             config=(OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
+        if isinstance(command, Predict | Explain | Dicom | Serve):
+            hide()  # from the processes that decode, where the system confines these badly
         return command.run()
     except BrainTumorError as error:
         print(f"braintumor: {error}", file=sys.stderr)

@@ -1,9 +1,8 @@
-"""What a child process of the sandbox does: decode the files that it is sent, with little memory and few rights."""
+"""What a child process of the sandbox does: decode the files that it is sent, without any right but to answer."""
 
 import dataclasses
 import importlib
 import json
-import resource
 import signal
 import socket
 import struct
@@ -15,19 +14,20 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.errors import BrainTumorError, ImageError
+from braintumor.confinement import confine
+from braintumor.errors import BrainTumorError, ImageError, Refusal
 from braintumor.read import UNDECODABLE, read_all
 from braintumor.scan import Choice
 
-MEMORY_BYTES: Final = 640 << 20  # address space, libraries included
 LARGEST: Final = 16_000_000  # pixels
 USUAL: Final = 1_000_000
 PIXELS_PER_BYTE: Final = 200
 """A file of more than the usual number of pixels may hold so many for each of its bytes: pictures of anything need far
 more bytes than that, blank ones that are packed to fill a decoder's memory far less."""
-LONGEST_SECONDS: Final = 60  # after which a child that nobody waits for any more ends by itself
+LONGEST_SECONDS: Final = 60  # of a processor's time, after which a child that nobody waits for any more ends by itself
 HEAD: Final = struct.Struct("<Q")
 """Before the content of a file, and before each of the two parts of an answer: its length in bytes."""
+READERS: Final = ("braintumor.dicom.read", "braintumor.nifti")
 Told = TypeVar("Told")
 
 
@@ -71,24 +71,29 @@ def serve(stream: socket.socket) -> None:
                 else:
                     for message, pixels in in_time(decoded(content, wishes)):
                         send(stream, message | about, pixels)
-            except BrainTumorError as error:
-                last = {"reason": error.reason if isinstance(error, ImageError) else str(error)}
-            except OSError:
+            except ImageError as error:
+                last = {"reason": error.reason, "code": error.code}
+            except BrainTumorError as error:  # a library is missing
+                last = {"reason": str(error), "code": Refusal.UNSUPPORTED}
+            except ConnectionError:
                 return
             except Exception:  # whatever a file does to its decoder is a refusal
-                last = {"reason": UNDECODABLE}
+                last = {"reason": UNDECODABLE, "code": Refusal.UNDECODABLE}
             del asked, content  # or there is no room for the next file
             send(stream, last | about)
 
 
 @contextmanager
 def timed() -> Iterator[None]:
-    """End the process if the block takes far longer than anybody waits for it: who asked may have been killed."""
-    signal.alarm(LONGEST_SECONDS)
+    """End the process if the block takes far longer than anybody waits for it: who asked may have been killed.
+
+    What counts is the processor's time, as for who waits, so that nothing good ends so on a busy machine.
+    """
+    signal.setitimer(signal.ITIMER_PROF, LONGEST_SECONDS)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def in_time(messages: Iterator[Told]) -> Iterator[Told]:
@@ -132,22 +137,21 @@ def described(content: bytes, name: str) -> dict[str, Any]:
     return {"described": dataclasses.asdict(describe(content, name))}
 
 
-def confine() -> None:
-    """Give this process a memory limit, and take from it writing files, starting processes and core dumps."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_NPROC):
-        resource.setrlimit(kind, (0, 0))
-
-
 def preload() -> None:
-    """Import what reads DICOM and NIfTI, where it is installed, before there is a limit and anybody waits."""
-    for module in ("braintumor.dicom.read", "braintumor.nifti"):
+    """Import all that reads files, as far as it is installed: a confined process can open no module any more.
+
+    Pillow and NumPy import parts of theirs when these are first used, Python the character sets of DICOM's text.
+    """
+    for module in (*READERS, *(f"PIL.{kind}ImagePlugin" for kind in ("Bmp", "Jpeg", "Mpo", "Png", "Tiff")), "numpy.ma"):
         with suppress(ModuleNotFoundError):
             importlib.import_module(module)
+    if "pydicom.charset" in sys.modules:
+        for encoding in sys.modules["pydicom.charset"].python_encoding.values():
+            b"".decode(encoding)
 
 
 def main() -> None:
-    """Be a child: decode what comes over the socket whose number is the argument.
+    """Be a child: say which protections hold, then decode what comes over the socket whose number is the argument.
 
     What ends the other side, as Ctrl-C does, leaves it time to finish; it ends its children.
     """
@@ -155,9 +159,5 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[1])) as stream:
         preload()
-        confine()
+        send(stream, {"protections": confine(stream.fileno())})
         serve(stream)
-
-
-if __name__ == "__main__":
-    main()

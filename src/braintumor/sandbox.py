@@ -1,104 +1,42 @@
-"""How bytes from outside become slices: decoded in child processes, see `decoder`, with a deadline.
+"""How bytes from outside become slices: decoded in child processes without rights, see `decoder` and `confinement`.
 
-A file that takes too long, too much memory or kills its decoder is refused like a damaged one; whoever asked is
-untouched, and a new child takes the place of the old one.
+A file that takes too much of a processor's time or memory, or makes its decoder crash, is refused like a damaged one;
+whoever asked is untouched, and a new child takes the place of the old one. A decoder that is killed or stopped from
+outside, or gets no processor, says nothing about its file, which is so tried once more.
 """
 
 import dataclasses
-import json
-import os
+import logging
 import queue
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
+from itertools import islice
+from threading import Event
 from typing import Any, Final, Self, TypeVar
 
-import numpy as np
-
-from braintumor.decoder import HEAD, LARGEST
-from braintumor.errors import ImageError
+from braintumor.child import Child, CrashError, LostError, SlowError
+from braintumor.confinement import PROTECTIONS
+from braintumor.errors import BrainTumorError, ImageError, Refusal
 from braintumor.read import GZIP, SEVERAL, UNDECODABLE, volume_kind
-from braintumor.scan import EVERYTHING, LARGEST_VOLUME, SERIES, Choice, Place, Scan, slice_name
+from braintumor.scan import EVERYTHING, LARGEST_VOLUME, Choice, Scan
+from braintumor.untrusted import NONSENSE, refusal_of, scan_of
 
 DEADLINE_SECONDS: Final = 0.8
-NEXT_SECONDS: Final = 0.1  # more, for each further slice of a file
 MIB_PER_SECOND: Final = 64  # more time for large volumes, which are unpacked before the first slice
-START_SECONDS: Final = 20.0
+ATTEMPTS: Final = 2
+
 TOO_LONG: Final = "takes too long to decode; export it again without compression"
-NOT_NOW: Final = "cannot be decoded now: this machine starts no further process; try again later"
-LONGEST_MESSAGE: Final = 1 << 20  # bytes of JSON from a child
-SECRETS: Final = "BRAINTUMOR_"
-"""How the names of our variables in the environment begin; passwords are among them, and a child needs none."""
-NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What comes of an answer that no child gives unless its file has taken it over."""
+NOT_NOW: Final = "cannot be decoded now: this machine is busy, or its decoder was stopped; try again later"
+
 Told = TypeVar("Told")
-
-
-class Child:
-    """One process that decodes, and the socket to it."""
-
-    def __init__(self) -> None:
-        self.socket, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "braintumor.decoder", str(theirs.fileno())]
-            kept = {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
-            limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            try:
-                self.process = subprocess.Popen(
-                    command,
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env=kept | limits,
-                )
-            except OSError:
-                self.socket.close()
-                raise
-        self._files = 0
-
-    def ask(self, content: bytes, asked: dict[str, Any], seconds: float) -> Iterator[tuple[dict[str, Any], bytearray]]:
-        """Yield the child's messages about a file: one for each slice, and one that says that there are no more.
-
-        Only the time spent waiting for the child counts.
-
-        Raises:
-            OSError: the time is over, or the process has ended.
-            ValueError: it says what no child says, or something about another file.
-        """
-        self._files += 1
-        text = json.dumps({**asked, "file": self._files}).encode()
-        began = time.monotonic()
-        self.socket.settimeout(seconds)
-        self.socket.sendall(HEAD.pack(len(text)) + text + HEAD.pack(len(content)))
-        self.socket.sendall(content)
-        while True:
-            answer = answered(self.socket, began + seconds, LONGEST_MESSAGE)
-            pixels = answered(self.socket, began + seconds, LARGEST * PIXEL_BYTES)
-            waited = time.monotonic() - began
-            message: dict[str, Any] = json.loads(answer)
-            if message["file"] != self._files:
-                raise ValueError("an answer about another file")
-            yield message, pixels
-            if "shape" not in message:
-                return
-            began, seconds = time.monotonic(), seconds - waited + NEXT_SECONDS
-
-    def end(self) -> None:
-        """Kill the process; it holds nothing worth keeping."""
-        self.process.kill()
-        self.process.wait()
-        self.socket.close()
+_log = logging.getLogger(__name__)
 
 
 class Sandbox:
     """Children that decode files; calls from several threads are safe, each is answered by one child.
 
     Attributes:
-        deadline: seconds for one file, without waiting for a free child.
+        deadline: seconds of a processor's time for one file.
     """
 
     def __init__(self, children: int = 2, deadline: float = DEADLINE_SECONDS) -> None:
@@ -107,7 +45,6 @@ class Sandbox:
         self._free: queue.SimpleQueue[Child | None] = queue.SimpleQueue()  # None is one that could not be started
         for child in self._all:
             self._free.put(child)
-        self._started: set[Child] = set()
 
     def __enter__(self) -> Self:
         """Return the sandbox, whose children end with the block."""
@@ -117,6 +54,20 @@ class Sandbox:
         """End all children."""
         self.close()
 
+    def missing_protections(self) -> tuple[str, ...]:
+        """Return which of `PROTECTIONS` this system does not give; waits until a child has started.
+
+        Raises:
+            LostError: none starts.
+        """
+        child = self._living()
+        if child is None:
+            raise LostError
+        try:
+            return tuple(name for name in PROTECTIONS if name not in child.protections())
+        finally:
+            self._free.put(child)
+
     def read(self, content: bytes, name: str, choice: Choice = EVERYTHING) -> Scan:
         """Return the one wanted slice in a file's content, as `read.read` does.
 
@@ -125,8 +76,10 @@ class Sandbox:
         """
         with closing(self.read_all(content, name, choice)) as remaining:
             scan, another = next(remaining, None), next(remaining, None)
-        if scan is None or another is not None:
-            raise ImageError(name, UNDECODABLE if scan is None else SEVERAL)
+        if scan is None:
+            raise ImageError(name, UNDECODABLE)
+        if another is not None:
+            raise ImageError(name, SEVERAL, Refusal.SEVERAL_SLICES)
         return scan
 
     def read_all(self, content: bytes, name: str, choice: Choice = EVERYTHING) -> Generator[Scan]:
@@ -135,16 +88,16 @@ class Sandbox:
         A child is kept until the last one: take them all, or close the iterator.
 
         Raises:
-            ImageError: it cannot be read, has more than 16 million pixels or far more than its size can tell, or takes
-                too long or too much memory.
+            ImageError: it cannot be read, has more than 16 million pixels or far more than its size can tell, takes too
+                long or too much memory, or cannot be decoded now.
         """
 
         def understood(answer: dict[str, Any], pixels: bytearray) -> Scan | None:
             return scan_of(answer, pixels, name) if "shape" in answer else None
 
         asked = {"name": name, "choice": dataclasses.asdict(choice)}
-        with closing(self._messages(content, name, asked, understood)) as found:
-            for scan in found:
+        with closing(self._messages(content, name, asked, understood)) as slices:
+            for scan in slices:
                 if scan is not None:
                     yield scan
 
@@ -152,7 +105,7 @@ class Sandbox:
         """Return what `dicom.read.describe` says about a DICOM file's content, as the fields of a `dicom.series.File`.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: it cannot be read, or not now.
         """
 
         def understood(answer: dict[str, Any], _: bytearray) -> dict[str, Any]:
@@ -170,35 +123,77 @@ class Sandbox:
     ) -> Generator[Told]:
         """Yield what a child says about a file, as it is understood; the last message too.
 
+        After a child is lost another one is asked, and what it repeats is left out.
+
         Raises:
             ImageError: as `read_all`, or it cannot be understood, or there is no child.
         """
-        child = self._free.get() or self._start()
+        given = 0
+        for _ in range(ATTEMPTS):
+            try:
+                with closing(self._attempt(content, name, asked, understood)) as messages:
+                    for message in islice(messages, given, None):
+                        given += 1
+                        yield message
+                return
+            except LostError as error:
+                lost = error
+        raise ImageError(name, NOT_NOW, Refusal.BUSY) from lost
+
+    def _attempt(
+        self,
+        content: bytes,
+        name: str,
+        asked: dict[str, Any],
+        understood: Callable[[dict[str, Any], bytearray], Told],
+    ) -> Generator[Told]:
+        """Yield what one child says about a file, as `_messages`.
+
+        Raises:
+            LostError: the child is, or there is none.
+        """
+        child = self._living()
         if child is None:
             self._free.put(None)
-            raise ImageError(name, NOT_NOW)
+            raise LostError
         whole = False
         try:
-            # the first answer of a child waits until it has started
-            patience = self.deadline if child in self._started else START_SECONDS
-            patience += volume_mib(content) / MIB_PER_SECOND
-            for answer, pixels in child.ask(content, asked, patience):
-                self._started.add(child)
+            self._warn(child)
+            for answer, pixels in child.ask(content, asked, self.deadline + volume_mib(content) / MIB_PER_SECOND):
                 if "reason" in answer:
                     whole = True
-                    raise ImageError(name, reason_of(answer))
+                    raise refusal_of(answer, name)
                 told = understood(answer, pixels)
                 whole = "shape" not in answer
                 yield told
-        except (OSError, *NONSENSE) as error:
-            raise ImageError(name, TOO_LONG if isinstance(error, TimeoutError) else UNDECODABLE) from error
+        except SlowError as error:
+            raise ImageError(name, TOO_LONG, Refusal.TIMEOUT) from error
+        except (CrashError, *NONSENSE) as error:
+            raise ImageError(name, UNDECODABLE) from error
         finally:
             self._free.put(child if whole else self._replace(child))
+
+    def _living(self) -> Child | None:
+        """Return a free child that has not ended while nobody asked it anything; waits for one."""
+        child = self._free.get() or self._start()
+        return child if child is None or child.is_alive else self._replace(child)
+
+    def _warn(self, child: Child) -> None:
+        """Say once in the process what this system lacks to confine children.
+
+        Raises:
+            LostError: the child does not start.
+        """
+        missing = [name for name in PROTECTIONS if name not in child.protections()]
+        if missing and not _warned.is_set():
+            _warned.set()
+            _log.warning(
+                "this system offers no %s: files from outside are decoded with more rights", " and no ".join(missing)
+            )
 
     def _replace(self, child: Child) -> Child | None:
         """Return a new child after ending one, if it can be started now."""
         child.end()
-        self._started.discard(child)
         self._all.remove(child)
         return self._start()
 
@@ -217,6 +212,29 @@ class Sandbox:
             child.end()
 
 
+_warned: Final = Event()
+
+
+def require_confinement() -> None:
+    """Raise where decoders cannot be confined wholly.
+
+    Raises:
+        BrainTumorError: with what is missing.
+    """
+    with Sandbox(1) as sandbox:
+        try:
+            missing = sandbox.missing_protections()
+        except LostError as error:
+            raise BrainTumorError(
+                "no process for decoding starts; see how many processes and how much memory this account may have"
+            ) from error
+    if missing:
+        raise BrainTumorError(
+            f"this system offers no {' and no '.join(missing)} to confine the processes that decode files; use a Linux "
+            "kernel of 5.13 or later with both, or start without --require_confinement"
+        )
+
+
 def volume_mib(content: bytes) -> float:
     """Return how large a volume is, as far as its file says without being parsed; 0 for an image.
 
@@ -226,57 +244,3 @@ def volume_mib(content: bytes) -> float:
         return 0.0
     size = int.from_bytes(content[-4:], "little") if content.startswith(GZIP) else len(content)
     return min(max(size, len(content)), LARGEST_VOLUME) / 2**20
-
-
-def answered(stream: socket.socket, until: float, longest: int) -> bytearray:
-    """Return one part of a child's message.
-
-    Raises:
-        OSError: the time is over, or the other side has gone.
-        ValueError: it has more bytes than such a part can have.
-    """
-    (length,) = HEAD.unpack(filled(stream, bytearray(HEAD.size), until))
-    if length > longest:
-        raise ValueError(f"expected at most {longest:,} bytes, got {length:,}")
-    return filled(stream, bytearray(length), until)
-
-
-def filled(stream: socket.socket, buffer: bytearray, until: float) -> bytearray:
-    """Return a buffer after filling it from a stream; raises as `answered`."""
-    view = memoryview(buffer)
-    while view:
-        stream.settimeout(max(until - time.monotonic(), 1e-3))
-        count = stream.recv_into(view)
-        if not count:
-            raise ConnectionError("the other side has gone")
-        view = view[count:]
-    return buffer
-
-
-def reason_of(answer: dict[str, Any]) -> str:
-    """Return the reason in a child's message; nothing that a terminal could take for more than text."""
-    reason = answer["reason"]
-    return reason if isinstance(reason, str) and reason.isprintable() and len(reason) <= LONGEST_REASON else UNDECODABLE
-
-
-LONGEST_REASON: Final = 500  # letters
-
-
-def scan_of(answer: dict[str, Any], pixels: bytearray, name: str) -> Scan:
-    """Return the slice in a child's message about a file of this name.
-
-    Raises:
-        One of `NONSENSE`: it is none, or names another file or place.
-    """
-    values = np.frombuffer(pixels, np.float32).reshape(answer["shape"])
-    spacing, notes = answer["spacing"], tuple(answer["notes"])
-    place = answer["place"] and Place(**answer["place"])
-    names = (name, place and slice_name(name, int(place.number), 2))
-    if answer["source"] not in names or (place and place.volume != name and not SERIES.fullmatch(place.volume)):
-        raise ValueError("an answer about another file")
-    if not all(note.isprintable() for note in notes):
-        raise ValueError("expected notes of letters")
-    return Scan(values, spacing and tuple(spacing), answer["source"], notes, place, answer["origin"])
-
-
-PIXEL_BYTES: Final = 4
