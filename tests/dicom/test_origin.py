@@ -224,3 +224,23 @@ def test_odd_structure_is_as_if_it_were_not_there(oddity: Callable[[Dataset], No
     found = kept(dataset)
     assert found.NumberOfFrames == 1
     assert np.allclose(np.array(found.ImagePositionPatient, float), [-40, -40, 5])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"00100020": {"vr": "LO", "Value": ["x" * 100]}},  # PatientID, longer than it may be
+        {"00101040": {"vr": "LO", "Value": ["Elm Street"]}},  # PatientAddress, which is not kept
+        {"0020000D": {"vr": "UI", "Value": ["not a UID"]}},
+        {"00080018": {"vr": "UI"}},
+        {"00104000": {"vr": "LT", "Value": ["\x1b[2J"]}},
+        {"00280010": {"vr": "US", "Value": [-1]}},
+        {"00280008": {"vr": "IS", "Value": [0]}},
+        {"00086001": {"vr": "SQ", "Value": [{}]}},
+    ],
+)
+def test_attributes_that_no_image_gives_are_not_taken_from_a_decoder(change: dict[str, Any]) -> None:
+    taken = json.loads(json.dumps(origin.extract(read_back(make.mr()), 1)))
+    assert origin.restore(taken).PatientID == make.PATIENT
+    with pytest.raises((ValueError, ImageError)):
+        origin.restore(taken | change)

@@ -82,8 +82,15 @@ def extract(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]
 
 
 def restore(origin: Mapping[str, Any]) -> Dataset:
-    """Return the attributes that `extract` kept as a dataset."""
-    return Dataset.from_json(dict(origin))
+    """Return the attributes that `extract` kept as a dataset.
+
+    Raises:
+        ValueError: others, or invalid ones: they come from a process that its file may have taken over.
+    """
+    dataset = Dataset.from_json(dict(origin))
+    if extract(dataset, int(dataset.ReferencedFrameNumber)) != origin:
+        raise ValueError("expected attributes as they are taken from an image")
+    return dataset
 
 
 def is_filled(dataset: Dataset, keyword: str) -> bool:

@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from braintumor.dicom.series import Chosen, File, choose
+from braintumor.dicom.series import CONTRASTS, Chosen, File, choose
 from braintumor.errors import ImageError
-from braintumor.read import whole
+from braintumor.read import UNDECODABLE, whole
 from braintumor.sandbox import Sandbox
+from braintumor.scan import SERIES
+from braintumor.untrusted import is_text
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,32 @@ def survey(paths: Iterable[Path], *, best: bool = False) -> Study:
     with Sandbox(1) as sandbox:
         for path in paths:
             try:
-                files.append(File(**sandbox.describe(whole(path, str(path)), str(path))))
+                files.append(file_of(sandbox.describe(whole(path, str(path)), str(path)), str(path)))
             except ImageError as error:
                 unreadable.append(error)
     return Study(tuple(choose(files, best=best)), tuple(unreadable))
+
+
+def file_of(described: dict[str, Any], name: str) -> File:
+    """Return what a decoder's process says about the file of this name.
+
+    Raises:
+        ImageError: it says what no decoder says, unless its file has taken it over.
+    """
+    try:
+        file = File(**described)
+        is_sound = (
+            file.name == name
+            and (file.volume == name or SERIES.fullmatch(file.volume) is not None)
+            and (file.refusal is None or is_text(file.refusal))
+            and type(file.series_uid) is str
+            and type(file.slices) is type(file.number) is int
+            and file.slices >= 1
+            and file.contrast in CONTRASTS
+            and type(file.is_axial) is bool
+        )
+    except TypeError:
+        is_sound = False
+    if not is_sound:
+        raise ImageError(name, UNDECODABLE)
+    return file
