@@ -15,6 +15,7 @@ from braintumor.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
+VECTOR_EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 WEIGHTS = "weights/resnet18-imagenet-stem-to-layer3.safetensors"  # in the data folder
 
 
@@ -54,17 +55,18 @@ def record(name: str, command: str, numbers: Mapping[str, Mapping[str, Any]]) ->
 
 def machine() -> dict[str, Any]:
     """Return what the numbers were measured on; no host name."""
-    processor = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    entries = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    processor = entries.get("model name") or platform.processor()
+    vectors = [name for name in VECTOR_EXTENSIONS if name in entries.get("flags", "").split()]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     system = platform.freedesktop_os_release()["PRETTY_NAME"]
-    return {"cpu": processor, "cores": os.cpu_count(), "memory_gib": round(memory, 1), "os": system}
+    return {
+        "cpu": f"{processor} ({', '.join(vectors) or 'no known vector extensions'})",
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "os": system,
+    }
 
 
 def commit() -> str:
