@@ -13,10 +13,19 @@ import numpy as np
 import pytest
 
 from braintumor.classes import CLASSES
-from braintumor.errors import ImageError
-from braintumor.inference import BATCH, BATCHES_AHEAD, Prediction, judge_each, predict, predict_each
+from braintumor.errors import ImageError, Refusal
+from braintumor.inference import (
+    BATCH,
+    BATCHES_AHEAD,
+    Prediction,
+    Unreadable,
+    judge_each,
+    predict,
+    predict_all,
+    predict_each,
+)
 from braintumor.model import Model
-from braintumor.read import read, read_all
+from braintumor.read import UNKNOWN_FORMAT, read, read_all
 from braintumor.scan import Choice, Place, Scan
 from tests.volume_files import brain
 
@@ -82,9 +91,31 @@ def test_answers_keep_their_order_with_unreadable_files_between(
     assert_same(predict(slices[1], model)[0], answers[3], 1e-5)  # type: ignore[arg-type]
 
 
-def test_predict_raises_for_an_unreadable_file(tmp_path: Path, slices: list[Path], model: Model) -> None:
+def test_one_bad_file_does_not_discard_the_answers_to_the_others(
+    tmp_path: Path, slices: list[Path], model: Model
+) -> None:
+    missing = tmp_path / "missing.png"
+    first, bad, text, last = predict([slices[0], missing, b"no image", slices[1]], model)
+    assert bad == Unreadable(str(missing), Refusal.CANNOT_OPEN, "no such file or directory")
+    assert text == Unreadable("bytes", Refusal.UNKNOWN_FORMAT, UNKNOWN_FORMAT)
+    assert [first.image, last.image] == [str(slices[0]), str(slices[1])]  # type: ignore[union-attr]
     with pytest.raises(ImageError, match=r"missing\.png: no such file"):
-        predict([slices[0], tmp_path / "missing.png"], model)
+        predict_all([slices[0], missing], model)
+
+
+def test_content_without_a_name_is_called_bytes_whatever_it_is(slices: list[Path], model: Model) -> None:
+    make = pytest.importorskip("tests.dicom.make", reason="DICOM needs its extra")
+    dicom, nifti = make.encoded(make.mr(size=64)), brain(("glioma",))
+    for content in (slices[0].read_bytes(), dicom, nifti):
+        for answers in (predict(content, model), predict([content], model)):
+            assert [answer.image for answer in answers] == ["bytes"]  # type: ignore[union-attr]
+    damaged = [predict(content[: len(content) // 2], model)[0] for content in (dicom, nifti)]
+    assert [answer.name for answer in damaged] == ["bytes", "bytes"]  # type: ignore[union-attr]
+
+
+def test_content_with_a_name_is_one_source(slices: list[Path], model: Model) -> None:
+    [answer] = predict((slices[0].read_bytes(), "a slice"), model)
+    assert answer.image == "a slice"  # type: ignore[union-attr]
 
 
 def test_only_unreadable_files_need_no_network(tmp_path: Path, model: Model) -> None:

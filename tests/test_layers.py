@@ -11,10 +11,11 @@ import braintumor
 
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
-    "errors classes files confinement dicom web.settings web.answers web.protocol web.numbers web.reference",
-    "scan preprocess decision data.manifest data.split data.phantom data.orientations "
+    "errors classes files confinement dicom dicom.start web.settings web.answers web.protocol web.numbers "
+    "web.reference",
+    "scan grey square preprocess decision data.manifest data.split data.phantom data.orientations "
     "data.download data.unzip data.matlab evaluate.metrics dicom.codes dicom.quiet nifti_axes",
-    "defects model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
+    "defects deep model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
     "dicom.parse dicom.display dicom.scope dicom.frames dicom.series",
     "dicom.read",

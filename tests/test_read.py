@@ -9,6 +9,7 @@ import threading
 import tracemalloc
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from braintumor.data.phantom import phantom
+from braintumor.deep import DEEP as DEEP_NOTE
 from braintumor.errors import ImageError
+from braintumor.grey import between
 from braintumor.read import may_hold_several, read, read_all, volume_kind
 from tests.dicom import make
 from tests.volume_files import brain
@@ -110,13 +114,12 @@ def test_a_cmyk_jpeg_is_not_inverted() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-@pytest.mark.parametrize(
-    ("largest", "divisor"),
-    [(255, 255), (256, 1023), (1023, 1023), (1024, 4095), (4095, 4095), (4096, 16383), (16384, 65535), (65535, 65535)],
-)
-def test_16_bit_values_are_divided_by_the_depth_in_use(kind: str, largest: int, divisor: int) -> None:
+@pytest.mark.parametrize("largest", [255, 1023, 4095, 16383, 65535])
+def test_16_bit_values_of_a_full_range_keep_it(kind: str, largest: int) -> None:
     values = np.linspace(0, largest, 256).astype(np.uint16).reshape(16, 16)
-    np.testing.assert_allclose(read(encode_array(values, kind)).pixels, values / divisor, rtol=1e-6)
+    scan = read(encode_array(values, kind))
+    np.testing.assert_allclose(scan.pixels, values / largest, rtol=1e-6)
+    assert scan.notes == ()
 
 
 def test_big_endian_16_bit_tiff_is_read() -> None:
@@ -126,12 +129,164 @@ def test_big_endian_16_bit_tiff_is_read() -> None:
 
 
 def test_32_bit_containers_of_16_bit_values_are_read() -> None:
-    values = np.linspace(0, 40000, 256).astype(np.int32).reshape(16, 16)
+    values = np.linspace(0, 65535, 256).astype(np.int32).reshape(16, 16)
     np.testing.assert_allclose(read(encode_array(values, "TIFF")).pixels, values / 65535, rtol=1e-6)
 
 
+def grey_png(values: NDArray[Any]) -> bytes:
+    return encode_array(values.astype(np.uint16))
+
+
+def grey_tiff(values: NDArray[Any]) -> bytes:
+    return encode_array(values.astype(np.uint16), "TIFF")
+
+
+def big_endian_tiff(values: NDArray[Any]) -> bytes:
+    height, width = values.shape
+    return encode(Image.frombytes("I;16B", (width, height), values.astype(">u2").tobytes()), "TIFF")
+
+
+def wide_tiff(values: NDArray[Any]) -> bytes:
+    return encode_array(values.astype(np.int32), "TIFF")
+
+
+def packed_tiff(values: NDArray[Any]) -> bytes:
+    return encode_array(values.astype(np.uint16), "TIFF", compression="tiff_lzw")
+
+
+def colour_png(values: NDArray[Any]) -> bytes:
+    return deep_png(np.stack([values] * 3, axis=-1))
+
+
+def transparent_png(values: NDArray[Any]) -> bytes:
+    return deep_png(np.stack([values, np.full_like(values, 65535)], axis=-1))
+
+
+def transparent_colour_png(values: NDArray[Any]) -> bytes:
+    return deep_png(np.stack([values, values, values, np.full_like(values, 65535)], axis=-1))
+
+
+def colour_tiff(values: NDArray[Any]) -> bytes:
+    return deep_tiff(np.stack([values] * 3, axis=-1), "<")
+
+
+def big_endian_colour_tiff(values: NDArray[Any]) -> bytes:
+    return deep_tiff(np.stack([values] * 3, axis=-1), ">")
+
+
+DEEP = [
+    *(grey_png, grey_tiff, big_endian_tiff, wide_tiff, packed_tiff),
+    *(colour_png, transparent_png, transparent_colour_png, colour_tiff, big_endian_colour_tiff),
+]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def deep_png(values: NDArray[Any]) -> bytes:
+    """Return a PNG of (H, W, channels) 16-bit values: grey and transparency, colour, or colour and transparency."""
+    height, width, channels = values.shape
+    rows = values.astype(">u2").reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+
+
+def deep_tiff(values: NDArray[Any], order: str, *, planes: bool = False) -> bytes:
+    """Return a TIFF of (H, W, 3) 16-bit values in a byte order of `struct`, its channels side by side or apart."""
+    height, width, channels = values.shape
+    stored = values.astype(f"{order}u2")
+    parts = [stored[..., channel].tobytes() for channel in range(channels)] if planes else [stored.tobytes()]
+    content = b"".join(parts)
+    starts = [8 + sum(map(len, parts[:index])) for index in range(len(parts))]
+    extra = 8 + len(content)
+    tables = [(258, 3, [16] * channels), (273, 4, starts), (279, 4, list(map(len, parts)))]
+    single = [(256, width), (257, height), (259, 1), (262, 2), (277, 3), (278, height), (284, 1 + planes)]
+    entries, tail = {tag: struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in single}, b""
+    for tag, kind, numbers in tables:
+        packed = struct.pack(f"{order}{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)
+        place = packed if len(packed) == 4 else struct.pack(f"{order}I", extra + len(tail))
+        entries[tag] = struct.pack(f"{order}HHI", tag, kind, len(numbers)) + place
+        tail += packed if len(packed) > 4 else b""
+    listed = b"".join(entries[tag] for tag in sorted(entries))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, extra + len(tail))
+    return head + content + tail + struct.pack(f"{order}H", len(entries)) + listed + b"\0" * 4
+
+
+def slice_of(largest: int) -> NDArray[np.int64]:
+    """Return a phantom's 64 x 64 values from 0 to `largest`."""
+    grey = phantom("glioma", 3, 64).astype(np.float64)
+    return np.rint(grey / grey.max() * largest).astype(np.int64)
+
+
+@pytest.mark.parametrize("encoded", DEEP, ids=lambda encoded: encoded.__name__)
+@pytest.mark.parametrize("largest", [900, 1030, 4200, 17000, 30000])
+def test_a_slice_looks_alike_whatever_its_largest_value_in_every_deep_format(
+    encoded: Callable[[NDArray[Any]], bytes], largest: int
+) -> None:
+    values = slice_of(largest)
+    expected = between(values.astype(np.float64), *np.percentile(values, (0.1, 99.9)))
+    scan = read(encoded(values))
+    np.testing.assert_allclose(scan.pixels, expected, atol=0.06 if largest in (1030, 4200, 17000) else 1e-6)
+    assert scan.notes == (DEEP_NOTE,) or largest in (1030, 4200, 17000)
+    np.testing.assert_allclose(scan.pixels, read(grey_png(values)).pixels, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoded", DEEP, ids=lambda encoded: encoded.__name__)
+def test_every_deep_format_with_its_full_range_is_divided_by_it(encoded: Callable[[NDArray[Any]], bytes]) -> None:
+    values = slice_of(65535)
+    np.testing.assert_allclose(read(encoded(values)).pixels, values / 65535, atol=1e-6)
+
+
+def test_deep_colour_becomes_itu_601_luma_of_all_its_bits_and_transparency_lies_on_black() -> None:
+    random = np.random.default_rng(0)
+    values = random.integers(0, 65536, (32, 32, 4))
+    values[0, 0] = 65535
+    luma = values[..., :3] @ (0.299, 0.587, 0.114)
+    for content in (deep_png(values[..., :3]), deep_tiff(values[..., :3], "<"), deep_tiff(values[..., :3], ">")):
+        np.testing.assert_allclose(read(content).pixels, luma / 65535, atol=2e-5)
+    np.testing.assert_allclose(read(deep_png(values)).pixels, luma * values[..., 3] / 65535**2, atol=2e-5)
+    grey = read(deep_png(values[..., 2:])).pixels
+    np.testing.assert_allclose(grey, values[..., 2] * (values[..., 3] / 65535**2), atol=2e-5)
+
+
+def test_deep_colour_that_would_be_decoded_wrongly_is_refused() -> None:
+    content = deep_tiff(np.stack([slice_of(4000)] * 3, axis=-1), "<", planes=True)
+    assert reason_of(content) == "16-bit TIFF whose colours lie apart; save it as grey"
+
+
+@pytest.mark.parametrize("largest", [1000, 1400, 4000, 40000])
+def test_one_pixel_decides_nothing_about_the_brightness_of_a_deep_image(largest: int) -> None:
+    values = slice_of(largest)
+    usual = np.median(read(grey_png(values)).pixels[values > 0])
+    brightest = values.copy()
+    for pixel in np.unique(np.geomspace(largest, 65535, 60).astype(np.int64)):
+        brightest[32, 32] = pixel
+        ratio = np.median(read(grey_png(brightest)).pixels[values > 0]) / usual
+        assert 0.58 <= ratio <= 1.7, pixel
+
+
+def test_the_brightness_of_a_deep_image_has_no_steps() -> None:
+    means = [read(grey_png(slice_of(int(largest)))).pixels.mean() for largest in np.geomspace(200, 65535, 400)]
+    steps = np.abs(np.diff(means)) / means[1:]
+    assert steps.max() < 0.06
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0, 0), (300, 0), (4095, 1), (65535, 1)])
+def test_deep_images_of_one_value_are_read(value: int, shown: float) -> None:
+    assert read(encode_array(np.full((16, 16), value, np.uint16))).pixels.tolist() == [[shown] * 16] * 16
+
+
+def test_a_deep_image_with_few_pixels_that_are_not_black_shows_them() -> None:
+    values = np.zeros((64, 64), np.uint16)
+    values[3, 5] = 700
+    np.testing.assert_array_equal(read(encode_array(values)).pixels, (values > 0).astype(np.float32))
+
+
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(64, 255))
+@given(st.integers(0, 2**32 - 1), st.integers(243, 255))
 def test_8_bit_times_257_gives_the_same_pixels(seed: int, brightest: int) -> None:
     grey = np.random.default_rng(seed).integers(0, brightest + 1, (16, 16), dtype=np.uint8)
     grey[0, 0] = brightest
@@ -200,10 +355,6 @@ def test_a_truncated_jpeg_is_called_truncated() -> None:
 
 def blank_png(width: int, height: int) -> bytes:
     """Return a PNG that declares width x height grey pixels and holds none."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 

@@ -7,8 +7,8 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != os.path
     # `python -m braintumor` looks for all modules in the working folder first, which may be a stranger's data folder
     del sys.path[0]
 
-from braintumor.errors import BrainTumorError
-from braintumor.inference import Prediction, predict
+from braintumor.errors import BrainTumorError, Refusal
+from braintumor.inference import Prediction, Unreadable, predict
 from braintumor.model import Model
 from braintumor.read import read
 from braintumor.scan import Scan
@@ -18,4 +18,15 @@ __version__ = "0.1.0"
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reports to its maker otherwise; no module above has loaded it
 
-__all__ = ["BrainTumorError", "Model", "Prediction", "Scan", "__version__", "load", "predict", "read"]
+__all__ = [
+    "BrainTumorError",
+    "Model",
+    "Prediction",
+    "Refusal",
+    "Scan",
+    "Unreadable",
+    "__version__",
+    "load",
+    "predict",
+    "read",
+]

@@ -309,19 +309,25 @@ class Predict:
     """Of volumes, the numbers of the slices: all, 12, 10-20, or 1-5,9."""
     plane: Literal["acquired", "axial", "coronal", "sagittal"] = "acquired"
     """Of NIfTI volumes, the direction in which they are cut; acquired is that of the sharpest slices."""
+    verbose: bool = False
+    """Name the files of folders that are passed over, because they hold no image."""
 
     def run(self) -> int:
         """Print one answer per slice as they come; what cannot be read goes to the error stream."""
         from braintumor.inference import predict_each
-        from braintumor.paths import images_in
-        from braintumor.terminal import csv_writer, json_writer, text_writer, written
+        from braintumor.paths import FoundImages
+        from braintumor.terminal import csv_writer, json_writer, tell_passed_over, text_writer, written
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
         model = model.deciding(coverage=self.coverage, max_error=self.max_error, set_error=self.set_error)
         writer = {"text": text_writer, "json": json_writer, "csv": csv_writer}[self.format]
         choice = Choice.of(self.slices, self.plane)
-        failures = written(predict_each(images_in(self.paths), model, choice), writer(model))
+        images = FoundImages(self.paths)
+        try:
+            failures = written(predict_each(images, model, choice), writer(model))
+        finally:
+            tell_passed_over(images.passed_over, verbose=self.verbose)
         return FINDINGS if failures else DONE
 
 
@@ -345,17 +351,20 @@ class Explain:
     """Of volumes, the numbers of the slices: all, 12, 10-20, or 1-5,9."""
     plane: Literal["acquired", "axial", "coronal", "sagittal"] = "acquired"
     """Of NIfTI volumes, the direction in which they are cut; acquired is that of the sharpest slices."""
+    verbose: bool = False
+    """Name the files of folders that are passed over, because they hold no image."""
 
     def run(self) -> int:
         """Write the files and say for each slice what they show."""
         from braintumor.inference import judge_each
-        from braintumor.paths import UniqueNames, images_in, output_name, refuse_overwriting
-        from braintumor.terminal import written
+        from braintumor.paths import FoundImages, UniqueNames, output_name, refuse_overwriting
+        from braintumor.terminal import tell_passed_over, written
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
         choice = Choice.of(self.slices, self.plane)
-        sources = list(images_in(self.paths))
+        images = FoundImages(self.paths)
+        sources = list(images)
         refuse_overwriting(sources, self.out)
         names = UniqueNames()
 
@@ -368,7 +377,11 @@ class Explain:
                 name = names.take(output_name(prediction))
                 print(explained(scan, prediction, model, shown_class, self.out, name), flush=True)
 
-        return FINDINGS if written(judge_each(sources, model, choice), write) else DONE
+        try:
+            failures = written(judge_each(sources, model, choice), write)
+        finally:
+            tell_passed_over(images.passed_over, verbose=self.verbose)
+        return FINDINGS if failures else DONE
 
 
 @dataclass(frozen=True)
@@ -547,6 +560,8 @@ class DicomClassify:
     """all: every series of MR slices of the head; best: the one that suits the models best, see the documentation."""
     slices: str = "all"
     """Instance numbers, or of a file of several frames their numbers: all, 12, 10-20, or 1-5,9."""
+    verbose: bool = False
+    """Name the files of folders that are passed over, because they hold no image."""
 
     def run(self) -> int:
         """Say which series are classified and why, write the results, and say for each slice what they say."""
@@ -556,12 +571,13 @@ class DicomClassify:
         from braintumor.dicom.study import survey
         from braintumor.dicom.write import result_files
         from braintumor.inference import judge_each
-        from braintumor.paths import UniqueNames, images_in, place_of, refuse_overwriting
-        from braintumor.terminal import written
+        from braintumor.paths import FoundImages, UniqueNames, place_of, refuse_overwriting
+        from braintumor.terminal import tell_passed_over, written
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
-        sources = list(images_in(self.paths))
+        images = FoundImages(self.paths)
+        sources = list(images)
         refuse_overwriting(sources, self.out)
         study = survey(sources, best=self.series == "best")
         for line in study.explanations:
@@ -569,6 +585,7 @@ class DicomClassify:
         for problem in study.unreadable:
             print(f"unreadable: {problem}", file=sys.stderr)
         if not study.files:
+            tell_passed_over(images.passed_over, verbose=self.verbose)
             raise BrainTumorError("nothing to classify: no file is a DICOM image of a series that is taken; see above")
         names: defaultdict[Path, UniqueNames] = defaultdict(UniqueNames)
         distinct = Distinct()
@@ -596,6 +613,7 @@ class DicomClassify:
         with quiet():
             answers = judge_each(study.files, model, Choice.of(self.slices))
             failures = written(map(answered, answers), write)
+        tell_passed_over(images.passed_over, verbose=self.verbose)
         return FINDINGS if study.unreadable or failures else DONE
 
 

@@ -74,7 +74,7 @@ def serve(stream: socket.socket) -> None:
             except ImageError as error:
                 last = {"reason": error.reason, "code": error.code}
             except BrainTumorError as error:  # a library is missing
-                last = {"reason": str(error), "code": Refusal.UNSUPPORTED}
+                last = {"reason": str(error), "code": Refusal.MISSING_LIBRARY}
             except ConnectionError:
                 return
             except Exception:  # whatever a file does to its decoder is a refusal

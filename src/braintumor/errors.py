@@ -12,6 +12,8 @@ class Refusal(StrEnum):
     """Not the file's fault: its decoder was killed or stopped, or none could be started. Trying again may help."""
     CANNOT_OPEN = auto()
     EMPTY = auto()
+    MISSING_LIBRARY = auto()
+    """Of a kind whose libraries are not installed."""
     NOT_MR = auto()
     """By its header no MR slice of the head."""
     NO_SLICE = auto()
@@ -21,6 +23,7 @@ class Refusal(StrEnum):
     TIMEOUT = auto()
     """Decoding it takes more of a processor's time than is given to one file."""
     TOO_LARGE = auto()
+    TOO_SMALL = auto()
     TRUNCATED = auto()
     UNDECODABLE = auto()
     UNKNOWN_FORMAT = auto()

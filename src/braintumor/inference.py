@@ -15,21 +15,23 @@ from numpy.typing import NDArray
 from braintumor.classes import CLASSES
 from braintumor.decision import REFER
 from braintumor.defects import defects
-from braintumor.errors import ImageError
+from braintumor.errors import ImageError, Refusal
 from braintumor.model import Model
 from braintumor.preprocess import network_input
 from braintumor.read import read, volume_kind, whole
 from braintumor.sandbox import Sandbox
 from braintumor.scan import EVERYTHING, Choice, Place, Scan
 
-Source = str | Path | Scan | tuple[bytes, str]
-"""A path, a slice, or the content of a file and what to call it."""
+Source = str | Path | Scan | bytes | tuple[bytes, str]
+"""A path, a slice, the content of a file, or that and what to call it."""
 COLUMNS = (
     *("image", "label", "predicted", "decision", "reasons"),
     *(f"p_{name}" for name in CLASSES),
     *("model", "unusual", "prediction_set", "notes", "volume", "slice"),
 )
 
+UNNAMED = "bytes"
+"""What the content of a file is called that comes without a name."""
 BATCH = 32
 BATCHES_AHEAD = 3
 FEW = 8
@@ -105,19 +107,55 @@ class Prediction:
         return dict(zip(COLUMNS, values, strict=True))
 
 
-def predict(scans: str | Path | Scan | Iterable[Source], model: Model, choice: Choice = EVERYTHING) -> list[Prediction]:
-    """Return the model's answer for a path, a `Scan`, or several of them, in order; for each slice of a volume.
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that has no answer, or no further one.
+
+    Attributes:
+        name: what the file is called, as in an answer.
+        code: why, for programs.
+        text: why, for people; it names neither the folder nor the content of the file.
+    """
+
+    name: str
+    code: Refusal
+    text: str
+
+
+def predict(
+    sources: Source | Iterable[Source], model: Model, choice: Choice = EVERYTHING
+) -> list[Prediction | Unreadable]:
+    """Return the model's answers for a path, a `Scan`, the content of a file, or several of them, in their order.
+
+    A volume has an answer for each slice. A file that cannot be read has an `Unreadable` in its place, and all others
+    have their answers; one that turns out to be damaged after some of its slices has both.
+    """
+    alone = isinstance(sources, str | Path | Scan | bytes) or is_named_content(sources)
+    answers = predict_each([sources] if alone else sources, model, choice)  # type: ignore[arg-type,list-item]
+    return [
+        Unreadable(each.source, each.code, each.reason) if isinstance(each, ImageError) else each for each in answers
+    ]
+
+
+def predict_all(sources: Iterable[Source], model: Model) -> list[Prediction]:
+    """Return the model's answers for files of which each has to have one, in their order.
 
     Raises:
-        ImageError: one of the files cannot be read.
+        ImageError: one of them cannot be read.
     """
-    sources = [scans] if isinstance(scans, str | Path | Scan) else scans
     predictions = []
-    for answer in predict_each(sources, model, choice):
+    for answer in predict_each(sources, model):
         if isinstance(answer, ImageError):
             raise answer
         predictions.append(answer)
     return predictions
+
+
+def is_named_content(sources: object) -> bool:
+    """Tell whether this is the content of one file and what to call it, not two sources."""
+    return (
+        isinstance(sources, tuple) and len(sources) == 2 and isinstance(sources[0], bytes) and type(sources[1]) is str
+    )
 
 
 def predict_each(
@@ -205,6 +243,8 @@ class Decoders:
                 yield source
             elif isinstance(source, tuple):
                 yield from self._children().read_all(*source, self._choice)
+            elif isinstance(source, bytes):
+                yield from self._children().read_all(source, UNNAMED, self._choice)
             elif volume_kind(source, str(source)) is None:
                 yield read(source)
             else:

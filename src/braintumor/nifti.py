@@ -15,21 +15,20 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.orientations import apply_orientation
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
-from PIL import Image
 
-from braintumor.errors import ImageError
-from braintumor.nifti_axes import Lie, lie_of
+from braintumor.errors import ImageError, Refusal
+from braintumor.grey import BY_PERCENTILES, limits
+from braintumor.nifti_axes import lie_of
 from braintumor.scan import (
-    BY_PERCENTILES,
     LARGEST_SIDE,
     LARGEST_VOLUME,
-    PERCENTILES,
     Choice,
     Place,
     Scan,
     slice_name,
     unusable_size,
 )
+from braintumor.square import square_shape, squared
 
 
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
@@ -64,13 +63,17 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
     count = shown.shape[2]
     numbers = [number for number in range(1, count + 1) if choice.wants(number)]
     if not numbers:
-        raise ImageError(name, f"has slices 1 to {count} in this plane, none of them is wanted; choose others")
-    if reason := unusable_size(*lie.shown(*shown.shape[:2]), largest):
-        raise ImageError(name, f"slices of {reason}")
+        raise ImageError(
+            name, f"has slices 1 to {count} in this plane, none of them is wanted; choose others", Refusal.NO_SLICE
+        )
+    columns, rows, _ = lie.spacing
+    height, width = square_shape((shown.shape[1], shown.shape[0]), rows, columns)
+    if reason := unusable_size(width, height, largest):
+        raise ImageError(name, f"slices of {reason[0]}", reason[1])
     grey = grey_of(header, voxels, name)
     for number in numbers:
         pixels, notes = grey(shown[:, :, number - 1].T)
-        pixels, spacing, more = squared(pixels, lie)
+        pixels, spacing, more = squared(pixels, (rows, columns))
         yield Scan(
             pixels,
             spacing,
@@ -131,7 +134,7 @@ def grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
         known = known_values(voxels, grey)
     if not known.size:
         return replace(grey, notes=("no value other than 0 in the volume: black",))
-    low, high = np.percentile(known, PERCENTILES).tolist()
+    low, high = limits(known)
     if low == high:
         low, high = min(low, 0.0), max(high, 0.0)
     given = float(header["cal_min"]) < float(header["cal_max"])
@@ -152,18 +155,6 @@ def known_values(voxels: NDArray[Any], grey: Grey) -> NDArray[np.float64]:
     return np.concatenate([part[np.isfinite(part) & (part != 0)] for part in parts])
 
 
-def squared(pixels: NDArray[np.float32], lie: Lie) -> tuple[NDArray[np.float32], tuple[float, float], tuple[str, ...]]:
-    """Return a slice (H, W) with square pixels, their (row, column) millimetres, and a note if that changed them."""
-    height, width = pixels.shape
-    columns, rows, _ = lie.spacing
-    shown = lie.shown(width, height)
-    if shown == (width, height):
-        return pixels, (rows, columns), ()
-    finer = np.asarray(Image.fromarray(pixels).resize(shown, Image.Resampling.BILINEAR)).clip(0, 1)
-    spacing = (rows * height / shown[1], columns * width / shown[0])
-    return finer, spacing, (f"pixels of {columns:.3g} x {rows:.3g} mm made square",)
-
-
 def stored(content: bytes, name: str) -> tuple[Any, NDArray[Any]]:
     """Return the header and the voxels (I, J, K) of a file; of a packed one no more is unpacked than they need.
 
@@ -182,11 +173,11 @@ def stored(content: bytes, name: str) -> tuple[Any, NDArray[Any]]:
             else:
                 voxels = memoryview(content)[offset : offset + size]
     except EOFError as error:
-        raise ImageError(name, TRUNCATED) from error
+        raise ImageError(name, TRUNCATED, Refusal.TRUNCATED) from error
     except (OSError, zlib.error) as error:
         raise ImageError(name, "its gzip data is damaged; copy the file again") from error
     if len(voxels) < size:
-        raise ImageError(name, TRUNCATED)
+        raise ImageError(name, TRUNCATED, Refusal.TRUNCATED)
     return header, np.frombuffer(voxels, kind).reshape(shape, order="F")
 
 
@@ -207,16 +198,22 @@ def read_header(stream: IO[bytes], name: str) -> Any:
     """
     start = stream.read(LONGEST_HEADER)
     if start[:4] not in HEADERS:
-        raise ImageError(name, "holds no NIfTI volume")
+        raise ImageError(name, "holds no NIfTI volume", Refusal.UNKNOWN_FORMAT)
     kind, length, order = HEADERS[start[:4]]
     if len(start) < length:
-        raise ImageError(name, TRUNCATED)
+        raise ImageError(name, TRUNCATED, Refusal.TRUNCATED)
     header = kind(start[:length], endianness=order, check=False)
     magic = header["magic"].item()
     if magic in (b"ni1", b"ni2"):
-        raise ImageError(name, "is one of a pair of files, .hdr and .img; convert the pair to one .nii.gz file")
+        raise ImageError(
+            name, "is one of a pair of files, .hdr and .img; convert the pair to one .nii.gz file", Refusal.UNSUPPORTED
+        )
     if not magic.startswith((b"n+1", b"n+2")):
-        raise ImageError(name, "is an Analyze header, without orientation; convert the original images to .nii.gz")
+        raise ImageError(
+            name,
+            "is an Analyze header, without orientation; convert the original images to .nii.gz",
+            Refusal.UNSUPPORTED,
+        )
     return header
 
 
@@ -242,14 +239,20 @@ def layout(header: Any, name: str) -> tuple[tuple[int, int, int], np.dtype[Any],
         raise ImageError(name, f"damaged header: {axes} axes of {sizes} voxels; expected 2 to 7 axes of at least 1")
     shape = (sizes[0], sizes[1], sizes[2] if axes > 2 else 1)
     if max(shape) > LARGEST_SIDE:
-        raise ImageError(name, f"{' x '.join(map(str, shape))} voxels; at most {LARGEST_SIDE} along each axis are read")
+        raise ImageError(
+            name,
+            f"{' x '.join(map(str, shape))} voxels; at most {LARGEST_SIDE} along each axis are read",
+            Refusal.TOO_LARGE,
+        )
     volumes = math.prod(sizes[3:])
     if volumes > 1:
-        raise ImageError(name, f"holds {volumes} volumes; save the one to classify as a file of its own")
+        raise ImageError(
+            name, f"holds {volumes} volumes; save the one to classify as a file of its own", Refusal.SEVERAL_SLICES
+        )
     size = math.prod(shape) * kind.itemsize
     if size > LARGEST_VOLUME:
         most = f"at most {LARGEST_VOLUME >> 20} MiB are read; save it with 16-bit voxels, or cut it down to the head"
-        raise ImageError(name, f"{' x '.join(map(str, shape))} voxels of {size >> 20:,} MiB; {most}")
+        raise ImageError(name, f"{' x '.join(map(str, shape))} voxels of {size >> 20:,} MiB; {most}", Refusal.TOO_LARGE)
     offset = float(header["vox_offset"])
     least = header["sizeof_hdr"].item() + 4
     if not (least <= offset <= least + LARGEST_EXTENSION) or offset % 1:
@@ -271,9 +274,13 @@ def voxel_type(header: Any, name: str) -> np.dtype[Any]:
     intent = int(header["intent_code"])
     if intent in UNFIT_INTENTS:
         said = intent_codes.label[intent] if intent in intent_codes else f"code {intent}"
-        raise ImageError(name, f"holds no image, but by its header: {said}; give the image itself")
+        raise ImageError(name, f"holds no image, but by its header: {said}; give the image itself", Refusal.NO_SLICE)
     code = int(header["datatype"])
     label = data_type_codes.label[code] if code in data_type_codes else f"code {code}"
     if label not in TYPES:
-        raise ImageError(name, f"voxels of the type {label}; expected integers or floats of 8 to 64 bits, not colour")
+        raise ImageError(
+            name,
+            f"voxels of the type {label}; expected integers or floats of 8 to 64 bits, not colour",
+            Refusal.UNSUPPORTED,
+        )
     return np.dtype(label).newbyteorder(header.endianness)

@@ -9,7 +9,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, orn
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from braintumor.errors import ImageError
+from braintumor.errors import ImageError, Refusal
 
 AXES: Final = {"sagittal": "PIL", "coronal": "LIA", "axial": "LPS"}
 """Where the columns, rows and slices of each plane go to: left, posterior, anterior, inferior or superior.
@@ -45,17 +45,6 @@ class Lie:
         """Return where a slice lies along the normal, in millimetres."""
         return None if self.start is None else self.start + index * self.step
 
-    def shown(self, width: int, height: int) -> tuple[int, int]:
-        """Return width and height that make the pixels of a slice square, without fewer of them."""
-        columns, rows, _ = self.spacing
-        finer = min(columns, rows)
-        if max(columns, rows) < SQUARE * finer:
-            return width, height
-        return max(1, round(width * columns / finer)), max(1, round(height * rows / finer))
-
-
-SQUARE: Final = 1.01
-
 
 @np.errstate(all="ignore")  # damaged headers hold what is no number; it is looked at below
 def lie_of(header: Any, shape: tuple[int, ...], plane: str, name: str) -> Lie:
@@ -87,7 +76,11 @@ def lie_as_stored(header: Any, shape: tuple[int, ...], plane: str, name: str) ->
         ImageError: another plane is asked for, or the voxel sizes are of no use.
     """
     if plane != "acquired":
-        raise ImageError(name, f"no orientation in the file, so no {plane} plane is known; ask for the acquired one")
+        raise ImageError(
+            name,
+            f"no orientation in the file, so no {plane} plane is known; ask for the acquired one",
+            Refusal.UNSUPPORTED,
+        )
     spacing = (header["pixdim"][1:4].astype(np.float64) * millimetre(header)).tolist()
     check_spacing(spacing, name)
     across = acquired(spacing, shape, (2, 1, 0))

@@ -11,13 +11,41 @@ from braintumor.read import volume_kind
 from braintumor.scan import SERIES, Scan, number_in_file
 
 
-def images_in(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """Yield the files as given and the images and volumes in the folders, sorted, as they are found."""
-    for path in paths:
-        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-            yield from sorted(file for file in path.rglob("*") if holds_image(file))
-        else:
-            yield path
+class FoundImages:
+    """The files as given and the images and volumes in the folders, sorted, as they are found.
+
+    Attributes:
+        passed_over: what else lies in the folders, and folders that may not be opened, as far as they were searched.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self.passed_over: list[Path] = []
+
+    def __iter__(self) -> Iterator[Path]:
+        """Yield the files; each call searches anew."""
+        self.passed_over.clear()
+        for path in self._paths:
+            if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+                yield from self._images_in(path)
+            else:
+                yield path
+
+    def _images_in(self, folder: Path) -> Iterator[Path]:
+        """Yield the images and volumes in a folder and the folders in it, sorted."""
+        files: list[Path] = []
+        for parent, folders, names in os.walk(folder, onerror=self._pass_over):
+            files += (Path(parent, name) for name in names)
+            self.passed_over += (Path(parent, name) for name in folders if Path(parent, name).is_symlink())
+        for file in sorted(files):
+            if holds_image(file):
+                yield file
+            else:
+                self.passed_over.append(file)
+
+    def _pass_over(self, error: OSError) -> None:
+        """Note a folder that may not be opened."""
+        self.passed_over.append(Path(error.filename))
 
 
 def holds_image(file: Path) -> bool:

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from braintumor.errors import ImageError, MissingExtraError
+from braintumor.deep import check_deep, deep_colour, deep_grey, is_deep_colour, raw_modes, take_low_bytes
+from braintumor.dicom.start import dicom_start
+from braintumor.errors import ImageError, MissingExtraError, Refusal
 from braintumor.scan import EVERYTHING, LARGEST_SIDE, Choice, Scan, unusable_size
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
 UNKNOWN_FORMAT: Final = "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"
-BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
 DECODER_ERRORS: Final = (
     ArithmeticError,
     AssertionError,
@@ -47,11 +48,11 @@ def read(source: str | Path | bytes, name: str | None = None, *, largest: int = 
     """Return the slice in a PNG, JPEG, TIFF, BMP, DICOM or NIfTI file, recognised by its content.
 
     Images are turned as their EXIF data says. Colour becomes ITU-R 601 luma, transparency lies on black. 8-bit grey
-    values are divided by 255. 16-bit grey values are divided by 2^bits - 1, with bits the smallest of 8, 10, 12, 14 and
-    16 that holds the largest value of the image: scanners store 12 bits in 16, and dividing those by 65535 gives an
-    almost black slice. An 8-bit image times 257 gives the pixels of the 8-bit one as soon as its largest value exceeds
-    16383. For DICOM see `dicom.read.slices`, for NIfTI `nifti.slices`.
-    Calls from several threads are safe. Warnings of Pillow's decoders are silenced for the process.
+    values are divided by 255. Of 16-bit values, grey or colour, the 0.1 and the 99.9 percentile become black and white,
+    with a note, as for DICOM without a window: scanners store 12 bits or fewer in 16, and how many of them are in use
+    says nothing about the brightness. Values with the full range of a bit depth keep it, see `grey.deep_limits`: an
+    8-bit image times 257 gives the pixels of the 8-bit one. For DICOM see `dicom.read.slices`, for NIfTI
+    `nifti.slices`. Calls from several threads are safe. Warnings of Pillow's decoders are silenced for the process.
 
     Args:
         source: a path, or the content of a file.
@@ -65,7 +66,7 @@ def read(source: str | Path | bytes, name: str | None = None, *, largest: int = 
     """
     scans = list(islice(read_all(source, name, largest=largest), 2))
     if len(scans) > 1:
-        raise ImageError(named(source, name), SEVERAL)
+        raise ImageError(named(source, name), SEVERAL, Refusal.SEVERAL_SLICES)
     return scans[0]
 
 
@@ -93,8 +94,9 @@ def read_all(
     name = named(source, name)
     kind = volume_kind(source, name)
     if kind is None:
-        with decoding(source, name, largest) as image:
-            yield Scan(grey_values(image, name), source=name)
+        with decoding(source, name, largest) as picture:
+            grey, notes = grey_values(picture, name)
+            yield Scan(grey, source=name, notes=notes)
         return
     content = source if isinstance(source, bytes) else whole(source, name)
     count = 0
@@ -105,9 +107,9 @@ def read_all(
     except (ModuleNotFoundError, ImageError):
         raise
     except DECODER_ERRORS as error:
-        raise ImageError(name, MEMORY if isinstance(error, MemoryError) else UNDECODABLE) from error
+        raise ImageError(name, *(OUT_OF_MEMORY if isinstance(error, MemoryError) else DAMAGED)) from error
     if not count:
-        raise ImageError(name, "none of its slices has a wanted number")
+        raise ImageError(name, "none of its slices has a wanted number", Refusal.NO_SLICE)
 
 
 def whole(file: str | Path, name: str) -> bytes:
@@ -119,13 +121,14 @@ def whole(file: str | Path, name: str) -> bytes:
     with open_source(file, name) as stream:
         content = stream.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
-        raise ImageError(name, f"larger than {LARGEST_FILE >> 20} MiB; split the volume")
+        raise ImageError(name, f"larger than {LARGEST_FILE >> 20} MiB; split the volume", Refusal.TOO_LARGE)
     return content
 
 
 LARGEST_FILE: Final = 512 << 20
-MEMORY: Final = "not enough memory to decode it"
+OUT_OF_MEMORY: Final = ("not enough memory to decode it", Refusal.OUT_OF_MEMORY)
 UNDECODABLE: Final = "damaged, or of a kind that cannot be decoded; export it again"
+DAMAGED: Final = (UNDECODABLE, Refusal.UNDECODABLE)
 SEVERAL: Final = "holds several slices; ask for all of them, or choose one"
 
 
@@ -145,7 +148,7 @@ def volume_kind(source: str | Path | bytes, name: str = "bytes") -> Literal["dic
     else:
         with open_source(source, name) as stream:
             start = stream.read(START_BYTES)
-    if start[128:132] == b"DICM":
+    if dicom_start(start) is not None:
         return "dicom"
     packed = start.startswith(GZIP)
     return "nifti" if packed or start[344:348] in NIFTI_1 or start[4:12] == NIFTI_2 else None
@@ -213,9 +216,11 @@ def read_stored(source: str | Path | bytes, name: str | None = None) -> tuple[Sc
         ImageError: as `read`.
     """
     name = named(source, name)
-    with decoding(source, name) as image:
+    with decoding(source, name) as picture:
+        image = picture.image
         stored = Stored(image.format or "", image.mode, coloured_share(image))
-        return Scan(grey_values(image, name), source=name), stored
+        grey, notes = grey_values(picture, name)
+        return Scan(grey, source=name, notes=notes), stored
 
 
 def coloured_share(image: Image.Image) -> float:
@@ -250,25 +255,41 @@ def open_source(source: str | Path | bytes, name: str) -> AbstractContextManager
     """
     if isinstance(source, bytes):
         if not source:
-            raise ImageError(name, "empty (0 bytes)")
+            raise ImageError(name, *NOTHING_IN_IT)
         return io.BytesIO(source)
     try:
         status = Path(source).stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError(name, "is a folder; name one image file")
+            raise ImageError(name, "is a folder; name one image file", Refusal.CANNOT_OPEN)
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(name, "not a regular file")
+            raise ImageError(name, "not a regular file", Refusal.CANNOT_OPEN)
         if status.st_size == 0:
-            raise ImageError(name, "empty (0 bytes)")
+            raise ImageError(name, *NOTHING_IN_IT)
         return Path(source).open("rb")
     except OSError as error:
-        raise ImageError(name, (error.strerror or "cannot be opened").lower()) from error
+        raise ImageError(name, (error.strerror or "cannot be opened").lower(), Refusal.CANNOT_OPEN) from error
     except ValueError as error:  # a zero byte in the path
-        raise ImageError(name, "not a possible file name") from error
+        raise ImageError(name, "not a possible file name", Refusal.CANNOT_OPEN) from error
+
+
+NOTHING_IN_IT: Final = ("empty (0 bytes)", Refusal.EMPTY)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded image.
+
+    Attributes:
+        image: upright, with at most 8 bits per channel unless it is grey.
+        deep: (H, W) luma from 0 to 65,535 of an image with 16 bits per channel of colour; None for all others.
+    """
+
+    image: Image.Image
+    deep: NDArray[np.float32] | None
 
 
 @contextmanager
-def decoding(source: str | Path | bytes, name: str, largest: int = LARGEST_SIDE**2) -> Iterator[Image.Image]:
+def decoding(source: str | Path | bytes, name: str, largest: int = LARGEST_SIDE**2) -> Iterator[Picture]:
     """Yield the upright image in a file; what Pillow raises on it, here or in the caller's block, is an `ImageError`.
 
     Raises:
@@ -277,14 +298,14 @@ def decoding(source: str | Path | bytes, name: str, largest: int = LARGEST_SIDE*
     silence_decoders()
     with open_source(source, name) as stream:
         try:
-            with upright(stream, name, largest) as image:
-                yield image
+            with upright(stream, name, largest) as picture:
+                yield picture
         except DECODER_ERRORS as error:
-            raise ImageError(name, failure_reason(error)) from error
+            raise ImageError(name, *failure_reason(error)) from error
 
 
 @contextmanager
-def upright(stream: IO[bytes], name: str, largest: int) -> Iterator[Image.Image]:
+def upright(stream: IO[bytes], name: str, largest: int) -> Iterator[Picture]:
     """Yield the decoded image in a stream, turned as its EXIF data says.
 
     Raises:
@@ -292,12 +313,25 @@ def upright(stream: IO[bytes], name: str, largest: int) -> Iterator[Image.Image]
     """
     with Image.open(stream, formats=FORMATS) as image:
         if reason := unusable_size(*image.size, largest):
-            raise ImageError(name, reason)
+            raise ImageError(name, *reason)
         if holds_several(image):
-            raise ImageError(name, "holds several images; save the slice to classify as one image")
+            said = "holds several images; save the slice to classify as one image"
+            raise ImageError(name, said, Refusal.SEVERAL_SLICES)
+        check_deep(image, name)
+        stored = raw_modes(image)[0] if is_deep_colour(image) else None
         image.load()
         turn_upright(image)
-        yield image
+        yield Picture(image, None if stored is None else deep_colour(image, lower_bytes(stream), stored))
+
+
+def lower_bytes(stream: IO[bytes]) -> Image.Image:
+    """Return an image of deep colour, upright, with the lower 8 bits of its channels instead of the upper."""
+    stream.seek(0)
+    image = Image.open(stream, formats=FORMATS)
+    take_low_bytes(image)
+    image.load()
+    turn_upright(image)
+    return image
 
 
 def holds_several(image: Image.Image) -> bool:
@@ -317,28 +351,23 @@ def turn_upright(image: Image.Image) -> None:
         return
 
 
-def grey_values(image: Image.Image, name: str) -> NDArray[np.float32]:
-    """Return the (H, W) float32 grey values in [0, 1] of a decoded image.
+def grey_values(picture: Picture, name: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Return the (H, W) float32 grey values in [0, 1] of a decoded image, and what had to be assumed.
 
     Raises:
-        ImageError: float pixels, negative ones, more than 16 bits, or 16-bit TIFF with white as zero.
+        ImageError: values that are negative or of more than 16 bits.
     """
-    if image.mode == "F":
-        raise ImageError(name, "floating-point pixels have no fixed black and white; save as 8-bit or 16-bit grey")
+    image = picture.image
+    if picture.deep is not None:
+        return deep_grey(picture.deep, name)
     if image.mode.startswith("I"):
-        if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
-            raise ImageError(name, "16-bit TIFF with white as zero; save it with black as zero")
-        return scale_deep(np.asarray(image), name)
+        return deep_grey(np.asarray(image), name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return scale_bytes(image.convert("L")) * scale_bytes(image.getchannel("A"))
+        return scale_bytes(image.convert("L")) * scale_bytes(image.getchannel("A")), ()
     if image.mode not in ("1", "L", "P", "RGB"):
         image = image.convert("RGB")
-    return scale_bytes(image.convert("L"))
-
-
-PHOTOMETRIC: Final = 262
-WHITE_IS_ZERO: Final = 0
+    return scale_bytes(image.convert("L")), ()
 
 
 def scale_bytes(image: Image.Image) -> NDArray[np.float32]:
@@ -346,27 +375,14 @@ def scale_bytes(image: Image.Image) -> NDArray[np.float32]:
     return np.asarray(image, np.float32) / np.float32(255)
 
 
-def scale_deep(values: NDArray[Any], name: str) -> NDArray[np.float32]:
-    """Return (H, W) integers of up to 16 bits as float32 in [0, 1], see `read` for the divisor.
-
-    Raises:
-        ImageError: a value lies outside 0 to 65535.
-    """
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ImageError(name, f"grey values from {low} to {high}; save as 8-bit or 16-bit grey")
-    bits = next(bits for bits in BIT_DEPTHS if high < 2**bits)
-    return values.astype(np.float32) / np.float32(2**bits - 1)
-
-
-def failure_reason(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> tuple[str, Refusal]:
     """Return why decoding failed, without Pillow's own text, which may hold paths."""
     if isinstance(error, Image.DecompressionBombError):
-        return f"too many pixels; at most {LARGEST_SIDE} on each side are read"
+        return f"too many pixels; at most {LARGEST_SIDE} on each side are read", Refusal.TOO_LARGE
     if isinstance(error, UnidentifiedImageError):
-        return UNKNOWN_FORMAT
+        return UNKNOWN_FORMAT, Refusal.UNKNOWN_FORMAT
     if isinstance(error, MemoryError):
-        return MEMORY
+        return OUT_OF_MEMORY
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
-        return "truncated; copy the file again"
-    return UNDECODABLE
+        return "truncated; copy the file again", Refusal.TRUNCATED
+    return DAMAGED

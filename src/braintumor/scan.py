@@ -8,15 +8,11 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.errors import BrainTumorError
+from braintumor.errors import BrainTumorError, Refusal
 
 SMALLEST_SIDE: Final = 16
 LARGEST_SIDE: Final = 8_000  # the slice is padded to a square: 64 megapixels
 LARGEST_VOLUME: Final = 192 << 20  # bytes of the voxels as stored, unpacked
-PERCENTILES: Final = (0.1, 99.9)
-"""Of the values of an image or volume without a display window: what becomes black and white. Narrower ones change more
-answers, see benchmarks/windowing.py; the full range would let a single bright pixel darken all others."""
-BY_PERCENTILES: Final = f"grey values from the {PERCENTILES[0]} to the {PERCENTILES[1]} percentile"
 RANGE: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 PLANES: Final = ("acquired", "axial", "coronal", "sagittal")
 
@@ -88,16 +84,16 @@ class Choice:
 EVERYTHING: Final = Choice()
 
 
-def unusable_size(width: int, height: int, largest: int) -> str:
-    """Return why slices of so many pixels are not read, nothing where they are; at most `largest` in all."""
+def unusable_size(width: int, height: int, largest: int) -> tuple[str, Refusal] | None:
+    """Return why slices of so many pixels are not read, None where they are; at most `largest` in all."""
     size = f"{width} x {height} pixels"
     if max(width, height) > LARGEST_SIDE:
-        return f"{size}; at most {LARGEST_SIDE} on each side are read"
+        return f"{size}; at most {LARGEST_SIDE} on each side are read", Refusal.TOO_LARGE
     if width * height > largest:
-        return f"{size}; at most {largest:,} in all are read here"
+        return f"{size}; at most {largest:,} in all are read here", Refusal.TOO_LARGE
     if min(width, height) < SMALLEST_SIDE:
-        return f"{size}; at least {SMALLEST_SIDE} on each side are needed"
-    return ""
+        return f"{size}; at least {SMALLEST_SIDE} on each side are needed", Refusal.TOO_SMALL
+    return None
 
 
 @dataclass(frozen=True, eq=False)

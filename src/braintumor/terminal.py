@@ -4,7 +4,8 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
@@ -113,6 +114,15 @@ def written(answers: Iterator[Answer | ImageError], write: Callable[[Answer | Im
         )
     tell_failures(failures)
     return failures
+
+
+def tell_passed_over(files: Sequence[Path], *, verbose: bool) -> None:
+    """Say how many files of the folders hold no image, if any; which ones, if wanted."""
+    for file in sorted(files) if verbose else ():
+        print(f"passed over: {file}", file=sys.stderr)
+    if files:
+        names = "" if verbose else "; --verbose names them"
+        print(f"{len(files)} file(s) and folder(s) without an image were passed over{names}", file=sys.stderr)
 
 
 def tell_failures(failures: int) -> None:

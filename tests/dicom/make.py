@@ -40,7 +40,7 @@ from braintumor.data.phantom import phantom
 NAME: Final = "SECRET^NAME"
 PATIENT: Final = "MRN12345"
 SIZE: Final = 96
-SPACING: Final = (0.9, 0.8)  # mm, rows and columns differ so that a mix-up shows
+SPACING: Final = (0.805, 0.8)  # mm, rows and columns differ so that a mix-up shows, by less than is made square
 ORIENTATION: Final = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 JPEG_LS_LOSSY: Final = "1.2.840.10008.1.2.4.81"

@@ -9,7 +9,16 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing
 
 from braintumor.dicom.attributes import RefusalError
-from braintumor.dicom.display import COLOUR, NO_WINDOW, ODD_WINDOW, display, spacing
+from braintumor.dicom.display import (
+    COLOUR,
+    HIDING_WINDOW,
+    NO_WINDOW,
+    ODD_WINDOW,
+    display,
+    modality_values,
+    spacing,
+    window_values,
+)
 from tests.dicom.make import enhanced, item, levels
 
 RAMP = np.arange(0, 4095, 7, np.uint16).reshape(9, 65)
@@ -64,7 +73,51 @@ def test_windows_agree_with_pydicom(function: str, centre: float, width: float) 
     window = header(WindowCenter=centre, WindowWidth=width, VOILUTFunction=function)
     lowest, highest = 0, 4095
     expected = (apply_windowing(RAMP, window) - lowest) / (highest - lowest)
-    np.testing.assert_allclose(display(RAMP, window)[0], expected, atol=1e-6)
+    shown = window_values(RAMP.astype(float), window, 1)
+    assert shown is not None
+    np.testing.assert_allclose(shown, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "centre", "width"),
+    [
+        ((12_000, 20_000), 3174, 2426),  # all white
+        ((0, 1123), 8191.5, 16383),  # nearly black
+        ((0, 1123), -5000, 100),
+        ((0, 1123), 60_000, 100),
+        ((0, 4095), 4000, 40),
+    ],
+)
+def test_a_window_that_hides_the_image_is_not_used(values: tuple[int, int], centre: float, width: float) -> None:
+    head = np.linspace(*values, RAMP.size).reshape(RAMP.shape).astype(np.uint16)
+    hidden = header(WindowCenter=centre, WindowWidth=width, BitsStored=16, BitsAllocated=16, HighBit=15)
+    plain, notes = display(head, header(BitsStored=16, BitsAllocated=16, HighBit=15))
+    assert notes == (NO_WINDOW,)
+    shown, notes = display(head, hidden)
+    assert notes == (HIDING_WINDOW,)
+    np.testing.assert_array_equal(shown, plain)
+
+
+def test_tissue_that_is_all_white_on_black_is_hidden_too() -> None:
+    head = np.zeros((64, 64), np.uint16)
+    head[16:48, 16:48] = np.linspace(12_000, 20_000, 1024).reshape(32, 32)
+    assert display(head, header(WindowCenter=3174, WindowWidth=2426))[1] == (HIDING_WINDOW,)
+
+
+@pytest.mark.parametrize(("centre", "width"), [(700, 1400), (400, 500), (1000, 3000), (300, 4000)])
+def test_a_window_that_a_person_would_choose_is_used(centre: float, width: float) -> None:
+    head = np.zeros((64, 64), np.uint16)
+    head[16:48, 16:48] = np.linspace(50, 1400, 1024).reshape(32, 32)
+    shown, notes = display(head, header(WindowCenter=centre, WindowWidth=width))
+    assert notes == ()
+    expected = np.clip((head - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+    np.testing.assert_allclose(shown, expected, atol=1e-6)
+
+
+def test_a_picture_in_black_and_white_keeps_its_window() -> None:
+    mask = np.zeros((32, 32), np.uint16)
+    mask[8:16, 8:16] = 1000
+    assert display(mask, header(WindowCenter=500, WindowWidth=100))[1] == ()
 
 
 @pytest.mark.parametrize(("function", "tolerance"), [("LINEAR", 2e-3), ("LINEAR_EXACT", 1e-6), ("SIGMOID", 1e-6)])
@@ -115,7 +168,9 @@ def test_tables_agree_with_pydicom(bits: int) -> None:
         ModalityLUTSequence=[table(bits, 50, data)], WindowCenter=40, WindowWidth=300, VOILUTFunction="LINEAR_EXACT"
     )
     rescaled = apply_modality_lut(RAMP, modality).astype(float)
-    np.testing.assert_allclose(display(RAMP, modality)[0], np.clip((rescaled - 40) / 300 + 0.5, 0, 1), atol=1e-6)
+    shown = window_values(modality_values(RAMP, modality, 1), modality, 1)
+    assert shown is not None
+    np.testing.assert_allclose(shown, np.clip((rescaled - 40) / 300 + 0.5, 0, 1), atol=1e-6)
 
 
 def test_a_table_may_start_below_zero() -> None:

@@ -14,9 +14,12 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -32,6 +35,7 @@ import braintumor.dicom.read
 from braintumor.dicom.display import COLOUR, NO_WINDOW
 from braintumor.dicom.read import slices
 from braintumor.errors import ImageError
+from braintumor.read import volume_kind
 from braintumor.scan import EVERYTHING, Choice, Scan
 from tests.dicom.make import (
     JPEG_2000,
@@ -325,8 +329,8 @@ def test_more_pixels_than_allowed_are_refused() -> None:
     assert reason(mr(), largest=SIZE * SIZE - 1) == "96 x 96 pixels; at most 9,215 in all are read here"
 
 
-def test_a_file_without_the_mark_is_refused() -> None:
-    assert reason(encoded(mr())[132:]).startswith("not a DICOM file: no DICM after 128 bytes")
+def test_a_file_that_does_not_begin_like_dicom_is_refused() -> None:
+    assert reason(encoded(mr())[133:]).startswith("not a DICOM file: neither DICM after 128 bytes nor")
 
 
 def test_video_and_unknown_transfer_syntaxes_are_refused() -> None:
@@ -391,7 +395,7 @@ def test_fewer_frames_than_said_are_refused_but_those_there_come_first() -> None
 
 
 def test_an_unreadable_place_of_the_slice_leaves_the_pixels_readable() -> None:
-    made = encoded(mr()).replace(b"0.9\\0.8 ", b"0.9\\abc ")
+    made = encoded(mr()).replace(b"0.805\\0.8 ", b"0.805\\abc ")
     assert read(made)[0].spacing is None
 
 
@@ -440,3 +444,63 @@ def test_frames_without_groups_of_their_own_are_read() -> None:
     made.SharedFunctionalGroupsSequence = [item()]
     made.PerFrameFunctionalGroupsSequence = made.PerFrameFunctionalGroupsSequence[:1]
     assert [scan.notes for scan in read(made)] == [(), (NO_WINDOW,), (NO_WINDOW,), (NO_WINDOW,)]
+
+
+def bare(content: bytes) -> bytes:
+    """Return a file without its meta information, as programs wrote it before there was one."""
+    length = int.from_bytes(content[140:144], "little")  # of (0002,0000), FileMetaInformationGroupLength
+    return content[144 + length :]
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_file_without_preamble_or_meta_information_is_read(syntax: str) -> None:
+    content = encoded(mr(syntax=syntax))
+    expected = read(content)[0].pixels
+    for damaged in (content[128:], content[132:], bare(content)):
+        assert volume_kind(damaged) == "dicom"
+        np.testing.assert_array_equal(read(damaged)[0].pixels, expected)
+
+
+def test_compressed_pixels_without_meta_information_are_refused_in_words() -> None:
+    assert "not compressed as TransferSyntaxUID says" in reason(bare(encoded(mr(syntax=JPEGLSLossless))))
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x02\0\0\0", b"\x08\0\x05\0", b"\x02\0\0\0\xff\xff\xff\xff" * 9, b"\x08" * 400, b"\0" * 400]
+)
+def test_what_only_begins_a_little_like_dicom_is_none(content: bytes) -> None:
+    assert volume_kind(content) is None
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shape", "spacing", "note"),
+    [
+        ({"PixelSpacing": [0.5, 1.0]}, (96, 192), (0.5, 0.5), "pixels of 1 x 0.5 mm made square"),
+        ({"PixelSpacing": [1.2, 0.8]}, (144, 96), (0.8, 0.8), "pixels of 0.8 x 1.2 mm made square"),
+        (
+            {"PixelSpacing": None, "PixelAspectRatio": [2, 1]},
+            (192, 96),
+            None,
+            "pixels as wide as high by 1 to 2 made square",
+        ),
+        ({"PixelSpacing": [1, 1], "PixelAspectRatio": [2, 1]}, (96, 96), (1, 1), None),
+        ({"PixelSpacing": None, "PixelAspectRatio": [0, 1]}, (96, 96), None, None),
+        ({"PixelSpacing": [1.005, 1]}, (96, 96), (1.005, 1), None),
+    ],
+)
+def test_pixels_are_made_square(
+    attributes: dict[str, Any], shape: tuple[int, int], spacing: tuple[float, float] | None, note: str | None
+) -> None:
+    (scan,) = read(mr(**attributes))
+    assert scan.pixels.shape == shape
+    assert scan.spacing == (None if spacing is None else pytest.approx(spacing))
+    assert [found for found in scan.notes if "square" in found] == ([note] if note else [])
+    # the same picture, only stretched
+    thumbnail = np.asarray(Image.fromarray(scan.pixels).resize((24, 24), Image.Resampling.BOX))
+    np.testing.assert_allclose(
+        thumbnail, np.asarray(Image.fromarray(shown()).resize((24, 24), Image.Resampling.BOX)), atol=0.06
+    )
+
+
+def test_pixels_of_an_impossible_shape_are_refused() -> None:
+    assert "at most" in reason(mr(PixelSpacing=[0.001, 900]))

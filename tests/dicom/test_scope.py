@@ -59,7 +59,10 @@ def test_what_says_nothing_against_it_is_classified(attributes: dict[str, Any]) 
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer (ImageType)"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "SCOUT"]}, "a localizer (ImageType)"),
         ({"SeriesDescription": "3-plane loc"}, "a localizer (SeriesDescription or ProtocolName)"),
-        ({"ProtocolName": "AAHead_Scout_64ch"}, "a localizer (SeriesDescription or ProtocolName)"),
+        (
+            {"SeriesDescription": None, "ProtocolName": "AAHead_Scout_64ch"},
+            "a localizer (SeriesDescription or ProtocolName)",
+        ),
         ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}, "a map or a derived image (ImageType"),
         ({"ImageType": ["DERIVED", "SECONDARY", "ADC", "UNSPECIFIED"]}, "a map or a derived image (ImageType"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "TRACEW"]}, "a map or a derived image (ImageType"),
@@ -75,7 +78,16 @@ def test_what_says_nothing_against_it_is_classified(attributes: dict[str, Any]) 
         ({"SeriesDescription": "ADC (10^-6 mm²/s)"}, "a map or a special technique (SeriesDescription"),
         ({"SeriesDescription": "TOF_3D"}, "a map or a special technique (SeriesDescription"),
         ({"BodyPartExamined": "KNEE"}, "another part of the body (BodyPartExamined, or a description)"),
-        ({"BodyPartExamined": "LSPINE", "SeriesDescription": "t1 brain"}, "another part of the body"),
+        ({"BodyPartExamined": "BRAIN", "SeriesDescription": "SAG T2 CERVICAL SPINE"}, "another part of the body"),
+        (
+            {
+                "BodyPartExamined": None,
+                "SeriesDescription": "sag t2 c-spine",
+                "StudyDescription": "MRI BRAIN AND C SPINE",
+            },
+            "another part of the body",
+        ),
+        ({"BodyPartExamined": "SPINE", "SeriesDescription": "t1 sag"}, "another part of the body"),
         ({"BodyPartExamined": None, "StudyDescription": "MR Lumbar Spine"}, "another part of the body"),
         ({"PhotometricInterpretation": "RGB"}, "a colour image (PhotometricInterpretation)"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "a colour image (PhotometricInterpretation)"),
@@ -108,6 +120,25 @@ def test_objects_that_hold_no_slice_are_refused(kind: str, said: str) -> None:
     assert reason is not None
     assert reason.startswith("SOPClassUID is that of ")
     assert said in reason
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {
+            "SeriesDescription": "Ax T1 POST",
+            "ProtocolName": "BRAIN TUMOR PERFUSION",
+        },  # of the whole study
+        {"SeriesDescription": "Ax T1 POST", "ProtocolName": "STROKE BRAIN/MRA"},
+        {"SeriesDescription": "Ax T2", "ProtocolName": "LOC + T2"},
+        {"SeriesDescription": "t1 brain", "BodyPartExamined": "LSPINE"},
+        {"SeriesDescription": "t1 head and neck"},
+        {"SeriesDescription": "t1 ax", "BodyPartExamined": "BRAIN", "StudyDescription": "MRI CERVICAL SPINE"},
+        {"SeriesDescription": "t1 ax", "BodyPartExamined": None, "StudyDescription": "MRI BRAIN AND CERVICAL SPINE"},
+    ],
+)
+def test_the_series_own_description_decides_before_protocol_study_and_body_part(attributes: dict[str, Any]) -> None:
+    assert refusal(mr(**attributes)) is None
 
 
 def test_computed_tomography_is_refused_by_its_modality() -> None:

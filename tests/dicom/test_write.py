@@ -26,7 +26,7 @@ from braintumor.dicom.read import slices
 from braintumor.dicom.write import encoded, results
 from braintumor.inference import Prediction
 from braintumor.model import Model
-from braintumor.scan import Choice, Scan
+from braintumor.scan import EVERYTHING, Choice, Scan
 from tests.dicom import make
 
 SIDE = make.SIZE
@@ -434,3 +434,19 @@ def test_dcmtk_reads_the_objects(model: Model, prediction: Prediction, tmp_path:
         done = subprocess.run([tool("dcmdump"), tmp_path / "result.dcm"], capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (0, b"")
         assert NAME.encode() in done.stdout
+
+
+def test_the_class_map_of_a_slice_made_square_fits_its_image(model: Model, prediction: Prediction) -> None:
+    source = make.mr(PixelSpacing=[0.5, 1.0])
+    (scan,) = slices(make.encoded(source), "slice", 1_000_000, EVERYTHING)
+    assert scan.pixels.shape == (make.SIZE, 2 * make.SIZE)
+    _, class_map, _ = results(scan, prediction, model)
+    assert (class_map.Rows, class_map.Columns) == (source.Rows, source.Columns)
+    assert list(class_map.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing) == [0.5, 1.0]
+    # the network saw the slice in the middle of a square of twice its rows: the map's middle half lies on the image
+    name = CLASSES.index(prediction.predicted)
+    seen = overlay.shown(prediction.class_maps[name], model.card.class_map_scale)
+    height, width = seen.shape
+    on_slice = Image.fromarray(seen).resize((2 * width, 2 * height), Image.Resampling.BILINEAR)
+    expected = np.asarray(on_slice)[height // 2 : height // 2 + height].mean()
+    assert class_map.pixel_array.mean() / 65535 == pytest.approx(expected, abs=0.02)

@@ -10,6 +10,8 @@ from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from braintumor.errors import Refusal
+
 CONVERSION_ERRORS: Final = (
     *(ArithmeticError, AttributeError, BytesLengthException, EOFError, LookupError, NotImplementedError),
     *(OSError, TypeError, ValueError, struct.error),
@@ -19,6 +21,10 @@ CONVERSION_ERRORS: Final = (
 
 class RefusalError(ValueError):
     """A DICOM file that is not read. The text is the reason and holds nothing of the file's own text."""
+
+    def __init__(self, reason: str, code: Refusal = Refusal.UNDECODABLE) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 def values(dataset: Dataset, keyword: str) -> tuple[Any, ...]:

@@ -11,11 +11,17 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from braintumor.dicom.attributes import RefusalError, code, group, items, numbers, place_of, values, whole
-from braintumor.scan import BY_PERCENTILES, PERCENTILES
+from braintumor.grey import BY_PERCENTILES, LUMA, between, limits
 
 Field = NDArray[np.float64]
 NO_WINDOW: Final = f"no window in the file: {BY_PERCENTILES}"
 ODD_WINDOW: Final = f"unusable window in the file: {BY_PERCENTILES}"
+HIDING_WINDOW: Final = f"the window in the file hides the image: {BY_PERCENTILES}"
+LEAST_SHOWN: Final = 0.1  # of the greys from black to white, that the values have to use
+BACKGROUND: Final = 0.05  # of the values' range, below which lies no tissue
+ENDS: Final = (0.01, 0.99)
+LEAST_BETWEEN: Final = 0.05  # of the tissue, that has to be neither black nor white
+FEW_VALUES: Final = 16  # of an image that is black and white by nature, as a mask
 COLOUR: Final = "colour turned into grey"
 
 
@@ -53,14 +59,36 @@ def grey_values(stored: NDArray[Any], header: Dataset, frame: int) -> tuple[Fiel
     modality = modality_values(stored, header, frame)
     if not np.isfinite(modality).all():
         raise RefusalError("rescaling leads to values that are not finite; send the image again")
-    shown = window_values(modality, header, frame)
-    notes: tuple[str, ...] = ()
-    if shown is None:
-        padded = padding(stored, header)
-        real = modality if padded is None else modality[~padded]
-        shown = between(modality, *(np.percentile(real, PERCENTILES) if real.size else (0.0, 0.0)))
-        notes = (ODD_WINDOW if has_voi(header, frame) else NO_WINDOW,)
-    return shown, notes
+    padded = padding(stored, header)
+    real = np.ones(stored.shape, np.bool_) if padded is None else ~padded
+    shown = window_values(modality.copy(), header, frame)
+    if shown is not None and (has_table(header, frame) or not hides(shown[real], modality[real])):
+        return shown, ()
+    note = NO_WINDOW if not has_voi(header, frame) else ODD_WINDOW if shown is None else HIDING_WINDOW
+    return between(modality, *limits(modality[real])), (note,)
+
+
+def hides(shown: Field, values: Field) -> bool:
+    """Tell whether a window shows next to nothing of an image: few of the greys, or hardly any but black and white.
+
+    A person would turn the knob; the network cannot. Windows that clip what is bright, or leave the background black,
+    are as they are meant.
+
+    Args:
+        shown: (N,) greys by the window, black to white from 0 to 1.
+        values: (N,) the values that it shows.
+    """
+    if not values.size or not np.isfinite(shown).all():  # which is refused
+        return False
+    low, high = limits(values)
+    if low == high:  # nothing to show
+        return False
+    darkest, lightest = limits(shown)
+    if lightest - darkest < LEAST_SHOWN:
+        return True
+    tissue = shown[values > low + BACKGROUND * (high - low)]
+    between_ends = ((tissue > ENDS[0]) & (tissue < ENDS[1])).mean() if tissue.size else 1.0
+    return bool(between_ends < LEAST_BETWEEN and len(np.unique(values)) > FEW_VALUES)
 
 
 def luma(rgb: NDArray[Any], bits: int) -> NDArray[np.float32]:
@@ -68,9 +96,6 @@ def luma(rgb: NDArray[Any], bits: int) -> NDArray[np.float32]:
     weighted: NDArray[np.int64] = rgb.astype(np.int64) @ np.array(LUMA)
     levels = (weighted + 0x8000) >> 16 if bits <= 8 else weighted / 2**16
     return np.asarray(levels / (2**bits - 1), np.float32).clip(0, 1)
-
-
-LUMA: Final = (19595, 38470, 7471)  # 0.299, 0.587, 0.114 times 2^16, as in Pillow
 
 
 def palette_colours(indices: NDArray[Any], header: Dataset) -> NDArray[np.int64]:
@@ -176,6 +201,11 @@ def voi_places(header: Dataset, frame: int) -> tuple[Dataset, ...]:
     return (header,) if own is None else (own, header)
 
 
+def has_table(header: Dataset, frame: int) -> bool:
+    """Tell whether a frame has a VOI LUT, which somebody made for it."""
+    return any(items(place, "VOILUTSequence") for place in voi_places(header, frame))
+
+
 def has_voi(header: Dataset, frame: int) -> bool:
     """Tell whether a frame has a window, be it usable or not."""
     return any("WindowCenter" in place or "WindowWidth" in place for place in voi_places(header, frame))
@@ -188,15 +218,6 @@ def windowed(inputs: Field, centre: float, width: float, function: str) -> Field
     if function == "LINEAR_EXACT":
         return between(inputs, centre - width / 2, centre + width / 2)
     return between(inputs, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
-
-
-def between(inputs: Field, low: float, high: float) -> Field:
-    """Turn values in place into 0 up to `low`, 1 above `high`, and a straight line between them; return them."""
-    if not high > low:
-        return (inputs > high).astype(np.float64)
-    inputs -= low
-    inputs /= high - low
-    return np.clip(inputs, 0, 1, out=inputs)
 
 
 def padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
@@ -235,3 +256,12 @@ def spacing(header: Dataset, frame: int = 1) -> tuple[float, float] | None:
 
 
 LARGEST_SPACING: Final = 1_000.0  # mm
+
+
+def aspect(header: Dataset) -> tuple[float, float] | None:
+    """Return how high and how wide a pixel is, in no unit, None where the file does not say (PS3.3 C.7.6.3.1.7)."""
+    try:
+        sizes = numbers(header, "PixelAspectRatio")
+    except RefusalError:
+        return None
+    return (sizes[0], sizes[1]) if len(sizes) == 2 and min(sizes) > 0 else None

@@ -25,6 +25,7 @@ from pydicom.uid import (
 
 from braintumor.dicom import codestream
 from braintumor.dicom.attributes import RefusalError, code, values, whole
+from braintumor.errors import Refusal
 
 NATIVE: Final = (
     *(ImplicitVRLittleEndian, ExplicitVRLittleEndian),
@@ -92,7 +93,7 @@ def check_syntax(syntax: str) -> None:
     """
     if syntax not in NATIVE and syntax not in DECODERS:
         called = UID(syntax).name if syntax in AllTransferSyntaxes else "none that is known"
-        raise RefusalError(f"TransferSyntaxUID is {called}; export the image uncompressed")
+        raise RefusalError(f"TransferSyntaxUID is {called}; export the image uncompressed", Refusal.UNSUPPORTED)
 
 
 def layout(header: Dataset) -> Layout:
@@ -104,13 +105,14 @@ def layout(header: Dataset) -> Layout:
     rows, columns = (dimension(header, keyword) for keyword in ("Rows", "Columns"))
     kind, samples = code(header, "PhotometricInterpretation"), whole(header, "SamplesPerPixel", 1)
     if kind not in KINDS:
-        raise RefusalError(f"PhotometricInterpretation is none of {', '.join(KINDS)}; export the image again")
+        told = f"is none of {', '.join(KINDS)}; export the image again" if kind else "is missing; send the image again"
+        raise RefusalError(f"PhotometricInterpretation {told}", Refusal.UNSUPPORTED if kind else Refusal.UNDECODABLE)
     if samples != KINDS[kind]:
         raise RefusalError(f"SamplesPerPixel is {samples}; {kind} has {KINDS[kind]}; send the image again")
     allocated = whole(header, "BitsAllocated")
     stored = whole(header, "BitsStored", allocated)
     if allocated not in (8, 16):
-        raise RefusalError(f"BitsAllocated is {allocated}; 8 and 16 are read")
+        raise RefusalError(f"BitsAllocated is {allocated}; 8 and 16 are read", Refusal.UNSUPPORTED)
     if not 1 <= stored <= allocated or whole(header, "HighBit", stored - 1) != stored - 1:
         raise RefusalError("BitsStored and HighBit do not fit BitsAllocated; send the image again")
     signed, planar = whole(header, "PixelRepresentation", 0), whole(header, "PlanarConfiguration", 0)
@@ -162,7 +164,9 @@ def check_amount(pixels: Pixels, stored: Layout) -> None:
     if pixels.syntax in NATIVE:
         needed, held = stored.frames * stored.frame_bytes, len(pixels.content)
         if needed > held:
-            raise RefusalError(f"truncated: {held:,} of {needed:,} bytes of pixels; send the image again")
+            raise RefusalError(
+                f"truncated: {held:,} of {needed:,} bytes of pixels; send the image again", Refusal.TRUNCATED
+            )
         swapped = pixels.syntax == ExplicitVRBigEndian and pixels.vr == "OW" and stored.allocated == 8
         if swapped and stored.frames > 1 and stored.frame_bytes % 2:
             raise RefusalError("big endian 8-bit frames of an odd size; export the image again")
@@ -181,13 +185,13 @@ def fragments(content: memoryview) -> int:
         tag, length = ITEM.unpack_from(content, position)
         if tag == ITEMS_END:
             if count < 1:
-                raise RefusalError("no pixel data; send the image again")
+                raise RefusalError("no pixel data; send the image again", Refusal.NO_SLICE)
             return count
         if tag != ITEM_START:
             raise RefusalError("damaged pixel data: an item does not start where it should; send the image again")
         count += 1
         position += ITEM.size + length
-    raise RefusalError("truncated: the pixel data has no end; send the image again")
+    raise RefusalError("truncated: the pixel data has no end; send the image again", Refusal.TRUNCATED)
 
 
 ITEM: Final = struct.Struct("<II")

@@ -11,15 +11,16 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
 )
 
 from braintumor.dicom.attributes import CONVERSION_ERRORS, TOO_DEEP, RefusalError, code
 from braintumor.dicom.frames import NATIVE, Pixels, check_syntax
+from braintumor.dicom.start import dicom_start
+from braintumor.errors import Refusal
 
-PREAMBLE: Final = 128
-MARK: Final = b"DICM"
 LARGEST_INFLATED: Final = 128 << 20  # bytes
 USUAL_INFLATED: Final = 16 << 20
 LARGEST_RATIO: Final = 50
@@ -27,6 +28,13 @@ LARGEST_RATIO: Final = 50
 PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 """Float Pixel Data, Double Float Pixel Data, Pixel Data."""
 UNDEFINED: Final = 0xFFFFFFFF
+BARE: Final = {
+    (True, True): ExplicitVRLittleEndian,
+    (True, False): ExplicitVRBigEndian,
+    (False, True): ImplicitVRLittleEndian,
+}
+"""The transfer syntax of a file without meta information, which so cannot be compressed."""
+DIRECTORY: Final = "a DICOMDIR, the list of a disc; name the image files themselves"
 EXPLICIT_HEAD: Final = 12  # bytes: tag, VR, two reserved, length
 
 
@@ -39,14 +47,19 @@ def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
     Raises:
         RefusalError: no DICOM file, no or an impossible transfer syntax, a DICOMDIR, damaged, nested too deeply.
     """
-    if content[PREAMBLE : PREAMBLE + len(MARK)] != MARK:
-        raise RefusalError("not a DICOM file: no DICM after 128 bytes; export it as a DICOM Part 10 file")
+    start = dicom_start(content)
+    if start is None:
+        raise RefusalError(
+            "not a DICOM file: neither DICM after 128 bytes nor the first attributes of an image; export it as a DICOM "
+            "Part 10 file",
+            Refusal.UNKNOWN_FORMAT,
+        )
     stream = io.BytesIO(content)
-    stream.seek(PREAMBLE + len(MARK))
-    meta = dataset_of(stream, True, lambda tag: tag >> 16 != 2)
+    stream.seek(start.offset)
+    meta = dataset_of(stream, True, lambda tag: tag >> 16 != 2) if start.group != 8 else Dataset()
     if code(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise RefusalError("a DICOMDIR, the list of a disc; name the image files themselves")
-    syntax = code(meta, "TransferSyntaxUID")
+        raise RefusalError(DIRECTORY, Refusal.NO_SLICE)
+    syntax = code(meta, "TransferSyntaxUID") if start.group != 8 else BARE[start.explicit, start.little]
     if not syntax:
         raise RefusalError("TransferSyntaxUID is missing; export it as a DICOM Part 10 file")
     check_syntax(syntax)
@@ -57,7 +70,7 @@ def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
     header = dataset_of(stream, syntax != ImplicitVRLittleEndian, lambda tag: tag in PIXEL_DATA, little)
     header.file_meta = meta  # type: ignore[assignment]
     if "DirectoryRecordSequence" in header:
-        raise RefusalError("a DICOMDIR, the list of a disc; name the image files themselves")
+        raise RefusalError(DIRECTORY, Refusal.NO_SLICE)
     return header, pixel_data(memoryview(content)[stream.tell() :], header, syntax)
 
 
@@ -93,9 +106,11 @@ def inflated(content: memoryview) -> bytes:
     except zlib.error as error:
         raise RefusalError("damaged: the deflated file cannot be inflated; send the image again") from error
     if len(result) > largest:
-        raise RefusalError(f"inflates to more than {largest >> 20} MiB; export the image without deflating")
+        raise RefusalError(
+            f"inflates to more than {largest >> 20} MiB; export the image without deflating", Refusal.TOO_LARGE
+        )
     if not inflater.eof:
-        raise RefusalError("truncated: the deflated file ends too early; send the image again")
+        raise RefusalError("truncated: the deflated file ends too early; send the image again", Refusal.TRUNCATED)
     return result
 
 
@@ -122,6 +137,8 @@ def pixel_data(content: memoryview, header: Dataset, syntax: str) -> Pixels | No
         raise RefusalError("the pixel data is not compressed as TransferSyntaxUID says; send the image again")
     value = content[start:] if length == UNDEFINED else content[start : start + length]
     if length not in (UNDEFINED, len(value)):
-        raise RefusalError(f"truncated: {len(value):,} of {length:,} bytes of pixels; send the image again")
+        raise RefusalError(
+            f"truncated: {len(value):,} of {length:,} bytes of pixels; send the image again", Refusal.TRUNCATED
+        )
     tables = tuple(header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"))
     return Pixels(syntax, value, vr, tables if all(isinstance(table, bytes) for table in tables) else None)

@@ -17,8 +17,9 @@ from braintumor.dicom.origin import extract
 from braintumor.dicom.parse import parse
 from braintumor.dicom.quiet import nothing
 from braintumor.dicom.series import File, described, volume_of
-from braintumor.errors import ImageError
+from braintumor.errors import ImageError, Refusal
 from braintumor.scan import Choice, Place, Scan, slice_name, unusable_size
+from braintumor.square import square_shape, squared
 
 
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
@@ -38,29 +39,36 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
     """
     silence()
     if choice.plane != "acquired":
-        raise ImageError(name, f"DICOM slices are read as acquired; leave out the plane {choice.plane}")
+        raise ImageError(
+            name, f"DICOM slices are read as acquired; leave out the plane {choice.plane}", Refusal.NO_SLICE
+        )
     try:
         header, pixels = parse(content)
         if reason := scope.refusal(header):
-            raise RefusalError(reason)
+            raise RefusalError(reason, Refusal.NOT_MR)
         image = opened(header, pixels)
-        if reason := unusable_size(image.stored.columns, image.stored.rows, largest):
-            raise RefusalError(reason)
+        if unusable := unusable_size(image.stored.columns, image.stored.rows, largest):
+            raise RefusalError(*unusable)
         check_amount(image.pixels, image.stored)
         notes = scope.notes(header)
         for number, stored in image.wanted(choice):
             shown, assumed = display.display(decode(stored, image.pixels, image.stored), header, number.frame)
             origin = origin_of(header, number.frame)
+            spacing, aspect = display.spacing(header, number.frame), display.aspect(header)
+            height, width = square_shape((image.stored.rows, image.stored.columns), *(spacing or aspect or (1, 1)))
+            if unusable := unusable_size(width, height, largest):
+                raise RefusalError(*unusable)
+            square, spacing, changed = squared(shown, spacing, aspect)
             yield Scan(
-                np.ascontiguousarray(shown),
-                display.spacing(header, number.frame),
+                np.ascontiguousarray(square),
+                spacing,
                 slice_name(name, number.shown, image.stored.frames),
-                (*notes, *assumed, *(() if origin else (UNREFERABLE,))),
+                (*notes, *assumed, *changed, *(() if origin else (UNREFERABLE,))),
                 place(header, number, name),
                 origin,
             )
     except RefusalError as error:
-        raise ImageError(name, str(error)) from error
+        raise ImageError(name, str(error), error.code) from error
     except RecursionError as error:
         raise ImageError(name, TOO_DEEP) from error
 
@@ -99,7 +107,7 @@ def describe(content: bytes, name: str) -> File:
     try:
         return described(parse(content)[0], name)
     except RefusalError as error:
-        raise ImageError(name, str(error)) from error
+        raise ImageError(name, str(error), error.code) from error
     except RecursionError as error:
         raise ImageError(name, TOO_DEEP) from error
 
@@ -151,7 +159,7 @@ def opened(header: Dataset, pixels: Pixels | None) -> Image:
         RefusalError: no pixels, or of a kind that is not read.
     """
     if pixels is None:
-        raise RefusalError("no pixel data; send the image itself")
+        raise RefusalError("no pixel data; send the image itself", Refusal.NO_SLICE)
     return Image(header, pixels, layout(header))
 
 

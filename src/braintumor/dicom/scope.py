@@ -4,7 +4,7 @@ The rules are tried in order; the first that holds is the reason. They name the 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -146,10 +146,18 @@ PROJECTIONS: Final = frozenset(
 DESCRIPTIONS: Final = ("SeriesDescription", "ProtocolName")
 
 
-def says(header: Dataset, words: frozenset[str], keywords: Iterable[str] = DESCRIPTIONS) -> bool:
-    """Tell whether descriptions hold one of the words, in any case, between anything but letters."""
-    texts = " ".join(value for keyword in keywords for value in codes(header, keyword))
-    return not words.isdisjoint(re.split(r"[^A-Z]+", texts))
+def description(header: Dataset) -> str:
+    """Return the series' own description, in capitals; where it has none, what the protocol is called.
+
+    On scanners of some makers all series of an examination have the name of its protocol, which so may speak of others.
+    """
+    texts = (" ".join(codes(header, keyword)).strip() for keyword in DESCRIPTIONS)
+    return next(filter(None, texts), "")
+
+
+def says(text: str, words: frozenset[str]) -> bool:
+    """Tell whether a text in capitals holds one of the words, between anything but letters."""
+    return not words.isdisjoint(re.split(r"[^A-Z]+", text))
 
 
 LOCALIZER_WORDS: Final = LOCALIZERS | {"LOC", "SCOUTS", "LOCALIZERS", "AAHSCOUT", "AAHEAD", "CALIBRATION"}
@@ -176,17 +184,24 @@ ELSEWHERE: Final = frozenset(
         *("LSSPINE", "LUMBAR", "LUNG", "NECK", "PANCREAS", "PELVIS", "PROSTATE", "RIB", "SACRUM", "SHOULDER", "SPINE"),
         *("SPLEEN", "SSPINE", "STERNUM", "THIGH", "THORAX", "THORACIC", "THUMB", "TOE", "TSPINE", "TLSPINE"),
         *("UPPERARM", "UTERUS", "WHOLEBODY", "WRIST", "CERVICAL", "RENAL", "RECTUM", "SPINAL"),
+        *("CERV", "HWS", "BWS", "LWS", "MYELON", "RACHIS", "COLUMNA", "COLUMN", "WIRBELSAEULE"),
     )
 )
 
 
 def is_elsewhere(header: Dataset) -> bool:
-    """Tell whether Body Part Examined, or a description that speaks of no head, names another region."""
-    region = code(header, "BodyPartExamined")
-    if region in ELSEWHERE:
-        return True
-    everything = (*DESCRIPTIONS, "StudyDescription")
-    return region not in HEAD and says(header, ELSEWHERE, everything) and not says(header, HEAD_WORDS, everything)
+    """Tell whether an image is of another region than the head.
+
+    The series' own description decides if it names a region, then Body Part Examined, then protocol and study together:
+    an examination of brain and spine has series of both. A text that names the head and another region is of the head.
+    """
+    own, region = description(header), code(header, "BodyPartExamined")
+    if says(own, HEAD_WORDS) or says(own, ELSEWHERE):
+        return not says(own, HEAD_WORDS)
+    if region in HEAD or region in ELSEWHERE:
+        return region in ELSEWHERE
+    others = " ".join(" ".join(codes(header, keyword)) for keyword in ("ProtocolName", "StudyDescription"))
+    return says(others, ELSEWHERE) and not says(others, HEAD_WORDS)
 
 
 def is_diffusion_weighted(header: Dataset) -> bool:
@@ -232,12 +247,12 @@ RULES: Final = (
     ),
     Rule(
         "described localizer",
-        lambda header: says(header, LOCALIZER_WORDS),
+        lambda header: says(description(header), LOCALIZER_WORDS),
         always("a localizer (SeriesDescription or ProtocolName); only diagnostic slices are classified"),
     ),
     Rule(
         "described map",
-        lambda header: says(header, MAP_WORDS),
+        lambda header: says(description(header), MAP_WORDS),
         always(
             "a map or a special technique (SeriesDescription or ProtocolName: diffusion, perfusion, angiography, …); "
             "only plain slices are classified"

@@ -22,6 +22,7 @@ from braintumor.inference import Prediction
 from braintumor.model import Model
 from braintumor.overlay import FAINT_INK, MARGIN, SIDE, TOP, enlarge, figure, font, shown
 from braintumor.scan import Scan
+from braintumor.square import square_shape
 
 FULL: Final = 65535  # stored value of the full scale of a class map
 
@@ -162,8 +163,15 @@ def has_place(case: Case) -> bool:
     """Tell whether the image says where its pixels lie in the patient, and the slice has all of them."""
     source = case.source
     needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
-    is_whole = (source.get("Rows"), source.get("Columns")) == case.scan.pixels.shape
-    return is_whole and all(keyword in source for keyword in needed)
+    if not all(keyword in source for keyword in needed):
+        return False
+    row, column = (float(length) for length in source.PixelSpacing)
+    return square_shape(source_shape(source), row, column) == case.scan.pixels.shape
+
+
+def source_shape(source: Dataset) -> tuple[int, int]:
+    """Return (Rows, Columns) of the image, zeros where it does not say."""
+    return int(source.get("Rows") or 0), int(source.get("Columns") or 0)
 
 
 def parametric_map(case: Case) -> Dataset:
@@ -174,7 +182,10 @@ def parametric_map(case: Case) -> Dataset:
     """
     name = case.prediction.predicted
     values = shown(case.prediction.class_maps[CLASSES.index(name)], case.model.card.class_map_scale)
-    stored = np.rint(FULL * enlarge(values, case.scan.pixels.shape)).astype("<u2")
+    seen = enlarge(values, case.scan.pixels.shape)  # with square pixels, as the model saw it
+    rows, columns = source_shape(case.source)
+    fitting = np.asarray(Image.fromarray(seen).resize((columns, rows), Image.Resampling.BILINEAR))
+    stored = np.rint(FULL * fitting.clip(0, 1)).astype("<u2")
     meaning = codes.CLASSES_OF[name].meaning
     made = begun(case, CLASS_MAP)
     made.update(derivation(case, f"Class map of {meaning}."))

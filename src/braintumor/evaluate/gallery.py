@@ -14,7 +14,7 @@ from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.outlines import outlines
 from braintumor.evaluate.localise import answers, filled, hole_of
-from braintumor.inference import Prediction, predict
+from braintumor.inference import Prediction, predict_all
 from braintumor.model import Model
 from braintumor.overlay import has_evidence, overlay
 from braintumor.preprocess import pad_to_square
@@ -62,7 +62,7 @@ def worst_mistakes(given: Sequence[tuple[Row, Prediction]], root: Path, model: M
     wrong = [(row, answer) for row, answer in given if answer.predicted != row.label]
     worst = sorted(wrong, key=lambda pair: (float(pair[1].probabilities[CLASSES.index(pair[0].label)]), pair[0].image))
     rows = [row for row, _ in worst[:MISTAKES]]
-    again = predict([root / row.image for row in rows], model)
+    again = predict_all([root / row.image for row in rows], model)
     return [mistake(row, answer, root, model) for row, answer in zip(rows, again, strict=True)]
 
 

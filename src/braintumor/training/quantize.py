@@ -13,7 +13,7 @@ from braintumor.data.manifest import Manifest, validation_images
 from braintumor.errors import ModelError
 from braintumor.evaluate.calibrate import rejection
 from braintumor.files import replacing, write_text
-from braintumor.inference import Prediction, predict
+from braintumor.inference import Prediction, predict_all
 from braintumor.model import ONNX_FILES, Card, Model, load, open_session, usable_cores
 from braintumor.read import read
 from braintumor.training.integers import write_integers
@@ -50,7 +50,7 @@ def quantize(folder: Path, data_dir: Path, *, precision: str = "int8") -> Card:
         write_integers(model.folder / ONNX_FILES["float32"], aside, calibration_inputs(model, images))
         variant = Model(model.folder, model.card, open_session(aside, usable_cores()), precision)
         paths = [images.path(row) for row in images]
-        expected, found = (predict(paths, asked) for asked in (model, variant))
+        expected, found = (predict_all(paths, asked) for asked in (model, variant))
         reference, measured = compare(expected, found, [row.label for row in images])
         refuse_differences(target, reference, measured)
     known = model.card.precisions
