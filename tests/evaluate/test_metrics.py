@@ -13,11 +13,11 @@ from sklearn.metrics import (
 )
 
 from braintumor.classes import CLASSES
+from braintumor.evaluate.intervals import interval
 from braintumor.evaluate.metrics import (
     accuracy,
     confusion,
     curves,
-    interval,
     measure,
     risk_coverage,
     selective,

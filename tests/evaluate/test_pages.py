@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from braintumor.evaluate import pages
-from braintumor.evaluate.metrics import Estimate
+from braintumor.evaluate.intervals import Estimate
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from braintumor.classes import CLASSES, TITLES
-from braintumor.evaluate.metrics import Bin, Floats, Integers, Measured, curves, risk_coverage
+from braintumor.evaluate.intervals import Floats, Integers
+from braintumor.evaluate.metrics import Bin, Measured, curves, risk_coverage
 
 # Each stands in the drawing for a custom property of the page's style sheet.
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
 from braintumor.decision import REFER, Policy
-from braintumor.evaluate.metrics import Estimate, Floats, Integers, accuracy, mean, measure_calibration
+from braintumor.evaluate.intervals import Estimate, Floats, Integers
+from braintumor.evaluate.metrics import accuracy, mean, measure_calibration
 from braintumor.inference import Prediction
 from braintumor.model import Card
 

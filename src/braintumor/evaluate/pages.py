@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
-from braintumor.evaluate.metrics import Estimate
+from braintumor.evaluate.intervals import Estimate
 from braintumor.files import write_text
 
 UNKNOWN = "–"

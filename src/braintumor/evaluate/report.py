@@ -22,17 +22,10 @@ from braintumor.errors import DataError, ImageError, UnreadableDataError
 from braintumor.evaluate import charts, pages
 from braintumor.evaluate.decisions import Decisions, Subgroup, decisions, subgroups, thirds
 from braintumor.evaluate.gallery import SURVIVORS, Mistake, Survivor, legend, survivors, worst_mistakes
+from braintumor.evaluate.intervals import Floats, Integers
 from braintumor.evaluate.leakage import Leakage, Relation, leakage_of, relate
 from braintumor.evaluate.localise import Localisation, Part, localise, size_of
-from braintumor.evaluate.metrics import (
-    Calibration,
-    Floats,
-    Integers,
-    Measured,
-    confusion,
-    measure,
-    measure_calibration,
-)
+from braintumor.evaluate.metrics import Calibration, Measured, confusion, measure, measure_calibration
 from braintumor.files import cache_folder, write_text
 from braintumor.inference import COLUMNS, Prediction, predict_each
 from braintumor.model import Model
