@@ -176,7 +176,9 @@ def groups_behind(labels: Integers, probabilities: Floats, groups: Integers) -> 
     everything = groups_among(np.ones(len(labels), np.bool_), groups)
     confidence = probabilities.max(axis=1)
     surest = {
-        f"accuracy_at_{percent}_coverage": groups_among(confidence >= np.quantile(confidence, 1 - percent / 100), groups)
+        f"accuracy_at_{percent}_coverage": groups_among(
+            confidence >= np.quantile(confidence, 1 - percent / 100), groups
+        )
         for percent in COVERAGES
     }
     return {

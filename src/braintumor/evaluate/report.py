@@ -20,7 +20,7 @@ from braintumor.data.quality import Facts, quality
 from braintumor.data.shortcuts import Shortcuts, shortcuts
 from braintumor.errors import DataError, ImageError, UnreadableDataError
 from braintumor.evaluate import charts, pages
-from braintumor.evaluate.decisions import Decisions, Subgroup, decisions, subgroups, thirds
+from braintumor.evaluate.decisions import Decisions, Subgroup, decisions, subgroups, thirds, tumor_shares
 from braintumor.evaluate.gallery import SURVIVORS, Mistake, Survivor, legend, survivors, worst_mistakes
 from braintumor.evaluate.intervals import Floats, Integers
 from braintumor.evaluate.leakage import Leakage, Relation, leakage_of, relate
@@ -409,6 +409,7 @@ def render(
         surviving=surviving,
         n_mistakes=sum(answer.predicted != row.label for row, answer in answers),
         legend=legend(),
+        tumor_shares=tumor_shares(report.crossed),
         roc=Markup(charts.receiver_operating(labels, probabilities, report.measured)),
         recall=Markup(charts.precision_recall(labels, probabilities, report.measured)),
         reliability=Markup(
