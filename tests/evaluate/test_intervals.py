@@ -5,8 +5,16 @@ import pytest
 from scipy.stats import binomtest
 
 from braintumor.classes import CLASSES
-from braintumor.evaluate.intervals import Estimate, clopper_pearson, groups_among, interval
-from braintumor.evaluate.metrics import accuracy, accuracy_difference, mean, measure, measure_calibration
+from braintumor.evaluate.intervals import (
+    Estimate,
+    accuracy,
+    accuracy_difference,
+    clopper_pearson,
+    groups_among,
+    interval,
+    mean,
+)
+from braintumor.evaluate.metrics import measure, measure_calibration
 
 
 def alone(n: int) -> np.ndarray:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from braintumor.classes import DISCLAIMER
 from braintumor.errors import DataError
 from braintumor.evaluate import pages
-from braintumor.evaluate.intervals import Estimate
-from braintumor.evaluate.metrics import accuracy_difference
+from braintumor.evaluate.intervals import Estimate, accuracy_difference
 from braintumor.files import write_text
 from braintumor.model import ONNX_FILES, Card
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
 from braintumor.decision import REFER, Policy
-from braintumor.evaluate.intervals import FEW, Estimate, Floats, Integers
-from braintumor.evaluate.metrics import accuracy, mean, measure_calibration
+from braintumor.evaluate.intervals import FEW, Estimate, Floats, Integers, accuracy, mean
+from braintumor.evaluate.metrics import measure_calibration
 from braintumor.inference import Prediction
 from braintumor.model import Card
 

@@ -18,6 +18,7 @@ Bools = NDArray[np.bool_]
 Statistic = Callable[[Floats], Mapping[str, Floats]]
 
 FEW: Final = 30
+FEW_MARK: Final = "†"
 TAIL: Final = 0.025
 FLAT: Final = 1e-9  # rates of a few images are rounded by 1e-16, and differ by more than this where they differ at all
 
@@ -47,6 +48,37 @@ class Estimate:
             KeyError: a field is missing.
         """
         return cls(record["value"], record["low"], record["high"], record["n"])
+
+
+def mean(values: Floats, groups: Integers) -> Estimate:
+    """Return the mean of (N,) values, with its interval over groups (N,).
+
+    Means of values from 0 to 1 are taken for rates; others have no interval where drawing groups shows no spread.
+    """
+    shares = bool(((values >= 0) & (values <= 1)).all())
+    behind = {"mean": groups_among(np.ones(len(values), np.bool_), groups)} if shares else None
+    found = interval(lambda weights: {"mean": weights @ values / weights.sum(axis=1)}, groups, rates=behind)
+    return estimate(found["mean"], (), len(values))
+
+
+def accuracy(right: Bools, groups: Integers) -> Estimate:
+    """Return the fraction of (N,) answers that are right, with its interval over groups (N,)."""
+    return mean(right.astype(np.float64), groups)
+
+
+def accuracy_difference(first: Bools, second: Bools, groups: Integers) -> Estimate:
+    """Return the accuracy of the first minus that of the second on (N,) paired answers, with its interval over groups.
+
+    Where drawing groups shows no spread, the interval follows from that of the share of images on which only one is
+    right: as far to both sides where there is none.
+    """
+    gain = first.astype(np.float64) - second
+    found = interval(lambda weights: {"difference": weights @ gain / weights.sum(axis=1)}, groups)
+    value, low, high = found["difference"]
+    if np.isnan(low) and len(np.unique(gain)) == 1:
+        least, most = clopper_pearson(np.abs(value), groups_among(np.ones(len(gain), np.bool_), groups))
+        low, high = (-most, most) if value == 0 else np.sort(np.sign(value) * np.array([least, most]))
+    return estimate((value, np.asarray(low), np.asarray(high)), (), len(gain))
 
 
 def estimate(found: tuple[Floats, Floats, Floats], index: tuple[int, ...], n: int) -> Estimate:

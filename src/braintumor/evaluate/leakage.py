@@ -9,8 +9,7 @@ from braintumor.data.alignment import related
 from braintumor.data.groups import group_numbers, known_images
 from braintumor.data.manifest import Manifest, at_hand, read_manifest
 from braintumor.data.miniatures import Miniatures, miniatures
-from braintumor.evaluate.intervals import Estimate, Floats, Integers
-from braintumor.evaluate.metrics import accuracy
+from braintumor.evaluate.intervals import Estimate, Floats, Integers, accuracy
 from braintumor.evaluate.planes import planes
 from braintumor.files import cache_folder
 from braintumor.model import Model

@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
 from braintumor.evaluate.intervals import (
-    Bools,
     Estimate,
     Floats,
     Integers,
-    clopper_pearson,
     estimate,
     groups_among,
     interval,
@@ -122,48 +120,6 @@ def bins(found: Mapping[str, tuple[Floats, Floats, Floats]], n: int) -> tuple[Bi
     )
 
 
-def accuracy(right: NDArray[np.bool_], groups: Integers) -> Estimate:
-    """Return the fraction of (N,) answers that are right, with its interval over groups (N,)."""
-    return mean(right.astype(np.float64), groups)
-
-
-def mean(values: Floats, groups: Integers) -> Estimate:
-    """Return the mean of (N,) values, with its interval over groups (N,)."""
-    found = interval(lambda weights: {"mean": weights @ values / weights.sum(axis=1)}, groups)
-    return estimate(found["mean"], (), len(values))
-
-
-def mean(values: Floats, groups: Integers) -> Estimate:
-    """Return the mean of (N,) values, with its interval over groups (N,).
-
-    Means of values from 0 to 1 are taken for rates; others have no interval where drawing groups shows no spread.
-    """
-    shares = bool(((values >= 0) & (values <= 1)).all())
-    behind = {"mean": groups_among(np.ones(len(values), np.bool_), groups)} if shares else None
-    found = interval(lambda weights: {"mean": weights @ values / weights.sum(axis=1)}, groups, rates=behind)
-    return estimate(found["mean"], (), len(values))
-
-
-def accuracy(right: Bools, groups: Integers) -> Estimate:
-    """Return the fraction of (N,) answers that are right, with its interval over groups (N,)."""
-    return mean(right.astype(np.float64), groups)
-
-
-def accuracy_difference(first: Bools, second: Bools, groups: Integers) -> Estimate:
-    """Return the accuracy of the first minus that of the second on (N,) paired answers, with its interval over groups.
-
-    Where drawing groups shows no spread, the interval follows from that of the share of images on which only one is
-    right: as far to both sides where there is none.
-    """
-    gain = first.astype(np.float64) - second
-    found = interval(lambda weights: {"difference": weights @ gain / weights.sum(axis=1)}, groups)
-    value, low, high = found["difference"]
-    if np.isnan(low) and len(np.unique(gain)) == 1:
-        least, most = clopper_pearson(np.abs(value), groups_among(np.ones(len(gain), np.bool_), groups))
-        low, high = (-most, most) if value == 0 else np.sort(np.sign(value) * np.array([least, most]))
-    return estimate((value, np.asarray(low), np.asarray(high)), (), len(gain))
-
-
 def groups_behind(labels: Integers, probabilities: Floats, groups: Integers) -> dict[str, Integers]:
     """Return for each statistic that is a rate in how many groups the images lie that it counts: () or by class (4,).
 
@@ -207,7 +163,7 @@ def mean_of_ends(
     found: tuple[Floats, Floats, Floats], by_class: tuple[Floats, Floats, Floats]
 ) -> tuple[Floats, Floats, Floats]:
     """Return a macro mean (), with the means of the classes' ends where drawing groups gave it no interval."""
-    value, low, high = found
+    value, low, _ = found
     if not np.isnan(low) or np.isnan(value):
         return found
     known = ~np.isnan(by_class[0])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
-from braintumor.evaluate.intervals import FEW
+from braintumor.evaluate.intervals import FEW, FEW_MARK
 from braintumor.model import Card
 
 PROTOCOLS: Final = {
@@ -17,7 +17,6 @@ PROTOCOLS: Final = {
     "folds": "every image, by a model trained without its patient, as far as known, and all slices like it",
 }
 UNKNOWN: Final = "–"
-FEW_MARK: Final = "†"
 
 
 def model_card(card: Card, report: Mapping[str, Any], name: str) -> str:

@@ -10,11 +10,10 @@ from typing import Any
 import jinja2
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
-from braintumor.evaluate.intervals import FEW, Estimate
+from braintumor.evaluate.intervals import FEW, FEW_MARK, Estimate
 from braintumor.files import write_text
 
 UNKNOWN = "–"
-FEW_MARK = "†"
 
 
 def page(template: str, **fields: object) -> str:
