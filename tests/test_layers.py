@@ -13,7 +13,8 @@ SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
     "errors classes files dicom web.settings web.answers web.protocol web.numbers web.reference",
     "scan preprocess decision data.manifest data.split data.phantom data.orientations "
-    "data.download data.unzip data.matlab evaluate.metrics evaluate.intervals dicom.codes dicom.quiet nifti_axes",
+    "data.download data.unzip data.matlab evaluate.metrics evaluate.intervals dicom.codes dicom.quiet nifti_axes "
+    "training.settings",
     "defects model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
     "dicom.parse dicom.display dicom.scope dicom.frames dicom.series",
@@ -23,7 +24,7 @@ LAYERS = (
     "training.networks training.augment training.recipe training.integers",
     "data.duplicates data.alignment data.reference data.groups data.outlines data.contact_sheet "
     "training.export training.sanity training.loader training.checkpoint "
-    "training.weights training.artefact training.schedule training.hardware training.board "
+    "training.weights training.artefact training.schedule training.start training.hardware training.board "
     "data.quality data.copies data.crossing data.shortcuts "
     "inference sandbox decoder braintumor evaluate.faithful evaluate.localise evaluate.decisions "
     "evaluate.compare evaluate.gallery evaluate.leakage",
