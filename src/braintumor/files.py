@@ -63,21 +63,6 @@ def write_text(target: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-@contextmanager
-def working_in(folder: Path) -> Iterator[None]:
-    """Make a folder the working folder for a moment, for libraries that obey files there; not for use with threads."""
-    try:
-        before = Path.cwd()
-    except FileNotFoundError:  # it has been deleted, so that there are no files in it
-        yield
-        return
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
 def cache_folder() -> Path:
     """Return the folder for what can be made again: $BRAINTUMOR_CACHE, else braintumor under the user's cache."""
     chosen = os.environ.get("BRAINTUMOR_CACHE")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,8 @@ import numpy as np
 from braintumor.classes import CLASSES, TITLES
 from braintumor.evaluate.intervals import Floats, Integers
 from braintumor.evaluate.metrics import Bin, Measured, curves, risk_coverage
-from braintumor.files import working_in
 
-with working_in(Path(__file__).parent):  # matplotlib obeys a file matplotlibrc in the folder where it is first imported
+with chdir(Path(__file__).parent):  # matplotlib obeys a file matplotlibrc in the folder where it is first imported
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

@@ -4,9 +4,8 @@ torch is imported here first of all, from a folder of our own: one of the librar
 looks for libcuda.so.1 in the working folder, which may be a stranger's.
 """
 
+from contextlib import chdir
 from pathlib import Path
 
-from braintumor.files import working_in
-
-with working_in(Path(__file__).parent):
+with chdir(Path(__file__).parent):
     import torch  # noqa: F401
