@@ -24,7 +24,7 @@ from record import ROOT, WEIGHTS, data_folder, number, record
 
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import read_manifest
-from braintumor.evaluate.metrics import accuracy
+from braintumor.evaluate.intervals import accuracy
 from braintumor.inference import softmax
 from braintumor.model import load
 from braintumor.preprocess import network_input

@@ -18,7 +18,7 @@ import numpy as np
 from record import ROOT, data_folder, number, record
 
 from braintumor.data.manifest import read_manifest
-from braintumor.evaluate.metrics import mean
+from braintumor.evaluate.intervals import mean
 from braintumor.inference import Prediction, predict
 from braintumor.model import load
 from braintumor.training.quantize import quantize

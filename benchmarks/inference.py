@@ -45,8 +45,7 @@ from braintumor.data.layout import IMAGE_SUFFIXES, list_images
 from braintumor.data.manifest import Manifest
 from braintumor.data.miniatures import miniatures
 from braintumor.errors import ModelError
-from braintumor.evaluate.compare import accuracy_difference
-from braintumor.evaluate.metrics import accuracy
+from braintumor.evaluate.intervals import accuracy, accuracy_difference
 from braintumor.files import cache_folder
 from braintumor.inference import BATCH, predict
 from braintumor.model import Model, load, open_session, usable_cores

@@ -25,7 +25,7 @@ import torch
 from folds import evaluated
 from record import RESULTS, ROOT, WEIGHTS, data_folder, number, record
 
-from braintumor.evaluate.metrics import mean
+from braintumor.evaluate.intervals import mean
 from braintumor.model import OUTPUTS, open_session, usable_cores
 from braintumor.training.export import export, gate_of
 from braintumor.training.folds import FOLDS, folds

@@ -44,6 +44,19 @@ def publish(aside: Path, target: Path) -> None:
         raise StorageError(f"cannot make {target} ({reason}); remove what is there or choose another folder") from error
 
 
+def check_writable(folder: Path) -> None:
+    """Raise where a folder, which need not exist yet, cannot be written to; nothing is made.
+
+    Raises:
+        StorageError: no permission, a read-only disk, or a file in its place.
+    """
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if not above.is_dir():
+        raise StorageError(f"cannot write to {folder} ({above} is no folder); choose another folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write to {folder} (no permission in {above}); choose another folder")
+
+
 def write_text(target: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with replacing(target) as aside:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from braintumor.classes import CLASSES
-from braintumor.evaluate.decisions import decisions, subgroups, thirds
+from braintumor.evaluate.decisions import decisions, subgroups, thirds, tumor_shares
 from braintumor.inference import Prediction
 from braintumor.model import Card
 from braintumor.preprocess import Preprocess
@@ -71,6 +71,23 @@ def test_parts_are_counted_apart() -> None:
     assert axial.energy is not None
     assert (axial.energy.value, axial.energy.n) == (0.5, 1)
     assert found["coronal"].energy is None
+
+
+def test_parts_differ_in_their_tumors_by_their_counts() -> None:
+    even = dict.fromkeys(CLASSES, 1)
+    crossed = {
+        "plane": {"axial": even | {"no_tumor": 7}, "coronal": even},  # 3 tumors of 10, 3 of 4
+        "source": {"here": even, "there": even},
+        "scanner": {},
+    }
+    assert tumor_shares(crossed) == {"plane": {"axial": pytest.approx(0.3), "coronal": pytest.approx(0.75)}}
+
+
+def test_no_share_of_four_images_is_certain() -> None:
+    found = decisions(ANSWERS[:1] * 4, [CARD] * 4, "float32", np.zeros(4, np.int64), GROUPS)
+    assert (found.answered.value, found.answered.low) == (1, pytest.approx(0.025 ** (1 / 4)))
+    assert (found.refused.value, found.refused.high) == (0, pytest.approx(1 - 0.025 ** (1 / 4)))
+    assert found.answered.few
 
 
 def test_thirds_are_equally_large() -> None:

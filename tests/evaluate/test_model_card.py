@@ -42,8 +42,9 @@ def test_what_the_data_lacks_is_told_from_counts() -> None:
 
 
 def test_a_rate_that_is_not_known_is_a_dash() -> None:
-    assert percent(None) == percent({"value": None, "low": None, "high": None}) == "–"
-    assert percent({"value": 0.5, "low": None, "high": None}) == "50.0 %"
+    assert percent(None) == percent({"value": None, "low": None, "high": None, "n": 0}) == "–"
+    assert percent({"value": 0.5, "low": None, "high": None, "n": 30}) == "50.0 %"
+    assert percent({"value": 1.0, "low": 0.631, "high": 1.0, "n": 8}) == "100.0 % (63.1 to 100.0) †"
 
 
 def test_missing_tensors_are_counted() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from braintumor.evaluate import pages
-from braintumor.evaluate.metrics import Estimate
+from braintumor.evaluate.intervals import Estimate
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,15 @@ def test_an_interval_is_given_in_the_unit_of_its_value() -> None:
     assert pages.span(estimate).replace("\u00a0", " ") == "95.1 to 97.4 %"
     assert pages.span(estimate, 3) == "0.951 to 0.974"
     assert pages.span(Estimate(0.5, None, None, 10)) == "interval unknown"
+
+
+def test_numbers_from_few_images_are_marked() -> None:
+    few, many = Estimate(1.0, 0.631, 1.0, 8), Estimate(1.0, 0.988, 1.0, 300)
+    assert pages.plain(few) == "100.0 % (63.1 to 100.0 %; only 8 images)"
+    assert pages.plain(Estimate(1.0, 0.025, 1.0, 1)).endswith("; only 1 image)")
+    assert pages.plain(many) == "100.0 % (98.8 to 100.0 %)"
+    assert pages.marked_span(few) == "63.1 to 100.0\u00a0%\u00a0†"
+    assert pages.marked_span(many, 3) == "0.988 to 1.000"
 
 
 def test_json_does_not_take_nan(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 import copy
 import hashlib
 import http.server
+import os
+import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +134,59 @@ def test_files_of_other_networks_and_damaged_files_are_refused(tmp_path: Path) -
     ):
         with pytest.raises(WeightsError, match=reason):
             weights.start(build("resnet"), "resnet", str(tmp_path / f"{name}.safetensors"), allow_partial=True)
+
+
+class Planted:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_a_pickle_is_never_opened_and_how_to_convert_it_is_said(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(1), "planted": Planted(tmp_path / "ran")}, tmp_path / "resnet18.pth")
+    (tmp_path / "old.pth").write_bytes(pickle.dumps(Planted(tmp_path / "ran"), protocol=2))
+    for name in ("resnet18.pth", "old.pth"):
+        with pytest.raises(WeightsError, match="can hold programs and is therefore not opened") as refusal:
+            weights.start(build("resnet"), "resnet", str(tmp_path / name), allow_partial=True)
+        assert f"torch.load('{name}', weights_only=True), '{Path(name).stem}.safetensors')" in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_advice_how_to_convert_a_file_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = build("resnet")
+    tensors = {
+        key: value.contiguous() for key, value in source.backbone.state_dict().items()
+    }  # as torchvision has them
+    torch.save(tensors, tmp_path / "resnet18.pth")
+    with pytest.raises(WeightsError) as refusal:
+        weights.start(build("resnet"), "resnet", str(tmp_path / "resnet18.pth"), allow_partial=False)
+    program = str(refusal.value).split('"')[1]
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    target = build("resnet")
+    weights.start(target, "resnet", str(tmp_path / "resnet18.safetensors"), allow_partial=False)
+    assert torch.equal(source.backbone.get_parameter("conv1.weight"), target.backbone.get_parameter("conv1.weight"))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "it is empty"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"<!doctype html>", "a web page"),
+    ],
+)
+def test_files_of_other_kinds_are_named(content: bytes, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match=kind):
+        weights.start(build("resnet"), "resnet", str(tmp_path / "w.safetensors"), allow_partial=True)
+    with pytest.raises(WeightsError, match="it is a folder; name the file in it"):
+        weights.start(build("resnet"), "resnet", str(tmp_path), allow_partial=True)
 
 
 def fold(network: Network) -> None:

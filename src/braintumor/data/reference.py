@@ -61,6 +61,19 @@ class Reference:
         return Path(self.manifest.rows[index].image).stem
 
 
+def check_reference(folder: Path) -> None:
+    """Raise where a folder is not laid out as a reference folder; its table and images are not read.
+
+    Raises:
+        DataError: saying what was expected.
+    """
+    if not is_reference(folder):
+        raise DataError(
+            f"{folder} is no reference folder: expected images/ and annotations.csv in it; "
+            "braintumor data get figshare makes one"
+        )
+
+
 def read_reference(folder: Path) -> Reference:
     """Return a reference folder: `images/ID.(jpg|png)` and `annotations.csv`.
 

@@ -25,15 +25,15 @@ PICTURES: Final = 24
 KIND_TITLES: Final = {
     "bytes": "Identical files",
     "pixels": "Identical pictures in different files",
-    "near": "The same slice",
-    "turned": "The same slice, mirrored or turned",
-    "related": "Related: the same patient, or a neighbouring slice",
+    "near": "Likely the same slice",
+    "turned": "Likely the same slice, mirrored or turned",
+    "related": "Related: likely the same patient, or a neighbouring slice",
 }
 RELATION_TITLES: Final = {
     "bytes": "the identical file",
     "pixels": "the identical picture in another file",
-    "near": "the same slice, changed in brightness, contrast, compression or margin",
-    "turned": "the same slice, mirrored or turned",
+    "near": "likely the same slice, changed in brightness, contrast, compression or margin",
+    "turned": "likely the same slice, mirrored or turned",
     "related": "a very similar slice, probably of the same patient",
     "group": "another slice of the same group",
     "none": "nothing that was found",
@@ -158,7 +158,7 @@ PARTS: Final = {"train": "training", "val": "validation", "test": "test", "": ""
 TERMS: Final = {
     "bytes": "identical files",
     "pixels": "identical pixels",
-    "near": "same slice",
+    "near": "likely same",
     "turned": "mirrored, turned",
     "related": "related",
 }

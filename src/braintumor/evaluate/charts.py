@@ -2,17 +2,21 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from io import StringIO
+from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from braintumor.classes import CLASSES, TITLES
-from braintumor.evaluate.metrics import Bin, Floats, Integers, Measured, curves, risk_coverage
+from braintumor.evaluate.intervals import Floats, Integers
+from braintumor.evaluate.metrics import Bin, Measured, curves, risk_coverage
+
+with chdir(Path(__file__).parent):  # matplotlib obeys a file matplotlibrc in the folder where it is first imported
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Each stands in the drawing for a custom property of the page's style sheet.
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
@@ -21,6 +25,7 @@ PROPERTIES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"
     colour: f"--{name.replace('_', '-')}" for name, colour in CLASS_COLOURS.items()
 }
 TENTHS, FEWEST = 10, 10
+DEFAULTS: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
 DASHES = dict(zip(CLASSES, ("-", "--", "-.", ":"), strict=True))  # told apart without colour, too
 
 
@@ -112,7 +117,7 @@ def plot(axes: Axes, name: str, across: Floats, up: Floats, area: float | None) 
 
 @contextmanager
 def drawing(description: str) -> Iterator[tuple[Axes, list[str]]]:
-    """Give axes to draw on; on leaving, the list holds the SVG element."""
+    """Give axes to draw on; on leaving, the list holds the SVG element. The user's own settings do not count."""
     result: list[str] = []
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
@@ -120,7 +125,7 @@ def drawing(description: str) -> Iterator[tuple[Axes, list[str]]]:
         "font.size": 10,
         "axes.linewidth": 0.8,
     }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(DEFAULTS | settings):
         figure = Figure(figsize=(3.9, 3.8), layout="constrained", facecolor="none")
         yield figure.add_subplot(facecolor="none"), result
         text = StringIO()

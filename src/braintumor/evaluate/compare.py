@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from braintumor.classes import DISCLAIMER
 from braintumor.errors import DataError
 from braintumor.evaluate import pages
-from braintumor.evaluate.metrics import Estimate, Integers, estimate, interval
+from braintumor.evaluate.intervals import Estimate, accuracy_difference
 from braintumor.files import write_text
 from braintumor.model import ONNX_FILES, Card
 
@@ -208,7 +208,7 @@ def side(evaluation: Evaluation) -> Side:
         name=card.name,
         version=card.version,
         architecture=card.architecture,
-        metrics={name: Estimate(**report["metrics"][name]) for name in RATES},
+        metrics={name: Estimate.of(report["metrics"][name]) for name in RATES},
         train_minutes=card.metrics.get("train_minutes"),
         parameters=card.metrics.get("parameters"),
         size=network.stat().st_size if network.is_file() else None,
@@ -219,13 +219,6 @@ def side(evaluation: Evaluation) -> Side:
 def probability(row: dict[str, str]) -> float:
     """Return the probability of the predicted class in a row of predictions.csv."""
     return float(row[f"p_{row['predicted']}"])
-
-
-def accuracy_difference(first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Integers) -> Estimate:
-    """Return the accuracy of the first minus that of the second on (N,) paired answers, with interval over groups."""
-    gain = first.astype(np.float64) - second
-    found = interval(lambda weights: {"difference": weights @ gain / weights.sum(axis=1)}, groups)
-    return estimate(found["difference"], (), len(gain))
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
 from braintumor.decision import REFER, Policy
-from braintumor.evaluate.metrics import Estimate, Floats, Integers, accuracy, mean, measure_calibration
+from braintumor.evaluate.intervals import FEW, Estimate, Floats, Integers, accuracy, mean
+from braintumor.evaluate.metrics import measure_calibration
 from braintumor.inference import Prediction
 from braintumor.model import Card
 
@@ -21,8 +22,8 @@ KINDS: Final = {
     "quality": ("image quality",),
 }
 """Kinds of reasons to withhold an answer, by how the reasons begin."""
-FEWEST: Final = 30
-"""Images of a subgroup; a calibration error of fewer says nothing."""
+UNLIKE: Final = 0.1
+"""Difference of the shares of tumors from which on two parts of the images are said to differ in them."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,20 @@ def sets_of(
     return Sets(mean(held, groups), per_class, mean(size, groups))
 
 
+def tumor_shares(crossed: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, float]]:
+    """Return the share of slices with a tumor in each part, of the ways to divide whose parts differ in it visibly.
+
+    Args:
+        crossed: images of each class by the name of the part, for each way.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for way, parts in crossed.items():
+        shares = {part: 1 - counts["no_tumor"] / sum(counts.values()) for part, counts in parts.items()}
+        if shares and max(shares.values()) - min(shares.values()) > UNLIKE:
+            found[way] = shares
+    return found
+
+
 def thirds(values: Floats) -> list[str]:
     """Return for each of N values whether it lies in the dark, middle or bright third of all."""
     borders = np.quantile(values, (1 / 3, 2 / 3))
@@ -163,7 +178,7 @@ def subgroups(
         calibration = measure_calibration(labels[chosen], probabilities[chosen], groups[chosen])
         return Subgroup(
             accuracy(right[chosen], groups[chosen]),
-            calibration.overall["ece"] if chosen.sum() >= FEWEST else None,
+            calibration.overall["ece"] if chosen.sum() >= FEW else None,
             mean(refused[chosen], groups[chosen]),
             mean(referred[chosen], groups[chosen]),
             mean(energy[known], groups[known]) if known.any() else None,

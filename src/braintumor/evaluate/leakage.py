@@ -1,6 +1,7 @@
 """Which test images a model knows from training, themselves or their patient, and its accuracy without them."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +10,12 @@ from braintumor.data.alignment import related
 from braintumor.data.groups import group_numbers, known_images
 from braintumor.data.manifest import Manifest, at_hand, read_manifest
 from braintumor.data.miniatures import Miniatures, miniatures
-from braintumor.evaluate.metrics import Estimate, Floats, Integers, accuracy
+from braintumor.evaluate.intervals import Estimate, Floats, Integers, accuracy
 from braintumor.evaluate.planes import planes
 from braintumor.files import cache_folder
 from braintumor.model import Model
 
+NO_RECORD: Final = "the model folder has no manifest.csv, so its training images are not known"
 Flags = NDArray[np.bool_]
 
 
@@ -108,8 +110,9 @@ def relate(test: Manifest, model: Model) -> Relation:
     described = origins(test, ours), planes(ours.head), brightness(ours)
     record = model.folder / "manifest.csv"
     if not record.is_file():
-        reason = "the model folder has no manifest.csv, so its training images are not known"
-        return Relation(False, reason, group_numbers(test, ours), None, None, np.zeros(len(test), np.bool_), *described)
+        return Relation(
+            False, NO_RECORD, group_numbers(test, ours), None, None, np.zeros(len(test), np.bool_), *described
+        )
     training = read_manifest(record, test.root).part("train", "val")
     hashes = {row.sha256 for row in training} - {""}
     exact = np.array([row.sha256 in hashes for row in test], np.bool_)

@@ -20,7 +20,7 @@ from braintumor.data.manifest import Manifest, Row
 from braintumor.data.outlines import Polygon, mask, outlines
 from braintumor.errors import DataError
 from braintumor.evaluate.faithful import Faith, asking, faith
-from braintumor.evaluate.metrics import Estimate, Integers, mean
+from braintumor.evaluate.intervals import Estimate, Integers, mean
 from braintumor.inference import Prediction, Slice, decide
 from braintumor.model import Model
 from braintumor.read import read

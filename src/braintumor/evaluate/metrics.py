@@ -1,39 +1,34 @@
 """How good answers are: rates, areas under curves and calibration, with 95 % intervals over groups of images.
 
 Every statistic takes weights (R, N): row r says how often each image counts in resample r. One row of ones gives the
-plain value, a bootstrap is more rows, so value and interval come from the same code.
+plain value, a bootstrap is more rows, so value and interval come from the same code. The intervals are made in
+`evaluate.intervals`, which has to know in how many groups the images lie that a rate counts.
 
 A class without a labelled image in a (re)sample has no precision, recall, F1 or area there: it is NaN and left out of
 macro means. A class that is there but never predicted has precision 0 and F1 0.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
+from braintumor.evaluate.intervals import (
+    Estimate,
+    Floats,
+    Integers,
+    estimate,
+    groups_among,
+    interval,
+)
 
 BINS = 15
 MACRO = ("precision", "recall", "f1", "auc_roc", "auc_pr")
 CALIBRATION = ("ece", "brier", "nll")
 COVERAGES = (95, 90)
 OVERALL = ("accuracy", *MACRO, *CALIBRATION, "aurc", *(f"accuracy_at_{percent}_coverage" for percent in COVERAGES))
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Statistic = Callable[[Floats], Mapping[str, Floats]]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its 95 % interval on n images; None where the images do not determine it."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,15 @@ def measure(
             f"got {labels.shape}, {probabilities.shape} and {groups.shape}"
         )
     probabilities = probabilities.astype(np.float64)
-    found = interval(lambda weights: statistics(labels, probabilities, weights), groups, resamples=resamples, seed=seed)
+    behind = groups_behind(labels, probabilities, groups)
+    found = interval(
+        lambda weights: statistics(labels, probabilities, weights),
+        groups,
+        rates=behind,
+        resamples=resamples,
+        seed=seed,
+    )
+    found |= {name: mean_of_ends(found[name], found[f"{name}_by_class"]) for name in MACRO}
     support = np.bincount(labels, minlength=len(CLASSES))
     return Measured(
         overall={name: estimate(found[name], (), len(labels)) for name in OVERALL},
@@ -103,7 +106,8 @@ class Calibration:
 
 def measure_calibration(labels: Integers, probabilities: Floats, groups: Integers) -> Calibration:
     """Return the calibration of answers alone, for arrays as `measure` takes them."""
-    found = interval(lambda weights: calibration(labels, probabilities, weights), groups)
+    behind = {"bin_accuracy": groups_of_bins(probabilities, groups)}
+    found = interval(lambda weights: calibration(labels, probabilities, weights), groups, rates=behind)
     overall = {name: estimate(found[name], (), len(labels)) for name in CALIBRATION}
     return Calibration(overall, bins(found, len(labels)))
 
@@ -116,61 +120,54 @@ def bins(found: Mapping[str, tuple[Floats, Floats, Floats]], n: int) -> tuple[Bi
     )
 
 
-def accuracy(right: NDArray[np.bool_], groups: Integers) -> Estimate:
-    """Return the fraction of (N,) answers that are right, with its interval over groups (N,)."""
-    return mean(right.astype(np.float64), groups)
+def groups_behind(labels: Integers, probabilities: Floats, groups: Integers) -> dict[str, Integers]:
+    """Return for each statistic that is a rate in how many groups the images lie that it counts: () or by class (4,).
 
-
-def mean(values: Floats, groups: Integers) -> Estimate:
-    """Return the mean of (N,) values, with its interval over groups (N,)."""
-    found = interval(lambda weights: {"mean": weights @ values / weights.sum(axis=1)}, groups)
-    return estimate(found["mean"], (), len(values))
-
-
-def estimate(found: tuple[Floats, Floats, Floats], index: tuple[int, ...], n: int) -> Estimate:
-    """Return one entry of an answer of `interval` as plain numbers."""
-    value, low, high = (None if np.isnan(part[index]) else float(part[index]) for part in found)
-    return Estimate(value, low, high, n)
-
-
-def interval(
-    statistic: Statistic, groups: Integers, *, resamples: int = 1000, seed: int = 0
-) -> dict[str, tuple[Floats, Floats, Floats]]:
-    """Return (value, low, high) of each statistic: the percentile bootstrap over groups, 2.5 % to 97.5 %.
-
-    Resamples in which a statistic is NaN do not count for it. With fewer than two groups low and high are NaN. The
-    interval is widened to the value where resampling shifts a statistic, as it raises the calibration error.
-
-    Args:
-        statistic: maps weights (R, N) to named arrays (R, ...).
-        groups: (N,) any numbers.
-        resamples: how often as many groups as there are are drawn with replacement.
-        seed: of the drawing; the same seed gives the same interval.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3; cluster resampling after
-    Field and Welsh (2007), doi 10.1111/j.1467-9868.2007.00593.x.
+    The areas count pairs of an image of the class and another one. So many pairs have no group in common as there are
+    groups on the rarer side. `aurc` is the share of wrong answers where the confidence says nothing.
     """
-    names, members = np.unique(groups, return_inverse=True)
-    values = {name: array[0] for name, array in statistic(np.ones((1, len(groups)))).items()}
-    if len(names) < 2:
-        return {
-            name: (value, np.full_like(value, np.nan), np.full_like(value, np.nan)) for name, value in values.items()
-        }
-    random = np.random.default_rng(seed)
-    drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)  # (R, groups)
-    size = max(1, 2_000_000 // len(groups))  # bounds the memory of the (R, N) arrays
-    parts = [statistic(drawn[i : i + size, members].astype(np.float64)) for i in range(0, resamples, size)]
-    samples = {name: np.concatenate([part[name] for part in parts]) for name in values}
-    ends = {name: percentiles(sample) for name, sample in samples.items()}
-    return {n: (value, np.minimum(ends[n][0], value), np.maximum(ends[n][1], value)) for n, value in values.items()}
+    predicted = probabilities.argmax(axis=1)
+    labelled, answered = (np.arange(len(CLASSES)) == numbers[:, None] for numbers in (labels, predicted))
+    rarer = np.minimum(groups_among(labelled, groups), groups_among(~labelled, groups))
+    everything = groups_among(np.ones(len(labels), np.bool_), groups)
+    confidence = probabilities.max(axis=1)
+    surest = {
+        f"accuracy_at_{percent}_coverage": groups_among(
+            confidence >= np.quantile(confidence, 1 - percent / 100), groups
+        )
+        for percent in COVERAGES
+    }
+    return {
+        "accuracy": everything,
+        "precision_by_class": groups_among(answered, groups),
+        "recall_by_class": groups_among(labelled, groups),
+        "f1_by_class": groups_among(labelled | answered, groups),
+        "auc_roc_by_class": rarer,
+        "auc_pr_by_class": rarer,
+        "aurc": everything,
+        **surest,
+        "bin_accuracy": groups_of_bins(probabilities, groups),
+    }
 
 
-def percentiles(samples: Floats) -> tuple[Floats, Floats]:
-    """Return the 2.5 % and 97.5 % points along the first axis; NaN entries are left out."""
-    columns = samples.reshape(len(samples), -1).T
-    known = [column[~np.isnan(column)] for column in columns]
-    points = np.array([np.percentile(k, [2.5, 97.5]) if len(k) else (np.nan, np.nan) for k in known])
-    return points[:, 0].reshape(samples.shape[1:]), points[:, 1].reshape(samples.shape[1:])
+def groups_of_bins(probabilities: Floats, groups: Integers) -> Integers:
+    """Return (15,) in how many groups the images of each share in `reliability` lie."""
+    confidence = probabilities.max(axis=1)
+    ordered = np.sort(confidence)
+    first, last = (np.searchsorted(ordered, confidence, side=side) for side in ("left", "right"))
+    borders = np.linspace(0, len(confidence), BINS + 1)
+    return groups_among((last[:, None] > borders[:-1]) & (first[:, None] < borders[1:]), groups)
+
+
+def mean_of_ends(
+    found: tuple[Floats, Floats, Floats], by_class: tuple[Floats, Floats, Floats]
+) -> tuple[Floats, Floats, Floats]:
+    """Return a macro mean (), with the means of the classes' ends where drawing groups gave it no interval."""
+    value, low, _ = found
+    if not np.isnan(low) or np.isnan(value):
+        return found
+    known = ~np.isnan(by_class[0])
+    return value, np.asarray(by_class[1][known].mean()), np.asarray(by_class[2][known].mean())
 
 
 def statistics(labels: Integers, probabilities: Floats, weights: Floats) -> dict[str, Floats]:

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
+from braintumor.evaluate.intervals import FEW, FEW_MARK
 from braintumor.model import Card
 
 PROTOCOLS: Final = {
-    "official": "the test part of the data set, which shares patients with training",
+    "official": "the test part of the data folder",
     "held-out": "images set aside before training",
     "clean": "test images that share no group with training",
-    "folds": "every image, by a model trained without its patient and all slices like it",
+    "folds": "every image, by a model trained without its patient, as far as known, and all slices like it",
 }
 UNKNOWN: Final = "–"
 
@@ -50,7 +51,8 @@ def lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     counts = ", ".join(f"{report['per_class'][label]['support']:,} {TITLES[label].lower()}" for label in CLASSES)
     images = f"{report['n_images']:,} images of {report['n_groups']:,} groups"
     yield f"On {PROTOCOLS[report['protocol']]}: {images} ({counts})."
-    yield "Intervals are 95 %, from drawing whole groups."
+    yield from known_from_training(report["leakage"])
+    yield f"Intervals are 95 %, over whole groups; {FEW_MARK} marks numbers from fewer than {FEW} images."
     yield from ("", "| | value |", "|---|---|")
     for title, entry in (
         ("accuracy", metrics["accuracy"]),
@@ -83,6 +85,15 @@ def lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     yield ""
 
 
+def known_from_training(leakage: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how many of the images share a group with training, as far as that is known."""
+    related = sum(leakage[kind] or 0 for kind in ("exact", "near", "shared"))
+    if related:
+        yield f"{related:,} of {leakage['n']:,} share a group with training: the number says little about new patients."
+    if not leakage["known"]:
+        yield f"How many share a group with training is not fully known: {leakage['reason']}."
+
+
 def origin(weights: str) -> str:
     """Return where the starting weights come from, with the number of the tensors that they lack, not their names."""
     file, _, missing = weights.partition(", He-normal: ")
@@ -108,10 +119,11 @@ def gaps(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if share > 0.95:
             yield (
                 f"{share:.1%} of the slices from {part} show a tumor",
-                "the way of acquisition gives the tumor away; a healthy slice of this kind is unknown to the model",
+                "the way of acquisition gives the tumor away; how healthy slices of this kind fare was not measured",
             )
     yield "four labels in the data", "other tumors, metastases, strokes and all other findings get one of these labels"
-    yield "single slices of a few public collections", "other scanners, sequences and populations are another question"
+    sources = ", ".join(report["crossed"]["source"]) or "unknown sources"
+    yield f"single slices from {sources}", "other scanners, sequences and populations are another question"
 
 
 def percent(entry: Mapping[str, Any] | None) -> str:
@@ -119,4 +131,5 @@ def percent(entry: Mapping[str, Any] | None) -> str:
     if not entry or entry["value"] is None:
         return UNKNOWN
     value = f"{100 * entry['value']:.1f} %"
-    return value if entry["low"] is None else f"{value} ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
+    ends = "" if entry["low"] is None else f" ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
+    return value + ends + (f" {FEW_MARK}" if entry["n"] < FEW else "")

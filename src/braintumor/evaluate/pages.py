@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
-from braintumor.evaluate.metrics import Estimate
+from braintumor.evaluate.intervals import FEW, FEW_MARK, Estimate
 from braintumor.files import write_text
 
 UNKNOWN = "–"
@@ -25,8 +25,15 @@ def page(template: str, **fields: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number, "span": span}
-    constants = {"CLASSES": CLASSES, "TITLES": TITLES, "DISCLAIMER": DISCLAIMER, "UNKNOWN": UNKNOWN}
+    environment.filters |= {"percent": percent, "number": number, "span": marked_span}
+    constants = {
+        "CLASSES": CLASSES,
+        "TITLES": TITLES,
+        "DISCLAIMER": DISCLAIMER,
+        "UNKNOWN": UNKNOWN,
+        "FEW_MARK": FEW_MARK,
+        "FEW": FEW,
+    }
     return printable(environment.get_template(template).render(constants | fields))
 
 
@@ -56,9 +63,15 @@ def span(estimate: Estimate, digits: int | None = None) -> str:
     return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}\u00a0%"
 
 
+def marked_span(estimate: Estimate, digits: int | None = None) -> str:
+    """Return the interval of an estimate, with a mark where there are few images."""
+    return f"{span(estimate, digits)}\u00a0{FEW_MARK}" if estimate.few else span(estimate, digits)
+
+
 def plain(estimate: Estimate) -> str:
-    """Return a rate with its interval for a terminal, `96.4 % (95.1 to 97.4 %)`."""
-    return f"{percent(estimate.value)} ({span(estimate)})".replace("\u00a0", " ")
+    """Return a rate with its interval for a terminal, `96.4 % (95.1 to 97.4 %)`, and with the number of few images."""
+    few = f"; only {estimate.n} image{'' if estimate.n == 1 else 's'}" if estimate.few else ""
+    return f"{percent(estimate.value)} ({span(estimate)}{few})".replace("\u00a0", " ")
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:

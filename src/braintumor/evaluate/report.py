@@ -17,23 +17,17 @@ from braintumor.classes import CLASSES, DISCLAIMER
 from braintumor.data.layout import Listing, has_part, list_images
 from braintumor.data.manifest import Manifest, Row, read_manifest, validation_images
 from braintumor.data.quality import Facts, quality
+from braintumor.data.reference import check_reference
 from braintumor.data.shortcuts import Shortcuts, shortcuts
 from braintumor.errors import DataError, ImageError, UnreadableDataError
 from braintumor.evaluate import charts, pages
-from braintumor.evaluate.decisions import Decisions, Subgroup, decisions, subgroups, thirds
+from braintumor.evaluate.decisions import Decisions, Subgroup, decisions, subgroups, thirds, tumor_shares
 from braintumor.evaluate.gallery import SURVIVORS, Mistake, Survivor, legend, survivors, worst_mistakes
-from braintumor.evaluate.leakage import Leakage, Relation, leakage_of, relate
+from braintumor.evaluate.intervals import Floats, Integers
+from braintumor.evaluate.leakage import NO_RECORD, Leakage, Relation, leakage_of, relate
 from braintumor.evaluate.localise import Localisation, Part, localise, size_of
-from braintumor.evaluate.metrics import (
-    Calibration,
-    Floats,
-    Integers,
-    Measured,
-    confusion,
-    measure,
-    measure_calibration,
-)
-from braintumor.files import cache_folder, write_text
+from braintumor.evaluate.metrics import Calibration, Measured, confusion, measure, measure_calibration
+from braintumor.files import cache_folder, check_writable, write_text
 from braintumor.inference import COLUMNS, Prediction, predict_each
 from braintumor.model import Model
 
@@ -173,11 +167,13 @@ def evaluate(
         progress: called with the images done and in all.
 
     Raises:
-        DataError: no test images, or images that cannot be read.
+        DataError: another protocol, no reference folder in `masks`, no test images, or images that cannot be read.
         StorageError: the files cannot be written.
     """
     data_dir = Path(data_dir)
+    check_request(model, out, protocol, masks)
     origin, listing = find_test_images(model, data_dir)
+    validation = validation_images(model.folder, data_dir) if masks else Manifest(data_dir, ())
     answers, unreadable, seconds = ask(listing.manifest, model, progress)
     unusable = listing.skipped | unreadable
     if unusable and (not skip_unreadable or not answers):
@@ -191,7 +187,7 @@ def evaluate(
     maps, surviving = None, list[Survivor]()
     if masks:
         tested = Manifest(data_dir, tuple(row for row, _ in answers))
-        parts = [Part(model, tested, validation_images(model.folder, data_dir))]
+        parts = [Part(model, tested, validation)]
         maps, surviving = compare_maps(parts, relation.groups, masks, progress)
     report = dataclasses.replace(
         judge([model] * len(answers), origin, answers, relation, maps, data_dir),
@@ -201,6 +197,25 @@ def evaluate(
     )
     write(report, answers, worst_mistakes(answers, data_dir, model), surviving, model, out)
     return report
+
+
+def check_request(model: Model, out: Path, protocol: str, masks: Path | None) -> None:
+    """Raise where an evaluation could not end, before any image is opened.
+
+    Raises:
+        DataError: another protocol, `clean` without a record of the training images, or no reference folder in `masks`.
+        StorageError: `out` cannot be written to.
+    """
+    if protocol not in ("official", "clean"):
+        raise DataError(f"protocol: expected official or clean, got {protocol!r}")
+    if protocol == "clean" and not (model.folder / "manifest.csv").is_file():
+        raise DataError(NOT_CLEAN.format(why=NO_RECORD))
+    if masks:
+        check_reference(masks)
+    check_writable(out)
+
+
+NOT_CLEAN = "no test image is known to share nothing with training: {why}; use --protocol official"
 
 
 def compare_maps(
@@ -252,7 +267,7 @@ def unrelated(answers: Answers, relation: Relation) -> tuple[list[tuple[Row, Pre
     kept = np.flatnonzero(~relation.shared)
     if not len(kept) or relation.exact is None:
         why = relation.reason or f"all {len(answers)} share a slice or a patient with training"
-        raise DataError(f"no test image is known to share nothing with training: {why}; use --protocol official")
+        raise DataError(NOT_CLEAN.format(why=why))
     return [answers[index] for index in kept.tolist()], relation.part(kept)
 
 
@@ -416,6 +431,7 @@ def render(
         surviving=surviving,
         n_mistakes=sum(answer.predicted != row.label for row, answer in answers),
         legend=legend(),
+        tumor_shares=tumor_shares(report.crossed),
         roc=Markup(charts.receiver_operating(labels, probabilities, report.measured)),
         recall=Markup(charts.precision_recall(labels, probabilities, report.measured)),
         reliability=Markup(

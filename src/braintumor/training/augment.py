@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from braintumor.training.settings import check_number, check_range
+
+MOST_ASPECT, MOST_SIGMA = 10.0, 10.0
 CPU_CHUNK = 4  # images whose intermediate tensors stay in a core's cache: twice as fast as the whole batch
 
 
@@ -34,6 +37,19 @@ class Augment:
     contrast: float = 0.2
     blur: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 1.0)
+
+    def __post_init__(self) -> None:
+        """Check every setting.
+
+        Raises:
+            TrainingError: a setting is of another kind or out of range.
+        """
+        check_range("augment.crop_scale", self.crop_scale, 0, 1, open_low=True)
+        check_range("augment.crop_aspect", self.crop_aspect, 0, MOST_ASPECT, open_low=True)
+        check_range("augment.blur_sigma", self.blur_sigma, 0, MOST_SIGMA)
+        for name in ("flip_horizontal", "flip_vertical", "brightness", "contrast", "blur"):
+            check_number(f"augment.{name}", getattr(self, name), 0, 1)
+        check_number("augment.rotation", self.rotation, 0, 180)
 
 
 @dataclass(frozen=True, eq=False)

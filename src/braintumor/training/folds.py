@@ -2,8 +2,9 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from braintumor.data.groups import group_numbers, known_images, name_of
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest
 from braintumor.data.miniatures import Miniatures, miniatures
-from braintumor.data.reference import is_reference, known_folds, read_reference
+from braintumor.data.reference import check_reference, is_reference, known_folds, read_reference
 from braintumor.data.split import Integers, fold_numbers, split
 from braintumor.errors import TrainingError, UnreadableDataError
 from braintumor.evaluate.pooled import evaluate_folds
 from braintumor.evaluate.report import Progress, Report
-from braintumor.files import cache_folder
+from braintumor.files import cache_folder, check_writable
 from braintumor.training.checkpoint import Epoch
 from braintumor.training.recipe import TrainConfig
+from braintumor.training.settings import check_whole
+from braintumor.training.start import look_up
 from braintumor.training.train import train
 
 FOLDS = 5
@@ -41,8 +44,9 @@ def folds(
 ) -> Report:
     """Train a model per fold, each without the patients it is tested on, and return the report on all of them.
 
-    Folds that are finished are kept, interrupted ones go on, so that the same command continues after an interruption.
-    Every image is tested once. The folds of the public sets are fixed and shipped with the package.
+    Settings, network, starting weights and folders are checked before the data is opened. Folds that are finished are
+    kept, interrupted ones go on, so that the same command continues after an interruption. Every image is tested once.
+    The folds of the public sets are fixed and shipped with the package.
 
     Args:
         config: all settings; the same for every fold.
@@ -56,26 +60,63 @@ def folds(
             network is in `config`.
 
     Raises:
-        DataError: the data cannot be used or divided.
-        TrainingError: settings or data are not those that a fold began with.
+        DataError: the network or the data cannot be used, the data cannot be divided, or there is no such reference.
+        WeightsError: the starting weights cannot be used.
+        TrainingError: a setting is out of range, settings or data are not those that a fold began with, or the
+            processes of torchrun are to train folds.
+        StorageError: a folder cannot be written to.
     """
+    check_whole("jobs", jobs, 1)
+    unfinished = [out / str(fold) for fold in range(FOLDS) if not (out / str(fold) / "card.json").exists()]
+    look_up_all(config, unfinished, resume)
+    check_writable(out / "evaluation")
+    if masks:
+        check_reference(masks)
     manifest, numbers = divided(data_dir)
     threads = max(1, torch.get_num_threads() // jobs)
     settings = [
-        (replace(config), data_dir, out / str(fold), part_of(manifest, numbers, fold, config), threads, resume)
-        for fold in range(FOLDS)
-        if not (out / str(fold) / "card.json").exists()
+        (replace(config), data_dir, folder, part_of(manifest, numbers, int(folder.name), config), threads, resume)
+        for folder in unfinished
     ]
     if jobs == 1:
         for setting in settings:
             say(train_fold(*setting))
-    else:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that are started here
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-            for line in pool.map(train_fold, *zip(*settings, strict=True)) if settings else ():
+    elif settings:
+        with side_by_side(jobs, threads) as pool:
+            for line in pool.map(train_fold, *zip(*settings, strict=True)):
                 say(line)
     finished = [out / str(fold) for fold in range(FOLDS)]
     return evaluate_folds(finished, data_dir, out / "evaluation", progress, masks=masks)
+
+
+def look_up_all(config: TrainConfig, folders: Sequence[Path], resume: bool) -> None:
+    """Raise where one of the folds in these folders could not begin or go on; see `start.look_up`."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError("folds are trained side by side with --jobs, not under torchrun")
+    begun = [folder for folder in folders if (folder / "checkpoint" / "state.json").exists()]
+    new = [folder for folder in folders if folder not in begun]
+    for folder in (*begun, *new[:1]):  # new ones are alike
+        look_up(config, folder, torch.device("cpu"), resume=resume and folder in begun)
+
+
+@contextmanager
+def side_by_side(jobs: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Give so many processes with so many threads each, which look for modules where this one does.
+
+    Without PYTHONSAFEPATH they would look in the working folder first, which may be one of data.
+    """
+    settings = {"OMP_NUM_THREADS": str(threads), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            yield pool
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def divided(data_dir: Path) -> tuple[Manifest, Integers]:
@@ -128,8 +169,7 @@ def train_fold(config: TrainConfig, data_dir: Path, out: Path, manifest: Manifes
     torch.set_num_threads(threads)
     unfinished = (out / "checkpoint" / "state.json").exists()
     card = train(config, data_dir, out, Log(out), manifest=manifest, resume=resume and unfinished, device="auto")
-    if card is None:
-        raise TrainingError("folds are trained side by side with --jobs, not under torchrun")
+    assert card, "only processes of torchrun beside the first have none"
     validation = card.metrics["validation"]
     return (
         f"fold {out.name}: {card.metrics['train_minutes']} minutes, "

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 
 from braintumor.errors import TrainingError
 
+DEVICES = ("auto", "cpu", "cuda")
 TIMING_ROUNDS = 12
 PATIENCE = timedelta(hours=1)  # one process exports the model while the others wait
 
@@ -93,7 +94,13 @@ def processes(device: torch.device) -> Iterator[Processes]:
 
 
 def chosen_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is a GPU where there is one, and torchrun's processes have one each."""
+    """Return the device of a name; `auto` is a GPU where there is one, and torchrun's processes have one each.
+
+    Raises:
+        TrainingError: another name, or `cuda` without a GPU.
+    """
+    if name not in DEVICES:
+        raise TrainingError(f"device: expected one of {', '.join(DEVICES)}, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise TrainingError("--device cuda: this machine has no usable GPU; use --device auto or cpu")
     if name == "cpu" or not torch.cuda.is_available():

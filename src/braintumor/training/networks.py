@@ -18,6 +18,8 @@ TIMM_NAMES = {"resnet": "resnet18"}
 GATE_STAGES = 2  # the last ones of the backbone, whose means tell usual images from others
 FINER_WIDTH = {"cnn": 64}  # channels of the features that join several stages
 DEFAULT_FINER_WIDTH = 128
+FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""With which networks of timm end that are given another size of image, or no pooling, than they can take."""
 
 
 class Network(nn.Module):
@@ -153,12 +155,7 @@ def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: b
         DataError: timm does not know the name, its features are not (N, K, h, w), as class maps need them, or it has
             no stage of this stride.
     """
-    backbone: nn.Module
-    if model == "cnn":
-        backbone, channels = CustomCNN(), CustomCNN.channels
-    else:
-        backbone, channels = timm_backbone(TIMM_NAMES.get(model, model))
-    strides, widths = shape_of(backbone)
+    backbone, channels, (strides, widths) = backbone_of(model)
     finer = None
     if map_stride:
         channels = FINER_WIDTH.get(model, DEFAULT_FINER_WIDTH)
@@ -169,6 +166,30 @@ def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: b
         network.attention = nn.Conv2d(channels, 1, 1, bias=False)
         nn.init.zeros_(network.attention.weight)
     return network.to(memory_format=torch.channels_last)
+
+
+def backbone_of(model: str) -> tuple[nn.Module, int, tuple[list[int], list[int]]]:
+    """Return an untrained backbone that takes images of any size, the number of its feature channels, and `shape_of`.
+
+    Raises:
+        DataError: timm does not know the name, or the network is of another kind.
+    """
+    if model == "cnn":
+        own = CustomCNN()
+        return own, own.channels, shape_of(own)
+    name = TIMM_NAMES.get(model, model)
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
+        raise DataError(f"no model is called {name!r}; choose cnn, resnet or a timm name ({near})")
+    try:
+        backbone, channels = timm_backbone(name)
+        return backbone, channels, shape_of(backbone)
+    except FAILURES as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{name} cannot be used with slices of any size and without its classifier ({reason}); choose a "
+            "convolutional network"
+        ) from error
 
 
 @torch.no_grad()
@@ -191,10 +212,11 @@ def finer_features(model: str, strides: Sequence[int], widths: Sequence[int], st
 
 
 def timm_backbone(name: str) -> tuple[nn.Module, int]:
-    """Return a timm backbone without its classifier, randomly initialised, and the number of its feature channels."""
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
-        raise DataError(f"no model is called {name!r}; choose cnn, resnet or a timm name ({near})")
+    """Return a timm backbone without its classifier, randomly initialised, and the number of its feature channels.
+
+    Raises:
+        DataError: its features are not (N, K, h, w).
+    """
     backbone = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
     with torch.no_grad():
         shape = tuple(backbone.eval()(torch.zeros(2, 3, 224, 224)).shape)

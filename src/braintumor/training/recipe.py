@@ -3,10 +3,26 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from braintumor.errors import DataError
+from braintumor.errors import DataError, TrainingError
 from braintumor.training.augment import Augment
+from braintumor.training.settings import check_flag, check_number, check_text, check_tuple, check_whole
 
 RESNET_FROZEN = ("conv1", "bn1", "layer1", "layer2")
+MOST_EPOCHS: Final = 1_000_000
+MOST_LEARNING_RATE: Final = 10.0
+MOST_WEIGHT_DECAY: Final = 10.0
+MOST_GUIDANCE: Final = 1e6
+WHOLE_NUMBERS: Final = {
+    "epochs": (1, MOST_EPOCHS),
+    "batch_size": (2, 65_536),  # batch norm needs two images
+    "patience": (1, MOST_EPOCHS),
+    "norm_batches": (0, MOST_EPOCHS),
+    "size": (32, 4096),  # five halvings leave one position of 32 pixels
+    "source_size": (32, 4096),
+    "map_stride": (0, 256),
+    "seed": (0, 2**63 - 1),
+}
+"""The smallest and the largest value of each setting that is a whole number."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,39 @@ class TrainConfig:
     masks: str = ""
     seed: int = 0
     augment: Augment = field(default_factory=Augment)
+
+    def __post_init__(self) -> None:
+        """Check every setting.
+
+        Raises:
+            TrainingError: a setting is of another kind, out of range, or does not fit the others.
+        """
+        for name in ("model", "recipe", "weights"):
+            check_text(name, getattr(self, name))
+        check_text("masks", self.masks, empty=True)
+        for name in ("keep_last", "allow_partial_weights", "attention"):
+            check_flag(name, getattr(self, name))
+        for name, whole in WHOLE_NUMBERS.items():
+            check_whole(name, getattr(self, name), *whole)
+        for name in ("label_smoothing", "averaging", "dropout"):
+            check_number(name, getattr(self, name), 0, 1, open_high=True)
+        check_number("validation_fraction", self.validation_fraction, 0, 1, open_low=True, open_high=True)
+        check_number("learning_rate", self.learning_rate, 0, MOST_LEARNING_RATE, open_low=True)
+        check_number("final_learning_rate", self.final_learning_rate, 0, self.learning_rate)
+        check_number("warmup_epochs", self.warmup_epochs, 0, MOST_EPOCHS)
+        check_number("weight_decay", self.weight_decay, 0, MOST_WEIGHT_DECAY)
+        check_number("guidance", self.guidance, 0, MOST_GUIDANCE)
+        for prefix in check_tuple("frozen", self.frozen):
+            check_text("frozen", prefix)
+        for side in check_tuple("train_sizes", self.train_sizes):
+            check_whole("train_sizes", side, *WHOLE_NUMBERS["size"])
+        if not isinstance(self.augment, Augment):
+            raise TrainingError(f"augment: expected an Augment, got {self.augment!r}")
+        if self.masks and not (self.attention and self.guidance):
+            raise TrainingError(
+                f"the recipe {self.recipe} pools all positions alike, so outlines cannot teach it where to look; "
+                "choose --recipe best, or leave --masks out"
+            )
 
 
 NO_EARLY_STOP = 1_000

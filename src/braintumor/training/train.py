@@ -1,13 +1,12 @@
 """How a model is trained: one loop over the epochs, readable top to bottom."""
 
 import copy
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional
 
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest
-from braintumor.errors import TrainingError
+from braintumor.errors import DataError, TrainingError
 from braintumor.evaluate.metrics import mean_of_known, rates
 from braintumor.files import cache_folder
 from braintumor.model import Card
@@ -26,9 +25,10 @@ from braintumor.training.board import Board
 from braintumor.training.checkpoint import Epoch, State
 from braintumor.training.hardware import Processes, chosen_device, compute_dtype, processes
 from braintumor.training.loader import Images, decoded, outlined, prepare
-from braintumor.training.networks import Network, WithAttention, build, freeze, train_mode
+from braintumor.training.networks import Network, WithAttention, freeze, train_mode
 from braintumor.training.recipe import TrainConfig
 from braintumor.training.schedule import averaging_decay, epoch_order, epoch_seed, learning_rate, train_size
+from braintumor.training.start import Start, check_identity, look_up, settings_of
 
 UNFOLDING_BATCHES = 16
 USUAL_IMAGES = 2048  # of training, unaugmented, from which unusual images are told apart
@@ -121,8 +121,9 @@ def train(
 ) -> Card | None:
     """Train a model and write its folder; return its card, or None in the processes that torchrun started beside it.
 
-    The test part of the data is not opened. With the same seed, device, thread and process count on a CPU the result
-    is the same bit for bit, however often the run was interrupted and resumed.
+    Settings, network, starting weights and folders are checked before the data is opened; its test part never is. With
+    the same seed, device, thread and process count on a CPU the result is the same bit for bit, however often the run
+    was interrupted and resumed.
 
     Args:
         config: all settings.
@@ -136,7 +137,7 @@ def train(
             with a validation part cut off.
 
     Raises:
-        DataError: the data cannot be used.
+        DataError: the network or the data cannot be used.
         WeightsError: the starting weights cannot be used.
         TrainingError: `out` is occupied, the settings changed since the interruption, or the loss is not finite.
         StorageError: the disk is full or a folder cannot be written to.
@@ -145,8 +146,8 @@ def train(
     place = chosen_device(device)
     with processes(place) as group:
         progress = progress if group.leads else Quiet()
-        check_masks(config)
-        check_folder(out, resume)
+        check_share(config, group)
+        start = look_up(config, out, place, resume=resume)
         group.wait()  # before the first one writes to it
         cache = cache_folder()
         with group.first_on_each_machine():
@@ -164,7 +165,8 @@ def train(
             usual = decoded(manifest.part("train").some(USUAL_IMAGES), config.size, cache, progress.say)
         for image, reason in skipped.items():
             progress.say(f"left out {image}: {reason}")
-        run, state = begin(config, manifest, images, validation, progress, place, group, out, resume)
+        check_number_of_images(len(images.labels), group)
+        run, state = begin(start, config, manifest, images, validation, progress, place, group, out)
         before, board = state.seconds, Board(out / "tensorboard")
 
         while not is_over(state, config):
@@ -187,7 +189,22 @@ def train(
         return card
 
 
+def check_share(config: TrainConfig, group: Processes) -> None:
+    """Raise where a batch is too small to be divided: batch norm needs two images in every process."""
+    if config.batch_size < 2 * group.size:
+        raise TrainingError(
+            f"batch_size: expected at least 2 images for each of the {group.size} processes, got {config.batch_size}"
+        )
+
+
+def check_number_of_images(images: int, group: Processes) -> None:
+    """Raise where there are fewer training images than two for every process."""
+    if images < 2 * group.size:
+        raise DataError(f"expected at least {2 * group.size} training images, got {images}; add images")
+
+
 def begin(
+    start: Start,
     config: TrainConfig,
     manifest: Manifest,
     images: Images,
@@ -196,26 +213,21 @@ def begin(
     device: torch.device,
     group: Processes,
     out: Path,
-    resume: bool,
 ) -> tuple[Run, State]:
     """Return the run with its network and optimizer at the start, or as they were after the last finished epoch."""
-    torch.manual_seed(config.seed)
-    model, stride = config.model, config.map_stride
-    network = build(model, dropout=config.dropout, map_stride=stride, attention=config.attention).to(device)
-    identity = json.loads(json.dumps({"settings": asdict(config), "data": manifest.fingerprint()}))
-    if resume:
-        state = checkpoint.load(out / "checkpoint")
-        check_identity(state, identity, out)
-        state = replace(state, identity=identity)
+    network = start.network
+    identity = {"settings": settings_of(config), "data": manifest.fingerprint()}
+    if start.state:
+        check_identity(start.state, identity, out)
+        state = replace(start.state, identity=identity)
     else:
-        origin = weights.start(network, model, config.weights, allow_partial=config.allow_partial_weights)
         fast = group.same(float(compute_dtype(device) == torch.bfloat16))
-        state = State(identity, "bfloat16" if fast else "float32", origin)
+        state = State(identity, "bfloat16" if fast else "float32", start.origin)
     freeze(network, config.frozen)
-    if not resume:
+    if not start.state:
         unfold(config, network, images, device)
     run = assemble(config, network, images, validation, progress, getattr(torch, state.precision), device, group)
-    if resume:
+    if start.state:
         checkpoint.restore(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
         progress.say(f"resumed after epoch {state.history[-1].epoch}")
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -245,39 +257,6 @@ def assemble(
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=config.weight_decay, fused=True)
     weight = inverse_frequency(images.labels).to(device)
     return Run(config, network, joined, averaged, optimizer, device, dtype, weight, images, validation, progress, group)
-
-
-def check_masks(config: TrainConfig) -> None:
-    """Raise where outlines are given to a network that cannot be taught by them."""
-    if config.masks and not (config.attention and config.guidance):
-        raise TrainingError(
-            f"the recipe {config.recipe} pools all positions alike, so outlines cannot teach it where to look; "
-            "choose --recipe best, or leave --masks out"
-        )
-
-
-def check_folder(out: Path, resume: bool) -> None:
-    """Raise where writing to `out` would overwrite a model or an unfinished run."""
-    if (out / "card.json").exists():
-        raise TrainingError(f"{out} already holds a finished model; choose another folder with --out, or delete it")
-    if not resume and (out / "checkpoint" / "state.json").exists():
-        raise TrainingError(f"{out} holds an unfinished run; go on with --resume, or choose another folder with --out")
-
-
-def check_identity(state: State, identity: dict[str, Any], out: Path) -> None:
-    """Raise where settings or data differ from those the run began with; settings younger than the run were default."""
-    default = json.loads(json.dumps(asdict(TrainConfig(model=""))))
-    before, now = default | flat(state.identity), flat(identity)
-    changed = [f"{key}: was {before.get(key)}, is {now[key]}" for key in sorted(now) if before.get(key) != now[key]]
-    if changed:
-        raise TrainingError(
-            f"the run in {out} began differently ({'; '.join(changed)}); resume with the same settings and data"
-        )
-
-
-def flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings and the data's fingerprint in one level."""
-    return {**identity["settings"], "data": identity["data"]}
 
 
 def inverse_frequency(labels: Tensor) -> Tensor:

@@ -96,10 +96,7 @@ def load_into(backbone: nn.Module, file: Path, name: str, *, allow_partial: bool
 
     Tensors of a classifier (`fc.`, `classifier.`, `head.`) are ignored: the head is ours.
     """
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{file} cannot be read as safetensors ({error})") from error
+    tensors = tensors_in(file)
     wanted = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
     given = {key: value for key, value in tensors.items() if key in wanted}
     foreign = [key for key in tensors if key not in wanted and not key.startswith(("fc.", "classifier.", "head."))]
@@ -121,6 +118,46 @@ def load_into(backbone: nn.Module, file: Path, name: str, *, allow_partial: bool
             he_normal(backbone.get_parameter(key))
     backbone.load_state_dict(given, strict=False)
     return f"{name} (sha256 {file_sha256(file)})" + (f", He-normal: {', '.join(missing)}" if missing else "")
+
+
+def tensors_in(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; a file of another kind is never opened as that.
+
+    Raises:
+        WeightsError: there is no such file, or it is of another kind.
+    """
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{file} cannot be read: there is no such file; pass --weights none or another one"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{file} cannot be read as safetensors: it is {kind_of(file) or error}") from error
+
+
+def kind_of(file: Path) -> str:
+    """Return by its first bytes what a file that is no safetensors file is, and what to do; empty if unknown."""
+    if file.is_dir():
+        return "a folder; name the file in it"
+    with file.open("rb") as stream:
+        beginning = stream.read(max(map(len, OTHER_FILES)))
+    found = next((text for start, text in OTHER_FILES.items() if beginning.startswith(start)), "")
+    return found.format(file=file.name, stem=file.stem) if beginning else "empty; get the file again"
+
+
+CONVERTED: Final = (
+    "which can hold programs and is therefore not opened. If you trust it, convert it once with: python -c "
+    '"import torch; from safetensors.torch import save_file; '
+    "save_file(torch.load('{file}', weights_only=True), '{stem}.safetensors')\""
+)
+OTHER_FILES: Final = {
+    b"PK\x03\x04": f"a ZIP archive, as torch.save writes it, {CONVERTED}",
+    b"\x80": f"a pickle, as torch.save of old versions writes it, {CONVERTED}",
+    b"\x89HDF": "an HDF5 file, as Keras writes it; expected the weights of a PyTorch network as safetensors",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; get it with: git lfs pull",
+    b"<": "a web page, not the file itself; download it again",
+}
 
 
 def short(names: list[str]) -> str:
