@@ -11,10 +11,10 @@ import braintumor
 
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
-    "errors classes files dicom web.settings web.answers web.protocol web.numbers web.reference",
-    "scan preprocess decision data.manifest data.split data.phantom data.orientations "
+    "errors classes files dicom web.settings web.shares web.answers web.numbers web.reference",
+    "web.pace web.pieces scan preprocess decision data.manifest data.split data.phantom data.orientations "
     "data.download data.unzip data.matlab evaluate.metrics dicom.codes dicom.quiet nifti_axes",
-    "defects model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
+    "web.protocol defects model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
     "dicom.parse dicom.display dicom.scope dicom.frames dicom.series",
     "dicom.read",

@@ -659,6 +659,8 @@ class Serve:
     """Interface to listen on; for any but this machine's own, BRAINTUMOR_TOKEN must hold a token in the environment."""
     port: int = 8000
     """0 takes any that is free."""
+    keep_alive_seconds: float = 75.0
+    """How long a connection is kept on which nothing is asked; more than a proxy in front keeps its own."""
 
     def run(self) -> int:
         """Answer until Ctrl-C or SIGTERM."""
@@ -677,7 +679,8 @@ class Serve:
                 flush=True,
             )
 
-        serve(models, Settings(token=os.environ.get(TOKEN_VARIABLE, "")), host=self.host, port=self.port, ready=ready)
+        settings = Settings(token=os.environ.get(TOKEN_VARIABLE, ""), keep_alive_seconds=self.keep_alive_seconds)
+        serve(models, settings, host=self.host, port=self.port, ready=ready)
         return DONE
 
 

@@ -73,6 +73,8 @@ def serve(stream: socket.socket) -> None:
                         send(stream, message | about, pixels)
             except BrainTumorError as error:
                 last = {"reason": error.reason if isinstance(error, ImageError) else str(error)}
+                if isinstance(error, ImageError):
+                    last["code"] = error.code
             except OSError:
                 return
             except Exception:  # whatever a file does to its decoder is a refusal

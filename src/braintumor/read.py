@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from braintumor.errors import ImageError, MissingExtraError
+from braintumor.errors import ImageError, MissingExtraError, Refusal
 from braintumor.scan import EVERYTHING, LARGEST_SIDE, Choice, Scan, unusable_size
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
@@ -65,7 +65,7 @@ def read(source: str | Path | bytes, name: str | None = None, *, largest: int = 
     """
     scans = list(islice(read_all(source, name, largest=largest), 2))
     if len(scans) > 1:
-        raise ImageError(named(source, name), SEVERAL)
+        raise ImageError(named(source, name), SEVERAL, Refusal.SEVERAL_SLICES)
     return scans[0]
 
 
@@ -280,7 +280,8 @@ def decoding(source: str | Path | bytes, name: str, largest: int = LARGEST_SIDE*
             with upright(stream, name, largest) as image:
                 yield image
         except DECODER_ERRORS as error:
-            raise ImageError(name, failure_reason(error)) from error
+            code = Refusal.UNKNOWN_FORMAT if isinstance(error, UnidentifiedImageError) else Refusal.UNDECODABLE
+            raise ImageError(name, failure_reason(error), code) from error
 
 
 @contextmanager

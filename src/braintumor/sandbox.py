@@ -19,7 +19,7 @@ from typing import Any, Final, Self, TypeVar
 import numpy as np
 
 from braintumor.decoder import HEAD, LARGEST
-from braintumor.errors import ImageError
+from braintumor.errors import ImageError, Refusal
 from braintumor.read import GZIP, SEVERAL, UNDECODABLE, volume_kind
 from braintumor.scan import EVERYTHING, LARGEST_VOLUME, SERIES, Choice, Place, Scan, slice_name
 
@@ -126,7 +126,7 @@ class Sandbox:
         with closing(self.read_all(content, name, choice)) as remaining:
             scan, another = next(remaining, None), next(remaining, None)
         if scan is None or another is not None:
-            raise ImageError(name, UNDECODABLE if scan is None else SEVERAL)
+            raise ImageError(name, UNDECODABLE) if scan is None else ImageError(name, SEVERAL, Refusal.SEVERAL_SLICES)
         return scan
 
     def read_all(self, content: bytes, name: str, choice: Choice = EVERYTHING) -> Generator[Scan]:
@@ -176,7 +176,7 @@ class Sandbox:
         child = self._free.get() or self._start()
         if child is None:
             self._free.put(None)
-            raise ImageError(name, NOT_NOW)
+            raise ImageError(name, NOT_NOW, Refusal.BUSY)
         whole = False
         try:
             # the first answer of a child waits until it has started
@@ -186,12 +186,14 @@ class Sandbox:
                 self._started.add(child)
                 if "reason" in answer:
                     whole = True
-                    raise ImageError(name, reason_of(answer))
+                    raise ImageError(name, reason_of(answer), Refusal(answer.get("code", Refusal.UNDECODABLE)))
                 told = understood(answer, pixels)
                 whole = "shape" not in answer
                 yield told
         except (OSError, *NONSENSE) as error:
-            raise ImageError(name, TOO_LONG if isinstance(error, TimeoutError) else UNDECODABLE) from error
+            if isinstance(error, TimeoutError):
+                raise ImageError(name, TOO_LONG, Refusal.TIMEOUT) from error
+            raise ImageError(name, UNDECODABLE) from error
         finally:
             self._free.put(child if whole else self._replace(child))
 
