@@ -218,7 +218,7 @@ def test_monitoring_counts_answers_and_decisions(service: Any, slices: list[Path
 
 def test_too_much_is_refused(service: Any, slices: list[Path]) -> None:
     size = len(slices[0].read_bytes())
-    small = service(file_bytes=size - 1, slices=2, request_bytes=4 * size, held_bytes=8 * size)
+    small = service(file_bytes=size - 1, slices=2, request_bytes=4 * size, held_bytes=32 * size)
     answer = send(small, slices[:1])
     assert answer.status_code == 413
     assert send(service(slices=2), slices[:3]).status_code in (400, 413)
@@ -246,8 +246,8 @@ def test_a_crowd_is_told_to_come_back(service: Any, slices: list[Path]) -> None:
 
 def test_bytes_are_given_back_after_each_request(service: Any, slices: list[Path]) -> None:
     size = len(slices[0].read_bytes())
-    client = service(held_bytes=size + 2000, file_bytes=size + 1000)
-    for _ in range(4):
+    client = service(held_bytes=4 * (size + 2000), file_bytes=size + 1000)
+    for _ in range(8):
         assert send(client, slices[:1]).status_code == 200
 
 

@@ -120,7 +120,7 @@ def test_which_hosts_are_this_machine(host: str, local: bool) -> None:
 
 def test_connections_that_ask_nothing_are_closed(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
-    with listening() as (host, port):
+    with listening(keep_alive_seconds=0.5) as (host, port):
         idle, dripping, kept = (socket.create_connection((host, port), timeout=5) for _ in range(3))
         began = time.monotonic()
         kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -163,16 +163,15 @@ def test_nonsense_is_refused_and_the_next_one_served(
 
 
 def test_bodies_that_drip_are_given_up_and_others_are_served_meanwhile(listening: Any, slices: list[Path]) -> None:
-    with listening(upload_seconds=1.0) as (host, port), socket.create_connection((host, port), timeout=10) as slow:
+    with listening(silent_seconds=1.0) as (host, port), socket.create_connection((host, port), timeout=10) as slow:
         slow.sendall(UPLOAD + b"--x\r\n")
         answer = httpx.post(f"http://{host}:{port}/v1/predictions", files={"files": slices[0].read_bytes()})
         assert answer.status_code == 200
         assert slow.recv(1000).startswith(b"HTTP/1.1 408")
 
 
-def test_requests_that_never_end_are_cut_off(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "WHOLE_SECONDS", 0.5)
-    with listening() as (host, port), socket.create_connection((host, port), timeout=10) as silent:
+def test_requests_that_never_end_are_cut_off(listening: Any) -> None:
+    with listening(silent_seconds=0.5) as (host, port), socket.create_connection((host, port), timeout=10) as silent:
         began = time.monotonic()
         silent.sendall(UPLOAD)
         until_closed(silent)

@@ -80,8 +80,8 @@ def check_type(headers: Mapping[str, str], settings: Settings) -> None:
     if not options.get(b"boundary"):
         raise HTTPException(
             400,
-            f"expected a form of files in the field {FILES_FIELD}, at most {settings.slices}; its Content-Type names no "
-            "boundary: let the library that makes the form set this header",
+            f"expected a form of files in the field {FILES_FIELD}, at most {settings.slices}; its Content-Type names "
+            "no boundary: let the library that makes the form set this header",
         )
 
 

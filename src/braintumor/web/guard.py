@@ -102,9 +102,9 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and scope["method"] != "GET" and site_of(origin) != host:
             return problem(403, "pages of other sites may not use this service")
-        if self.settings.token and scope["path"].startswith(("/v1/", "/metrics")):
-            if not is_token(headers.get(b"authorization", ""), self.settings.token):
-                return problem(401, "send the token of this service: Authorization: Bearer TOKEN", **AUTHENTICATE)
+        is_closed = self.settings.token and scope["path"].startswith(("/v1/", "/metrics"))
+        if is_closed and not is_token(headers.get(b"authorization", ""), self.settings.token):
+            return problem(401, "send the token of this service: Authorization: Bearer TOKEN", **AUTHENTICATE)
         length = headers.get(b"content-length", "0")
         if not DIGITS.fullmatch(length):
             return problem(400, "expected a Content-Length header of digits")

@@ -4,7 +4,7 @@ from braintumor.web.settings import Settings
 
 
 class Pace:
-    """The pace of one body or answer. Time counts only while the client is waited for, so that it pays for itself alone.
+    """The pace of one body or answer; time counts only while the client is waited for.
 
     A client is too slow that lets no byte move for `silent_seconds`, or in a window of `window_seconds` fewer than
     `slowest_bytes` a second. How much there is to move does not matter.

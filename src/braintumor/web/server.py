@@ -70,8 +70,8 @@ def check_token(token: str) -> None:
     """
     if token != token.strip() or not token.isprintable():
         raise BrainTumorError(
-            "the token in the environment variable BRAINTUMOR_TOKEN begins or ends with a blank, or has a line break or "
-            "another character that cannot be sent: set one of letters and digits"
+            "the token in the environment variable BRAINTUMOR_TOKEN begins or ends with a blank, or has a line break "
+            "or another character that cannot be sent: set one of letters and digits"
         )
 
 

@@ -13,7 +13,7 @@ class Settings:
             name point to this machine are so kept out.
         file_bytes: largest file, as uploaded and as an unpacked member of an archive.
         request_bytes: largest body of a request.
-        held_bytes: bodies of all requests and answers that are not sent yet, together; one request has a quarter at most.
+        held_bytes: bodies of all requests, and answers that are not sent yet, together; see `shares` for who has what.
         unpacked_bytes: all members of an archive together.
         slices: files and members of archives in one request; slices of one file.
         requests: requests that wait for an answer; further ones are told to come back.
