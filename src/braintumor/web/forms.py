@@ -1,6 +1,7 @@
 """How the files of a request are taken out of its form, without writing any to the disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from io import BytesIO
 from math import inf
 from typing import Any, Final
@@ -26,6 +27,16 @@ class InMemory(MultiPartParser):
         super().__init__(headers, stream, max_files=inf, max_fields=inf)
         self._most_files = most_files
         self._text_bytes = 0
+        self.is_whole = False
+
+    def on_end(self) -> None:
+        """Note that the form has its end."""
+        self.is_whole = True
+
+    def close(self) -> None:
+        """Forget the files, those that did not come whole too."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
     def on_headers_finished(self) -> None:
         """Begin with a part; raises `HTTPException` where there are too many."""
@@ -55,16 +66,17 @@ async def uploaded(request: Request, settings: Settings) -> list[bytes]:
         HTTPException: it is no form, or holds no file.
     """
     check_type(request.headers, settings)
-    try:
-        form = await InMemory(request.headers, request.stream(), settings.slices).parse()
-    except (MultiPartException, ValueError, LookupError) as error:
-        raise HTTPException(400, "the form is damaged or cut off") from error
-    named = [(name, part) for name, part in form.multi_items() if not isinstance(part, str)]
-    contents = [whole(part) for name, part in named if name == FILES_FIELD]
-    texts = [part for name, part in form.multi_items() if name == FILES_FIELD and isinstance(part, str)]
-    await form.close()
+    parser = InMemory(request.headers, request.stream(), settings.slices)
+    with closing(parser):
+        try:
+            parts = (await parser.parse()).multi_items()
+        except (MultiPartException, ValueError, LookupError) as error:
+            raise HTTPException(400, "the form is damaged; a part of it cannot be understood") from error
+        if not parser.is_whole:
+            raise HTTPException(400, "the form is cut off; its last boundary is missing")
+        contents = [whole(part) for name, part in parts if name == FILES_FIELD and not isinstance(part, str)]
     if not contents:
-        raise HTTPException(400, f"no file in the field {FILES_FIELD}; {why_none(len(named), len(texts))}")
+        raise HTTPException(400, f"no file in the field {FILES_FIELD}; {why_none(parts)}")
     return contents
 
 
@@ -85,11 +97,12 @@ def check_type(headers: Mapping[str, str], settings: Settings) -> None:
         )
 
 
-def why_none(files: int, texts: int) -> str:
-    """Return what a form without a file in our field has instead: files in other fields, texts in ours."""
-    if texts:
+def why_none(parts: Sequence[tuple[str, UploadFile | str]]) -> str:
+    """Return what a form without a file in our field has instead: text there, or files in other fields."""
+    if any(name == FILES_FIELD for name, _ in parts):
         return "what is in it has no file name; send it as a file"
-    return f"the form has {files} in fields of other names" if files else "the form has none in any field"
+    others = sum(not isinstance(part, str) for _, part in parts)
+    return f"the form has {others} in fields of other names" if others else "the form has none in any field"
 
 
 def whole(part: UploadFile) -> bytes:

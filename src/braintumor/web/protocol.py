@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 from typing import Any, Final
 
 import h11
@@ -15,6 +16,9 @@ LOOKS: Final = 10  # times that we look, within the seconds of silence, whether 
 UNSENT_BYTES: Final = 128 << 10
 """Of an answer that the system keeps besides those on their way. By default it takes megabytes at a time, which hides
 for many seconds whether a slow client reads at all."""
+
+RESET: Final = struct.pack("ii", 1, 0)
+"""For the system: forget what is unsent when the connection is closed, and tell the client so; SO_LINGER."""
 
 
 class Counted:
@@ -152,6 +156,8 @@ class DeadlineProtocol(H11Protocol):
         if moved:
             self.active = now
         if not self._pace.keeps_up(moved, now - since):
+            stream = self.transport.get_extra_info("socket")
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self.transport.abort()
         elif self._unsent():
             self._look_again()
