@@ -4,7 +4,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,16 @@ def read_slowly(stream: socket.socket, per_second: float, seconds: float) -> tup
     return len(content), length_of(start)
 
 
+def seconds_until_cut(step: Callable[[], object]) -> float:
+    """Return after how many seconds of small steps the connection is cut; 10 if it is not."""
+    began = time.monotonic()
+    with suppress(ConnectionError):
+        while time.monotonic() - began < 10:
+            step()
+            time.sleep(0.05)
+    return time.monotonic() - began
+
+
 def whole(stream: socket.socket) -> bytes:
     """Return a short answer."""
     answer = stream.recv(1000)
@@ -105,11 +117,7 @@ def test_a_reader_that_drips_is_cut_off(listening: Any, noise: bytes, burst: int
         stream.sendall(head(len(body), "?pixels=true", closing) + body)
         while burst > 0:
             burst -= len(stream.recv(burst))
-        began = time.monotonic()
-        with pytest.raises(ConnectionResetError):
-            while time.monotonic() - began < 6:
-                stream.recv(1000)
-                time.sleep(0.05)
+        assert seconds_until_cut(lambda: stream.recv(1000)) < 6
         health = httpx.get(f"http://{address[0]}:{address[1]}/healthz", timeout=1)
         assert health.status_code == 200
 
@@ -123,24 +131,23 @@ def test_a_small_answer_that_nobody_takes_is_no_loss(listening: Any) -> None:
 
 def test_an_upload_is_judged_by_its_pace_and_not_by_its_length(listening: Any, noise: bytes) -> None:
     body = form(noise)
-    with listening(silent_seconds=0.4, window_seconds=0.5, slowest_bytes=200_000) as address:
-        with connected(address) as honest, connected(address) as stalled, connected(address) as dripping:
-            for stream in (honest, stalled, dripping):
-                stream.sendall(head(len(body)) + body[:300_000])
-            at, began, cut = 300_000, time.monotonic(), 0.0
-            while at < len(body):
-                time.sleep(0.1)
-                honest.sendall(body[at : at + 40_000])
-                at += 40_000
-                if not cut:
-                    try:
-                        dripping.sendall(b"x")
-                    except ConnectionError:
-                        cut = time.monotonic()
-            assert time.monotonic() - began > 1.5
-            assert honest.recv(100).startswith(b"HTTP/1.1 200")
-            assert cut
-            assert stalled.recv(100).startswith(b"HTTP/1.1 408")
+    limits = {"silent_seconds": 0.8, "window_seconds": 0.8, "slowest_bytes": 150_000}
+    with listening(**limits) as address, ThreadPoolExecutor(3) as pool:
+        honest, stalled, dripping = streams = [connected(address) for _ in range(3)]
+        for stream in streams:
+            stream.sendall(head(len(body)) + body[:300_000])
+        cut = pool.submit(seconds_until_cut, lambda: dripping.sendall(b"x"))
+        silent = pool.submit(stalled.recv, 100)
+        began = time.monotonic()
+        for start in range(300_000, len(body), 40_000):
+            time.sleep(0.1)
+            honest.sendall(body[start : start + 40_000])
+        assert time.monotonic() - began > 2 * limits["window_seconds"]  # or it would show nothing
+        assert honest.recv(100).startswith(b"HTTP/1.1 200")
+        assert silent.result().startswith(b"HTTP/1.1 408")
+        assert cut.result() < 5
+        for stream in streams:
+            stream.close()
 
 
 def test_stalled_uploads_leave_the_others_room(listening: Any, noise: bytes) -> None:
@@ -177,12 +184,7 @@ def test_the_rest_of_a_body_that_nobody_reads_is_waited_for_shortly(
     with listening() as address, connected(address) as stream:
         stream.sendall(head(1_000_000).replace(b"/v1/predictions", b"/nowhere"))
         assert stream.recv(1000).startswith(b"HTTP/1.1 404")
-        began = time.monotonic()
-        with pytest.raises(ConnectionError):
-            while time.monotonic() - began < 5:
-                stream.sendall(b"x" * 100)
-                time.sleep(0.05)
-        assert time.monotonic() - began < 3
+        assert 0.4 < seconds_until_cut(lambda: stream.sendall(b"x" * 100)) < 3
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /heal", b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"])

@@ -1,5 +1,6 @@
 """The service as it is started: a process of its own, and connections that try its patience."""
 
+import os
 import re
 import signal
 import socket
@@ -7,15 +8,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
-from braintumor.web import protocol
-from braintumor.web.server import is_local
+from braintumor.errors import BrainTumorError, ImageError, Refusal
+from braintumor.model import Model
+from braintumor.overlay import png
+from braintumor.web import protocol, server
+from braintumor.web.desk import Desk, Judged
+from braintumor.web.server import is_local, serve
+from braintumor.web.settings import Settings
 
 UPLOAD = (
     b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
@@ -176,3 +184,74 @@ def test_requests_that_never_end_are_cut_off(listening: Any) -> None:
         silent.sendall(UPLOAD)
         until_closed(silent)
         assert 0.4 < time.monotonic() - began < 3
+
+
+def failing(*arguments: str, **environment: str) -> str:
+    """Return what `braintumor serve` says where it does not start, which must be by exit status 2."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("token", ["secret ", "\tsecret", "sec\nret", " ", "sec\x7fret"])
+def test_tokens_that_no_client_could_send_are_refused_at_the_start(model_folder: Path, token: str) -> None:
+    said = failing("--model", str(model_folder), BRAINTUMOR_TOKEN=token)
+    assert "the token in the environment variable BRAINTUMOR_TOKEN begins or ends with a blank" in said
+
+
+def test_hosts_and_ports_that_there_are_not_are_said(model_folder: Path) -> None:
+    token = {"BRAINTUMOR_TOKEN": "x"}
+    said = failing("--model", str(model_folder), "--host", "no.such.host.invalid", **token)
+    assert "cannot listen on no.such.host.invalid, port 0 (" in said
+    said = failing("--model", str(model_folder), "--port", "99999")
+    assert "cannot listen on 127.0.0.1, port 99999; expected a --port from 0 to 65535" in said
+    assert "more than 0 keep_alive_seconds, got 0" in failing("--model", str(model_folder), "--keep_alive_seconds", "0")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImageError("warm-up", "killed", Refusal.BUSY), "cannot decode any file on this machine: killed"),
+        (RuntimeError("our bug"), "our bug"),
+    ],
+)
+def test_only_a_failed_bind_says_that_it_cannot_listen(
+    model: Model, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(Desk):
+        def judge(self, *_: object, **__: object) -> "Future[list[Judged]]":
+            failed: Future[list[Judged]] = Future()
+            failed.set_exception(error)
+            return failed
+
+    monkeypatch.setattr("braintumor.web.app.Desk", Broken)
+    expected = BrainTumorError if isinstance(error, ImageError) else RuntimeError
+    with pytest.raises(expected, match=f"^{said}"):
+        serve([model], Settings(), host="127.0.0.1", port=0, ready=print)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_client_that_does_not_take_its_answer_does_not_keep_the_service_from_ending(
+    listening: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "ABORT_SECONDS", 0.5)
+    noise = png(np.random.default_rng(0).integers(0, 256, (1000, 1000), dtype=np.uint8))
+    with listening() as address:
+        request = httpx.Request("POST", "http://localhost/v1/predictions?pixels=true", files=[("files", noise)] * 6)
+        body = request.read()
+        stream = socket.create_connection(address, timeout=10)
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        stream.sendall(f"POST /v1/predictions?pixels=true HTTP/1.1\r\n{head}\r\n".encode() + body)
+        assert stream.recv(12) == b"HTTP/1.1 200"
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    stream.close()
+    assert capfd.readouterr() == ("", "")

@@ -193,7 +193,7 @@ def site_of(origin: str) -> str | None:
 def is_token(authorization: str, token: str) -> bool:
     """Tell whether the value of an Authorization header, its bytes read as Latin-1, gives the token.
 
-    Letters outside ASCII may come as UTF-8, as most programs send them, or as Latin-1, which is all that browsers send.
+    Letters outside ASCII may come as UTF-8, as most programs send them, or as Latin-1, as Python's own client does.
     """
     scheme, _, sent = authorization.partition(" ")
     same = [hmac.compare_digest(sent.strip().encode(letters), token.encode()) for letters in ("latin-1", "utf-8")]

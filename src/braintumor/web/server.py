@@ -21,6 +21,7 @@ from braintumor.web.protocol import DeadlineProtocol
 from braintumor.web.settings import Settings
 
 LOCAL: Final = ("localhost", "127.0.0.1", "[::1]")
+LAST_PORT: Final = 65_535
 STOP_SECONDS: Final = 10
 ABORT_SECONDS: Final = 9  # before them: who takes an answer slowly must not make the end look like a failure
 WAITING_CONNECTIONS: Final = 1024  # that the system keeps until they are accepted
@@ -137,6 +138,8 @@ def bound(host: str, port: int) -> list[socket.socket]:
     Raises:
         BrainTumorError: there is no such host, or it or the port is not to be had.
     """
+    if not 0 <= port <= LAST_PORT:  # getaddrinfo would take another one
+        raise BrainTumorError(f"cannot listen on {host}, port {port}; expected a --port from 0 to {LAST_PORT}")
     sockets: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -146,11 +149,10 @@ def bound(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sockets[-1].bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         close_all(sockets)
-        reason = error.strerror or error if isinstance(error, OSError) else error
         raise BrainTumorError(
-            f"cannot listen on {host}, port {port} ({reason}); choose another with --host or --port"
+            f"cannot listen on {host}, port {port} ({error.strerror}); choose another with --host or --port"
         ) from error
     return sockets
 
