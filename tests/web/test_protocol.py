@@ -177,17 +177,31 @@ def test_connections_live_as_long_as_proxies_keep_them(listening: Any, monkeypat
         assert 0.1 < time.monotonic() - began < 5
 
 
-def test_the_rest_of_a_body_that_nobody_reads_is_waited_for_shortly(
-    listening: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
-    with listening() as address, connected(address) as stream:
-        stream.sendall(head(1_000_000).replace(b"/v1/predictions", b"/nowhere"))
-        assert stream.recv(1000).startswith(b"HTTP/1.1 404")
+@pytest.mark.parametrize(("path", "status"), [(b"/nowhere", b"404"), (b"/v1/predictions", b"401")])
+def test_the_rest_of_a_body_that_nobody_reads_is_waited_for_shortly(listening: Any, path: bytes, status: bytes) -> None:
+    with listening(window_seconds=0.5, silent_seconds=0.5, token="x") as address, connected(address) as stream:
+        stream.sendall(head(1_000_000).replace(b"/v1/predictions", path))
+        assert stream.recv(1000).startswith(b"HTTP/1.1 " + status)
         assert 0.4 < seconds_until_cut(lambda: stream.sendall(b"x" * 100)) < 3
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /heal", b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize(
+    ("path", "status"), [(b"/nowhere", b"404"), (b"/v1/predictions", b"401"), (b"/v1/predictions\xff", b"400")]
+)
+def test_clients_that_send_all_before_they_read_hear_why_they_are_refused(
+    listening: Any, path: bytes, status: bytes
+) -> None:
+    length = 8 << 20
+    with listening(token="x") as address:
+        for _ in range(5):
+            with connected(address) as stream:
+                stream.sendall(head(length).replace(b"/v1/predictions", path))
+                time.sleep(0.1)
+                stream.sendall(bytes(length))
+                assert stream.recv(1000).startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /heal", b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n", head(999) + b"x"])
 def test_more_connections_than_there_is_room_for_cost_the_silent_ones(
     listening: Any, sent: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

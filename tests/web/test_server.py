@@ -1,5 +1,6 @@
 """The service as it is started: a process of its own, and connections that try its patience."""
 
+import errno
 import os
 import re
 import signal
@@ -22,7 +23,7 @@ from braintumor.model import Model
 from braintumor.overlay import png
 from braintumor.web import protocol, server
 from braintumor.web.desk import Desk, Judged
-from braintumor.web.server import is_local, serve
+from braintumor.web.server import bound, is_local, serve
 from braintumor.web.settings import Settings
 
 UPLOAD = (
@@ -107,7 +108,7 @@ def test_a_port_that_is_taken_is_said(model_folder: Path) -> None:
         command = [*COMMAND[:-2], "--port", str(port), "--model", str(model_folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
-    assert f"cannot listen on 127.0.0.1, port {port}" in done.stderr
+    assert f"cannot listen on 127.0.0.1, port {port} (Address already in use); choose" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -255,3 +256,35 @@ def test_a_client_that_does_not_take_its_answer_does_not_keep_the_service_from_e
     assert time.monotonic() - began < 5
     stream.close()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("addresses", [["::1", "127.0.0.1"], ["127.0.0.1", "::1"], ["::1", "::1"]])
+def test_a_name_is_listened_on_where_only_some_of_its_addresses_are(
+    addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = socket.create_server
+
+    def without_ipv6(address: tuple[str, int], **options: Any) -> socket.socket:
+        if address[0] == "::1":
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return create(address, **options)
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr("socket.create_server", without_ipv6)
+    if "127.0.0.1" in addresses:
+        (only,) = bound("localhost", 0)
+        with only:
+            assert only.getsockname()[0] == "127.0.0.1"
+    else:
+        with pytest.raises(BrainTumorError, match=r"cannot listen on localhost, port 0 \(Cannot assign requested"):
+            bound("localhost", 0)
+
+
+def test_decoders_that_cannot_be_started_are_said(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("braintumor.web.desk.Sandbox", refused)
+    with pytest.raises(BrainTumorError, match="cannot start the processes that decode files"):
+        serve([model], Settings(), host="127.0.0.1", port=0, ready=print)

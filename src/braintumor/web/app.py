@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -77,16 +77,15 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with keeping_failure(app):
+            desk = Desk(models, batch=settings.batch, slices=settings.slices)
         try:
-            app.state.counter = Counter(Desk(models, batch=settings.batch, slices=settings.slices), settings, numbers)
-            await app.state.counter.warm_up()
-        except Exception as error:  # who starts the server is to hear of it; uvicorn would only print it
-            app.state.failure = error
-            raise
-        try:
+            app.state.counter = Counter(desk, settings, numbers)
+            with keeping_failure(app):
+                await app.state.counter.warm_up()
             yield
         finally:
-            await run_in_threadpool(app.state.counter.desk.close)
+            await run_in_threadpool(desk.close)
 
     app = FastAPI(
         title="braintumor",
@@ -104,6 +103,16 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
     add_pages(app)
     add_monitoring(app, numbers)
     return app
+
+
+@contextmanager
+def keeping_failure(app: FastAPI) -> Iterator[None]:
+    """Keep what is raised in the block as `app.state.failure`: uvicorn prints it, and tells nobody."""
+    try:
+        yield
+    except Exception as error:
+        app.state.failure = error
+        raise
 
 
 def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> None:

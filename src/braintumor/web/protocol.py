@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 import h11
@@ -21,21 +22,39 @@ RESET: Final = struct.pack("ii", 1, 0)
 """For the system: forget what is unsent when the connection is closed, and tell the client so; SO_LINGER."""
 
 
-class Counted:
-    """A transport that counts the bytes that were written to it.
+class Patient:
+    """A transport that counts the bytes written to it, and hears clients out before it is closed.
+
+    A client that still sends when its connection is closed is told of a broken connection, and may never read the
+    answer that says why; so only our side is closed first, RFC 9112 9.6.
 
     Attributes:
         written: all so far, whether sent or not.
+        lingers: whether only our side is closed.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, is_sending: Callable[[], bool]) -> None:
         self._transport = transport
+        self._is_sending = is_sending
         self.written = 0
+        self.lingers = False
 
     def write(self, data: bytes) -> None:
         """Write as the transport does."""
         self.written += len(data)
         self._transport.write(data)
+
+    def close(self) -> None:
+        """Close our side where the client still sends, and on the second call or else both."""
+        if self.lingers or not self._is_sending():
+            self._transport.close()
+        else:
+            self.lingers = True
+            self._transport.write_eof()
+
+    def is_closing(self) -> bool:
+        """Tell whether nothing more can be written."""
+        return self.lingers or self._transport.is_closing()
 
     def __getattr__(self, name: str) -> Any:
         """Return what else the transport has."""
@@ -45,13 +64,17 @@ class Counted:
 class DeadlineProtocol(H11Protocol):
     """A connection that is closed where nobody asks anything on it, or takes the answer.
 
-    The head of a request must have come within 5 seconds after its first byte, and what is still to come of a body
-    within 5 seconds after its answer. An answer must be taken at the pace that `Pace` asks for; how fast bodies come is
-    the business of `guard`. Where there are too many connections, that one is closed whose client was silent longest.
+    The head of a request must have come within 5 seconds after its first byte. What still comes of a body after its
+    answer is passed over, for as long as a window of `Settings` lasts. An answer must be taken at the pace that `Pace`
+    asks for; how fast bodies come is the business of `guard`. Where there are too many connections, that one is closed
+    whose client was silent longest.
 
     Attributes:
         active: when last a byte moved, by the loop's clock.
+        is_sent_away: whether it is closed to make room, at the loop's next turn.
     """
+
+    is_sent_away = False
 
     _deadline: asyncio.TimerHandle | None = None
     _next_look: asyncio.TimerHandle | None = None
@@ -70,7 +93,7 @@ class DeadlineProtocol(H11Protocol):
         stream = transport.get_extra_info("socket")
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-        super().connection_made(Counted(transport))  # type: ignore[arg-type]
+        super().connection_made(Patient(transport, self._is_sending))  # type: ignore[arg-type]
         if len(self.connections) > self._most:
             self._make_room()
         self._update()
@@ -78,8 +101,9 @@ class DeadlineProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
         self.active = self.loop.time()
-        super().data_received(data)
-        self._update()
+        if not self._patient.lingers:
+            super().data_received(data)
+            self._update()
 
     def handle_events(self) -> None:
         """Take the parts of a request that have come."""
@@ -116,11 +140,14 @@ class DeadlineProtocol(H11Protocol):
         """Set the deadlines for what is waited for now."""
         if self._unsent():
             self._watch()
-        if self.transport.is_closing() or not (self.cycle is None or self.cycle.response_complete):
+        if not (self.cycle is None or self.cycle.response_complete):
             self._forget_deadline()
-        elif self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]:  # a head, or the rest of a body
-            if self._deadline is None:
-                self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        elif self._is_sending():
+            self._limit(self._settings.window_seconds)
+        elif self.transport.is_closing():
+            self._forget_deadline()
+        elif self.conn.trailing_data[0]:
+            self._limit(HEAD_SECONDS)
         else:
             self._forget_deadline()
             if self.timeout_keep_alive_task is None:
@@ -128,10 +155,23 @@ class DeadlineProtocol(H11Protocol):
                     self.timeout_keep_alive, self.timeout_keep_alive_handler
                 )
 
+    def _is_sending(self) -> bool:
+        """Tell whether more of a body may come, or of what cannot be understood."""
+        return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
+
+    def _limit(self, seconds: float) -> None:
+        """Close the connection after so many seconds; whatever comes meanwhile buys no more."""
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(seconds, self.transport.abort)
+
     def _forget_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    @property
+    def _patient(self) -> Patient:
+        return self.transport  # type: ignore[return-value]
 
     def _unsent(self) -> int:
         """Return how many bytes of answers the client has not taken."""
@@ -144,15 +184,13 @@ class DeadlineProtocol(H11Protocol):
             self._look_again()
 
     def _look_again(self) -> None:
-        counted: Counted = self.transport  # type: ignore[assignment]
-        seconds, sent = self._settings.silent_seconds / LOOKS, counted.written - self._unsent()
+        seconds, sent = self._settings.silent_seconds / LOOKS, self._patient.written - self._unsent()
         self._next_look = self.loop.call_later(seconds, self._look, sent, self.loop.time())
 
     def _look(self, sent: int, since: float) -> None:
         """Close the connection if the client takes too little; `sent` and `since` are those of the look before."""
-        counted: Counted = self.transport  # type: ignore[assignment]
         self._next_look = None
-        now, moved = self.loop.time(), counted.written - self._unsent() - sent
+        now, moved = self.loop.time(), self._patient.written - self._unsent() - sent
         if moved:
             self.active = now
         if not self._pace.keeps_up(moved, now - since):
@@ -164,7 +202,10 @@ class DeadlineProtocol(H11Protocol):
 
     def _make_room(self) -> None:
         """Close the connection whose client was silent longest; this one if the service works for all others."""
-        present: list[DeadlineProtocol] = [each for each in self.connections if not each.transport.is_closing()]  # type: ignore[misc]
+        everyone: list[DeadlineProtocol] = list(self.connections)  # type: ignore[arg-type]
+        present = [connection for connection in everyone if not connection.is_sent_away]
         if len(present) > self._most:
-            silent = [each for each in present if not each.is_working]
-            min(silent, key=lambda each: each.active).transport.abort()
+            waiting = [connection for connection in present if not connection.is_working]
+            silent = min(waiting, key=lambda connection: connection.active)
+            silent.is_sent_away = True
+            silent.transport.abort()

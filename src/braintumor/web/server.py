@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
+import os
 import resource
 import socket
 from collections.abc import Callable, Sequence
@@ -22,6 +24,8 @@ from braintumor.web.settings import Settings
 
 LOCAL: Final = ("localhost", "127.0.0.1", "[::1]")
 LAST_PORT: Final = 65_535
+NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""What the system says of ::1, to which localhost may lead, where it has no IPv6; no failure if there is 127.0.0.1."""
 STOP_SECONDS: Final = 10
 ABORT_SECONDS: Final = 9  # before them: who takes an answer slowly must not make the end look like a failure
 WAITING_CONNECTIONS: Final = 1024  # that the system keeps until they are accepted
@@ -60,7 +64,10 @@ def serve(models: Sequence[Model], settings: Settings, *, host: str, port: int, 
     with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn exits where the application does not start
         server.run()
     if not server.started:
-        raise app.state.failure
+        failure: Exception = app.state.failure
+        if isinstance(failure, OSError):
+            raise BrainTumorError(f"cannot start the processes that decode files ({failure.strerror})") from failure
+        raise failure
 
 
 def check_token(token: str) -> None:
@@ -133,28 +140,32 @@ class Server(uvicorn.Server):
 
 
 def bound(host: str, port: int) -> list[socket.socket]:
-    """Return a socket for each of the addresses of a host, bound to the port.
+    """Return a socket for each of the addresses of a host; who connects waits until the service has started.
 
     Raises:
         BrainTumorError: there is no such host, or it or the port is not to be had.
     """
     if not 0 <= port <= LAST_PORT:  # getaddrinfo would take another one
         raise BrainTumorError(f"cannot listen on {host}, port {port}; expected a --port from 0 to {LAST_PORT}")
-    sockets: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            sockets.append(socket.socket(family, kind, protocol))
-            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sockets[-1].bind(address)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        close_all(sockets)
-        raise BrainTumorError(
-            f"cannot listen on {host}, port {port} ({error.strerror}); choose another with --host or --port"
-        ) from error
+        raise cannot_listen(host, port, str(error.strerror)) from error
+    sockets: list[socket.socket] = []
+    for number, (family, _, _, _, address) in enumerate(addresses, start=1):
+        try:
+            sockets.append(socket.create_server(address, family=family, backlog=WAITING_CONNECTIONS))
+        except OSError as error:
+            if error.errno in NO_SUCH_ADDRESS and (sockets or number < len(addresses)):
+                continue
+            close_all(sockets)
+            raise cannot_listen(host, port, os.strerror(error.errno or 0)) from error
     return sockets
+
+
+def cannot_listen(host: str, port: int, reason: str) -> BrainTumorError:
+    """Return the error for an address that is not to be had."""
+    return BrainTumorError(f"cannot listen on {host}, port {port} ({reason}); choose another with --host or --port")
 
 
 def close_all(sockets: list[socket.socket]) -> None:
