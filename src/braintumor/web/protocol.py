@@ -193,12 +193,14 @@ class DeadlineProtocol(H11Protocol):
         now, moved = self.loop.time(), self._patient.written - self._unsent() - sent
         if moved:
             self.active = now
-        if not self._pace.keeps_up(moved, now - since):
+        if not self._unsent():  # taken, however slowly
+            return
+        if self._pace.keeps_up(moved, now - since):
+            self._look_again()
+        else:
             stream = self.transport.get_extra_info("socket")
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self.transport.abort()
-        elif self._unsent():
-            self._look_again()
 
     def _make_room(self) -> None:
         """Close the connection whose client was silent longest; this one if the service works for all others."""
