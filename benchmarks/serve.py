@@ -2,11 +2,11 @@
 
 The service is a process of its own; clients run on the same two cores. Every answer 200 under load must equal the
 answer that the same slice got when it was alone (SHA-256 of the body). Memory is the sum of the peaks of the service's
-processes. With names of parts as arguments (page, load, bombs, fuzz, slow) only these are measured, and the numbers
-recorded before stay for the others.
+processes. With names of parts as arguments (page, load, bombs, fuzz, slow, stalled) only these are measured, and the
+numbers recorded before stay for the others.
 
 Needs: Chromium on the PATH for `page`.
-Takes: 7 minutes.
+Takes: 8 minutes.
 Command: python benchmarks/serve.py
 """
 
@@ -38,6 +38,8 @@ from record import RESULTS, ROOT, data_folder, number, record, spread
 CLIENTS, LOAD_SECONDS = 32, 60
 FUZZ_INPUTS = 10_000
 SLOW_CLIENTS, SLOW_SECONDS = 500, 20
+IDLE_CLIENTS = 90
+PICTURES, SLOW_BYTES = 12, 1.25e6
 DROPS = 15
 STARTS = 5
 UPLOAD_BYTES = 1 << 30
@@ -351,7 +353,69 @@ def closed(stream: socket.socket) -> bool:
         return False
 
 
-PARTS = {"page": page, "load": load, "bombs": attack, "fuzz": fuzz, "slow": slow}
+def stalled() -> dict[str, Any]:
+    """Ask for health, and for slices, while one client reads slowly, three stop in the middle of uploads, many idle."""
+    content = slices()[0]
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000), dtype=np.uint8)
+    health, statuses, taken = [], [], []
+    with service() as running:
+        client = Client(running)
+        expected = client.ask(content)
+        reader = threading.Thread(
+            target=lambda: taken.append(read_slowly(running, encoded(Image.fromarray(noise), "PNG")))
+        )
+        reader.start()
+        crowd = [socket.create_connection((running.host, running.port)) for _ in range(IDLE_CLIENTS)]
+        for stream, mebibytes in zip(crowd, (60, 60, 8), strict=False):
+            stream.sendall(upload_head(running, 64 << 20) + bytes(mebibytes << 20)[:-10_000])
+        while reader.is_alive():
+            began = time.monotonic()
+            with socket.create_connection((running.host, running.port), timeout=60) as stream:
+                stream.sendall(f"HEAD /healthz HTTP/1.1\r\nhost: {running.host}\r\n\r\n".encode())
+                assert stream.recv(12) == b"HTTP/1.1 200"
+            health.append(time.monotonic() - began)
+            statuses.append(client.ask(content) == expected)
+            time.sleep(0.2)
+        peak = running.memory("VmHWM")
+        for stream in crowd:
+            stream.close()
+    ((came, announced),) = taken
+    return {
+        "slow_reader.whole": number(came / announced, "share", n=announced),
+        "stalled.errors": number(statuses.count(False), "answers", n=len(statuses)),
+        "stalled.peak_mib": number(peak, "MiB"),
+        "health.slowest_seconds": number(max(health), "seconds", n=len(health)),
+    }
+
+
+def read_slowly(running: Service, picture: bytes) -> tuple[int, int]:
+    """Ask for many pictures back; return how many bytes of the answer came at 1.25 MB a second, and how many it has."""
+    part = form(picture)[0].removesuffix(f"--{BOUNDARY}--\r\n".encode())
+    body = part * PICTURES + f"--{BOUNDARY}--\r\n".encode()
+    with socket.socket() as stream:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        stream.settimeout(60)
+        stream.connect((running.host, running.port))
+        stream.sendall(upload_head(running, len(body), "?pixels=true") + body)
+        answer = http.client.HTTPResponse(stream)
+        answer.begin()
+        announced, came, began = int(answer.headers["content-length"]), 0, time.monotonic()
+        with suppress(OSError, http.client.HTTPException):
+            while piece := answer.read(32 << 10):
+                came += len(piece)
+                time.sleep(max(came / SLOW_BYTES - (time.monotonic() - began), 0))
+    return came, announced
+
+
+def upload_head(running: Service, length: int, query: str = "") -> bytes:
+    """Return the head of a request with a form of so many bytes."""
+    return (
+        f"POST /v1/predictions{query} HTTP/1.1\r\nhost: {running.host}\r\ncontent-length: {length}\r\n"
+        f"content-type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
+    ).encode()
+
+
+PARTS = {"page": page, "load": load, "bombs": attack, "fuzz": fuzz, "slow": slow, "stalled": stalled}
 
 
 def main() -> None:

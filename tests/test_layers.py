@@ -11,11 +11,11 @@ import braintumor
 
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
-    "errors classes files confinement dicom dicom.start web.settings web.answers web.protocol web.numbers "
-    "web.reference",
-    "scan grey square preprocess decision data.manifest data.split data.phantom data.orientations "
-    "data.download data.unzip data.matlab evaluate.metrics evaluate.intervals dicom.codes dicom.quiet nifti_axes training.settings",
-    "defects deep model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
+    "errors classes files confinement dicom dicom.start web.settings web.shares web.answers web.numbers web.reference",
+    "web.pace web.pieces scan grey square preprocess decision data.manifest data.split data.phantom data.orientations "
+    "data.download data.unzip data.matlab evaluate.metrics evaluate.intervals dicom.codes dicom.quiet nifti_axes "
+    "training.settings",
+    "web.protocol defects deep model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
     "dicom.parse dicom.display dicom.scope dicom.frames dicom.series",
     "dicom.read",

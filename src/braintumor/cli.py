@@ -680,6 +680,8 @@ class Serve:
     """0 takes any that is free."""
     require_confinement: bool = False
     """Refuse to start where the system cannot take all rights from the processes that decode files."""
+    keep_alive_seconds: float = 75.0
+    """How long a connection is kept on which nothing is asked; more than a proxy in front keeps its own."""
 
     def run(self) -> int:
         """Answer until Ctrl-C or SIGTERM."""
@@ -701,7 +703,8 @@ class Serve:
                 flush=True,
             )
 
-        serve(models, Settings(token=os.environ.get(TOKEN_VARIABLE, "")), host=self.host, port=self.port, ready=ready)
+        settings = Settings(token=os.environ.get(TOKEN_VARIABLE, ""), keep_alive_seconds=self.keep_alive_seconds)
+        serve(models, settings, host=self.host, port=self.port, ready=ready)
         return DONE
 
 

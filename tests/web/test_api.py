@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import logging
 import time
 import zipfile
@@ -16,11 +17,14 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from braintumor.classes import CLASSES, DISCLAIMER
+from braintumor.errors import ImageError, Refusal
 from braintumor.inference import COLUMNS, predict
 from braintumor.model import Model
 from braintumor.read import read
 from braintumor.sandbox import Sandbox
 from braintumor.web.counter import Counter
+from braintumor.web.guard import Guard
+from tests.dicom import make
 
 PATH = "/v1/predictions"
 
@@ -218,7 +222,7 @@ def test_monitoring_counts_answers_and_decisions(service: Any, slices: list[Path
 
 def test_too_much_is_refused(service: Any, slices: list[Path]) -> None:
     size = len(slices[0].read_bytes())
-    small = service(file_bytes=size - 1, slices=2, request_bytes=4 * size, held_bytes=8 * size)
+    small = service(file_bytes=size - 1, slices=2, request_bytes=4 * size, held_bytes=32 * size)
     answer = send(small, slices[:1])
     assert answer.status_code == 413
     assert send(service(slices=2), slices[:3]).status_code in (400, 413)
@@ -246,8 +250,8 @@ def test_a_crowd_is_told_to_come_back(service: Any, slices: list[Path]) -> None:
 
 def test_bytes_are_given_back_after_each_request(service: Any, slices: list[Path]) -> None:
     size = len(slices[0].read_bytes())
-    client = service(held_bytes=size + 2000, file_bytes=size + 1000)
-    for _ in range(4):
+    client = service(held_bytes=4 * (size + 2000), file_bytes=size + 1000)
+    for _ in range(8):
         assert send(client, slices[:1]).status_code == 200
 
 
@@ -334,3 +338,60 @@ def test_places_are_freed_whatever_happens(client: TestClient, slices: list[Path
     for contents in ([b"junk"], slices[:1], [zipped({})]):
         send(client, contents)
     assert counter._present == 0
+
+
+def failing(code: Refusal, after: int = 0) -> Any:
+    """Return what the sandbox does where it gives some files their slices and refuses the others."""
+    read_file, asked = Sandbox.read, itertools.count()
+
+    def read(self: Sandbox, content: bytes, name: str, *more: Any) -> Any:
+        if next(asked) >= after:
+            raise ImageError(name, "a reason", code)
+        return read_file(self, content, name, *more)
+
+    return read
+
+
+def test_a_decoder_that_was_killed_is_nobodys_fault(
+    client: TestClient, slices: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("braintumor.web.desk.may_hold_several", lambda _: False)
+    archive = zipped({each.name: each.read_bytes() for each in slices[:3]})
+    for path, contents in (
+        (PATH, [slices[0].read_bytes()]),
+        (PATH, [each.read_bytes() for each in slices[:3]]),
+        (PATH, [archive]),
+        ("/v1/dicom-results", [make.encoded(make.mr(number=number)) for number in (1, 2)]),
+    ):
+        monkeypatch.setattr(Sandbox, "read", failing(Refusal.BUSY, after=len(contents) - 1))
+        answer = client.post(path, files=[("files", ("a", content)) for content in contents])
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json()["detail"] == "a reason"
+        assert [each["reason"] for each in answer.json()["refused"]] == ["a reason"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(Refusal.UNKNOWN_FORMAT, 415), (Refusal.TIMEOUT, 422), (Refusal.UNDECODABLE, 422), (Refusal.NOT_MR, 422)],
+)
+def test_the_status_follows_the_code_of_the_refusal(
+    client: TestClient, slices: list[Path], code: Refusal, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sandbox, "read", failing(code))
+    answer = send(client, slices[:6])
+    assert answer.status_code == status
+    reasons = {each["reason"] for each in answer.json()["refused"]}
+    assert ("not looked at: a file before it took too long to decode; send it without that one" in reasons) == (
+        code == Refusal.TIMEOUT
+    )
+
+
+def test_an_answer_counts_as_held_until_it_is_sent(service: Any, slices: list[Path]) -> None:
+    client = service()
+    for contents in (slices[:1], slices[:3], [b"junk"]):
+        send(client, contents, "?maps=true&pixels=true")
+    stack = client.app.middleware_stack
+    while not isinstance(stack, Guard):
+        stack = stack.app
+    assert stack._shares.held == 0

@@ -1,5 +1,7 @@
 """The service as it is started: a process of its own, and connections that try its patience."""
 
+import errno
+import os
 import re
 import signal
 import socket
@@ -7,15 +9,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
-from braintumor.web import protocol
-from braintumor.web.server import is_local
+from braintumor.errors import BrainTumorError, ImageError, Refusal
+from braintumor.model import Model
+from braintumor.overlay import png
+from braintumor.web import protocol, server
+from braintumor.web.desk import Desk, Judged
+from braintumor.web.server import bound, is_local, serve
+from braintumor.web.settings import Settings
 
 UPLOAD = (
     b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
@@ -99,7 +108,7 @@ def test_a_port_that_is_taken_is_said(model_folder: Path) -> None:
         command = [*COMMAND[:-2], "--port", str(port), "--model", str(model_folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
-    assert f"cannot listen on 127.0.0.1, port {port}" in done.stderr
+    assert f"cannot listen on 127.0.0.1, port {port} (Address already in use); choose" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -120,7 +129,7 @@ def test_which_hosts_are_this_machine(host: str, local: bool) -> None:
 
 def test_connections_that_ask_nothing_are_closed(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
-    with listening() as (host, port):
+    with listening(keep_alive_seconds=0.5) as (host, port):
         idle, dripping, kept = (socket.create_connection((host, port), timeout=5) for _ in range(3))
         began = time.monotonic()
         kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -163,17 +172,119 @@ def test_nonsense_is_refused_and_the_next_one_served(
 
 
 def test_bodies_that_drip_are_given_up_and_others_are_served_meanwhile(listening: Any, slices: list[Path]) -> None:
-    with listening(upload_seconds=1.0) as (host, port), socket.create_connection((host, port), timeout=10) as slow:
+    with listening(silent_seconds=1.0) as (host, port), socket.create_connection((host, port), timeout=10) as slow:
         slow.sendall(UPLOAD + b"--x\r\n")
         answer = httpx.post(f"http://{host}:{port}/v1/predictions", files={"files": slices[0].read_bytes()})
         assert answer.status_code == 200
         assert slow.recv(1000).startswith(b"HTTP/1.1 408")
 
 
-def test_requests_that_never_end_are_cut_off(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "WHOLE_SECONDS", 0.5)
-    with listening() as (host, port), socket.create_connection((host, port), timeout=10) as silent:
+def test_requests_that_never_end_are_cut_off(listening: Any) -> None:
+    with listening(silent_seconds=0.5) as (host, port), socket.create_connection((host, port), timeout=10) as silent:
         began = time.monotonic()
         silent.sendall(UPLOAD)
         until_closed(silent)
         assert 0.4 < time.monotonic() - began < 3
+
+
+def failing(*arguments: str, **environment: str) -> str:
+    """Return what `braintumor serve` says where it does not start, which must be by exit status 2."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("token", ["secret ", "\tsecret", "sec\nret", " ", "sec\x7fret"])
+def test_tokens_that_no_client_could_send_are_refused_at_the_start(model_folder: Path, token: str) -> None:
+    said = failing("--model", str(model_folder), BRAINTUMOR_TOKEN=token)
+    assert "the token in the environment variable BRAINTUMOR_TOKEN begins or ends with a blank" in said
+
+
+def test_hosts_and_ports_that_there_are_not_are_said(model_folder: Path) -> None:
+    token = {"BRAINTUMOR_TOKEN": "x"}
+    said = failing("--model", str(model_folder), "--host", "no.such.host.invalid", **token)
+    assert "cannot listen on no.such.host.invalid, port 0 (" in said
+    said = failing("--model", str(model_folder), "--port", "99999")
+    assert "cannot listen on 127.0.0.1, port 99999; expected a --port from 0 to 65535" in said
+    assert "more than 0 keep_alive_seconds, got 0" in failing("--model", str(model_folder), "--keep_alive_seconds", "0")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImageError("warm-up", "killed", Refusal.BUSY), "cannot decode any file on this machine: killed"),
+        (RuntimeError("our bug"), "our bug"),
+    ],
+)
+def test_only_a_failed_bind_says_that_it_cannot_listen(
+    model: Model, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(Desk):
+        def judge(self, *_: object, **__: object) -> "Future[list[Judged]]":
+            failed: Future[list[Judged]] = Future()
+            failed.set_exception(error)
+            return failed
+
+    monkeypatch.setattr("braintumor.web.app.Desk", Broken)
+    expected = BrainTumorError if isinstance(error, ImageError) else RuntimeError
+    with pytest.raises(expected, match=f"^{said}"):
+        serve([model], Settings(), host="127.0.0.1", port=0, ready=print)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_client_that_does_not_take_its_answer_does_not_keep_the_service_from_ending(
+    listening: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "ABORT_SECONDS", 0.5)
+    noise = png(np.random.default_rng(0).integers(0, 256, (1000, 1000), dtype=np.uint8))
+    with listening() as address:
+        request = httpx.Request("POST", "http://localhost/v1/predictions?pixels=true", files=[("files", noise)] * 6)
+        body = request.read()
+        stream = socket.create_connection(address, timeout=10)
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        stream.sendall(f"POST /v1/predictions?pixels=true HTTP/1.1\r\n{head}\r\n".encode() + body)
+        assert stream.recv(12) == b"HTTP/1.1 200"
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    stream.close()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("addresses", [["::1", "127.0.0.1"], ["127.0.0.1", "::1"], ["::1", "::1"]])
+def test_a_name_is_listened_on_where_only_some_of_its_addresses_are(
+    addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = socket.create_server
+
+    def without_ipv6(address: tuple[str, int], **options: Any) -> socket.socket:
+        if address[0] == "::1":
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return create(address, **options)
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr("socket.create_server", without_ipv6)
+    if "127.0.0.1" in addresses:
+        (only,) = bound("localhost", 0)
+        with only:
+            assert only.getsockname()[0] == "127.0.0.1"
+    else:
+        with pytest.raises(BrainTumorError, match=r"cannot listen on localhost, port 0 \(Cannot assign requested"):
+            bound("localhost", 0)
+
+
+def test_decoders_that_cannot_be_started_are_said(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("braintumor.web.desk.Sandbox", refused)
+    with pytest.raises(BrainTumorError, match="cannot start the processes that decode files"):
+        serve([model], Settings(), host="127.0.0.1", port=0, ready=print)

@@ -51,11 +51,11 @@ def test_pixels_of_a_volume_that_fill_the_memory_are_refused(
     assert send(client, PREDICTIONS, brain()).status_code == 200
 
 
-def test_an_answer_that_fills_the_memory_ends_with_the_file(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("braintumor.web.counter.ANSWER_BYTES", 1_000)
-    answer = send(client, PREDICTIONS, brain(), *(make.encoded(make.mr(number=number)) for number in range(1, 9)))
+def test_an_answer_that_fills_the_memory_ends_with_the_file(client: TestClient, service: Any) -> None:
+    contents = [brain(), *(make.encoded(make.mr(number=number)) for number in range(1, 9))]
+    asked = client.build_request("POST", PREDICTIONS, files=[("files", ("SECRET^NAME.dcm", each)) for each in contents])
+    room = len(asked.read()) + len(send(client, PREDICTIONS, contents[0]).content)
+    answer = send(service(held_bytes=4 * room), PREDICTIONS, *contents)
     assert answer.status_code == 200
     assert {each["file"] for each in answer.json()["slices"]} == {0}
     assert sorted(each["file"] for each in answer.json()["refused"]) == list(range(1, 9))

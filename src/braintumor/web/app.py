@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -28,6 +28,7 @@ from braintumor.web.desk import Desk
 from braintumor.web.forms import FILES_FIELD, uploaded
 from braintumor.web.guard import Guard
 from braintumor.web.numbers import Numbers
+from braintumor.web.pieces import Pieces
 from braintumor.web.reference import reference_page
 from braintumor.web.results import MOST, can_write
 from braintumor.web.settings import Settings
@@ -60,7 +61,7 @@ PROBLEMS: Final = {
     415: "no file of a known type",
     422: "nothing in the request could be used",
     501: "a library that this needs is not installed",
-    503: "too much to do; come back after Retry-After seconds",
+    503: "too much to do, or a decoder was killed; come back after Retry-After seconds",
     504: "the answer took too long",
 }
 
@@ -76,12 +77,15 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.counter = Counter(Desk(models, batch=settings.batch, slices=settings.slices), settings, numbers)
-        await app.state.counter.warm_up()
+        with keeping_failure(app):
+            desk = Desk(models, batch=settings.batch, slices=settings.slices)
         try:
+            app.state.counter = Counter(desk, settings, numbers)
+            with keeping_failure(app):
+                await app.state.counter.warm_up()
             yield
         finally:
-            await run_in_threadpool(app.state.counter.desk.close)
+            await run_in_threadpool(desk.close)
 
     app = FastAPI(
         title="braintumor",
@@ -90,13 +94,25 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # to an address made of the client's Host header
     )
+    app.state.settings = settings
     app.add_middleware(Guard, settings=settings, observe=numbers.answered)
     add_answers(app, models, settings)
     add_problems(app)
     add_pages(app)
     add_monitoring(app, numbers)
     return app
+
+
+@contextmanager
+def keeping_failure(app: FastAPI) -> Iterator[None]:
+    """Keep what is raised in the block as `app.state.failure`: uvicorn prints it, and tells nobody."""
+    try:
+        yield
+    except Exception as error:
+        app.state.failure = error
+        raise
 
 
 def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> None:
@@ -126,8 +142,8 @@ def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> No
         wanted = chosen(models, model)
         choice = choice_of(slices, plane)
         files = await uploaded(request, settings)
-        answer = await app.state.counter.answer(files, Wishes(wanted, choice, maps, pixels))
-        return Response(answer, media_type="application/json")
+        share = request.scope["share"]
+        return Pieces(await app.state.counter.answer(files, Wishes(wanted, choice, maps, pixels), share), share)
 
     @app.post(
         "/v1/dicom-results",
@@ -146,7 +162,8 @@ def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> No
             raise HTTPException(501, "the libraries that write DICOM are not installed here")
         wishes = Wishes(wanted, choice_of(slices))
         files = await uploaded(request, settings)
-        return Response(await app.state.counter.results(files, wishes), media_type="application/zip")
+        share = request.scope["share"]
+        return Pieces(await app.state.counter.results(files, wishes, share), share, "application/zip")
 
 
 def add_problems(app: FastAPI) -> None:

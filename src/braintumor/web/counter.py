@@ -15,24 +15,23 @@ import numpy as np
 from fastapi.concurrency import run_in_threadpool
 
 from braintumor.classes import DISCLAIMER
-from braintumor.errors import ImageError
+from braintumor.errors import BrainTumorError, ImageError, Refusal
 from braintumor.overlay import png
-from braintumor.read import UNKNOWN_FORMAT
-from braintumor.sandbox import TOO_LONG
 from braintumor.scan import EVERYTHING, Choice
 from braintumor.web.desk import Desk, Judged, agree, maps_of
 from braintumor.web.numbers import Numbers
 from braintumor.web.results import Results
 from braintumor.web.settings import Settings
-from braintumor.web.uploads import Part, UploadError, parts
+from braintumor.web.shares import Share
+from braintumor.web.uploads import Part, UploadError, is_archive, parts
 
 RETRY: Final = {"retry-after": "1"}
 AHEAD: Final = 4  # files of one request that wait or are worked on at a time
 AHEAD_BYTES: Final = 16 << 20  # these together, but for one
 GIVEN_UP: Final = UploadError(422, "not looked at: a file before it took too long to decode; send it without that one")
-ANSWER_BYTES: Final = 128 << 20  # from which on an answer grows by no further file
 TOO_MUCH: Final = UploadError(413, "the answer is full; send fewer files in a request, or ask for no pixels")
 LARGE_REQUESTS: Final = 2  # of several slices, answered at a time
+STATUS: Final = {Refusal.BUSY: 503, Refusal.UNKNOWN_FORMAT: 415}  # of a file that is refused; of all others 422
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,11 @@ class Answer:
 
     given_up: UploadError | None = None
 
-    def __init__(self, wishes: Wishes, numbers: Numbers) -> None:
+    def __init__(self, wishes: Wishes, numbers: Numbers, share: Share) -> None:
         self._wishes = wishes
         self._numbers = numbers
-        self._slices: list[str] = []
-        self._bytes = 0
+        self._share = share
+        self._slices: list[bytes] = []
         self._refused: list[dict[str, object]] = []
         self._statuses: set[int] = set()
 
@@ -93,23 +92,32 @@ class Answer:
         self._refused.append({"file": part.file, "member": part.member, "reason": reason})
 
     async def take(self, waiting: Waiting) -> None:
-        """Wait for what is said about a file, and note it."""
+        """Wait for what is said about a file, and note it.
+
+        Raises:
+            ProblemError: it could not be decoded now, for which the file is not to blame.
+            CrowdedError: there is no room for what is said about it.
+        """
         try:
             found = await asyncio.wrap_future(waiting.judged)
         except ImageError as error:
-            self.refuse(waiting.part, 415 if error.reason == UNKNOWN_FORMAT else 422, error.reason)
-            if error.reason == TOO_LONG:
+            self.refuse(waiting.part, STATUS.get(error.code, 422), error.reason)
+            if error.code == Refusal.BUSY:
+                raise ProblemError(503, error.reason, self._refused[-1:], RETRY) from error
+            if error.code == Refusal.TIMEOUT:
                 self.given_up = GIVEN_UP
             return
-        if self._bytes > ANSWER_BYTES:
+        texts = [await run_in_threadpool(slice_text, waiting.part, judged, self._wishes) for judged in found]
+        size = sum(map(len, texts))
+        if size > self._share.room:
             self.given_up = TOO_MUCH
             self.refuse(waiting.part, TOO_MUCH.status, TOO_MUCH.reason)
             return
+        self._share.take(size)
+        self._slices += texts
         for judged in found:
             for prediction in judged.predictions:
                 self._numbers.decided(prediction.decision)
-            self._slices.append(await run_in_threadpool(slice_text, waiting.part, judged, self._wishes))
-            self._bytes += len(self._slices[-1])
 
     def check(self, *, all_used: bool) -> None:
         """Raise where nothing could be used, or not everything that had to be.
@@ -121,10 +129,11 @@ class Answer:
         if not self._slices or (all_used and self._refused):
             raise ProblemError(nothing_usable(self._statuses), str(self._refused[0]["reason"]), self._refused)
 
-    def text(self) -> bytes:
-        """Return the JSON text of `Predictions`."""
+    def text(self) -> list[bytes]:
+        """Return the JSON text of `Predictions`, in pieces: joined they would take as much memory again."""
         head = json.dumps({"disclaimer": DISCLAIMER, "refused": self._refused}).removesuffix("}")
-        return (head + ', "slices": [' + ",\n".join(self._slices) + "]}").encode()
+        first, *others = self._slices
+        return [head.encode() + b', "slices": [' + first, *(b",\n" + other for other in others), b"]}"]
 
 
 class Counter:
@@ -148,26 +157,31 @@ class Counter:
         content = png(np.full((64, 64), 64, np.uint8))
         seconds = self._settings.answer_seconds
         first = [self.desk.judge(content, "warm-up", everyone, shown=True, seconds=seconds) for _ in range(2)]
-        await asyncio.gather(*map(asyncio.wrap_future, first))
+        try:
+            await asyncio.gather(*map(asyncio.wrap_future, first))
+        except ImageError as error:
+            raise BrainTumorError(f"cannot decode any file on this machine: {error.reason}") from error
 
-    async def answer(self, files: list[bytes], wishes: Wishes) -> bytes:
-        """Return the JSON text of `Predictions` for the contents of files.
+    async def answer(self, files: list[bytes], wishes: Wishes, share: Share) -> list[bytes]:
+        """Return the JSON text of `Predictions` for the contents of files, in pieces.
 
         Raises:
             ProblemError: there are too many requests, nothing could be used, or it took too long.
+            CrowdedError: there is no room for the answer.
         """
-        return await self._in_time(self._judged(files, wishes))
+        return await self._in_time(self._judged(files, wishes, share))
 
-    async def results(self, files: list[bytes], wishes: Wishes) -> bytes:
+    async def results(self, files: list[bytes], wishes: Wishes, share: Share) -> list[bytes]:
         """Return a ZIP archive of the DICOM results for the contents of DICOM files, all of them.
 
         Raises:
             ProblemError: as `answer`, or one of the files could not be used.
+            CrowdedError: as `answer`.
         """
         with closing(Results(len(wishes.models))) as results:
-            return await self._in_time(self._judged(files, wishes, results))
+            return await self._in_time(self._judged(files, wishes, share, results))
 
-    async def _in_time(self, work: Coroutine[None, None, bytes]) -> bytes:
+    async def _in_time(self, work: Coroutine[None, None, list[bytes]]) -> list[bytes]:
         """Return what the work gives, if there is room and it takes not too long.
 
         Raises:
@@ -187,9 +201,11 @@ class Counter:
         finally:
             self._present -= 1
 
-    async def _judged(self, files: list[bytes], wishes: Wishes, results: Results | None = None) -> bytes:
+    async def _judged(
+        self, files: list[bytes], wishes: Wishes, share: Share, results: Results | None = None
+    ) -> list[bytes]:
         """Return the JSON text of `Predictions`, or where results are wanted their archive."""
-        answer = Answer(wishes, self._numbers)
+        answer = Answer(wishes, self._numbers, share)
         waiting: deque[Waiting] = deque()
         async with self._room(files):
             try:
@@ -222,12 +238,16 @@ class Counter:
                 for each in waiting:
                     each.judged.cancel()
             answer.check(all_used=results is not None)
-            return await run_in_threadpool(answer.text if results is None else results.content)
+            if results is None:
+                return await run_in_threadpool(answer.text)
+            content = await run_in_threadpool(results.content)
+            share.take(len(content))
+            return [content]
 
     @asynccontextmanager
     async def _room(self, files: list[bytes]) -> AsyncIterator[None]:
         """Wait until a request may be worked on: at once for one file that is no archive."""
-        if len(files) == 1 and not files[0].startswith(b"PK"):
+        if len(files) == 1 and not is_archive(files[0]):
             yield
             return
         async with self._large:
@@ -239,7 +259,7 @@ def following(remaining: Iterator[Part]) -> Part | None:
     return next(remaining, None)
 
 
-def slice_text(part: Part, found: Judged, wishes: Wishes) -> str:
+def slice_text(part: Part, found: Judged, wishes: Wishes) -> bytes:
     """Return the JSON text of `SliceAnswer`."""
     height, width = found.shape
     place = found.predictions[0].place
@@ -260,7 +280,7 @@ def slice_text(part: Part, found: Judged, wishes: Wishes) -> str:
         "agree": agree(found.predictions),
         "predictions": predictions,
     }
-    return json.dumps(answer)
+    return json.dumps(answer).encode()
 
 
 def nothing_usable(statuses: set[int]) -> int:

@@ -18,10 +18,10 @@ from PIL import Image
 
 from braintumor.classes import CLASSES
 from braintumor.defects import defects
-from braintumor.errors import ImageError
+from braintumor.errors import ImageError, Refusal
 from braintumor.inference import Prediction, Slice, decide
 from braintumor.model import Model
-from braintumor.read import SEVERAL, may_hold_several
+from braintumor.read import may_hold_several
 from braintumor.sandbox import Sandbox
 from braintumor.scan import EVERYTHING, Choice, Scan
 
@@ -182,7 +182,7 @@ class Desk:
             try:
                 read.append(self._ready(job, self._sandbox.read(job.content, job.name, job.choice)))
             except Exception as error:  # whoever waits must hear of it; the threads go on
-                if isinstance(error, ImageError) and error.reason == SEVERAL:
+                if isinstance(error, ImageError) and error.code == Refusal.SEVERAL_SLICES:
                     self._volumes.put(job)
                 else:
                     settle(job, error)

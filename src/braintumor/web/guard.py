@@ -2,14 +2,18 @@
 
 import asyncio
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
+from braintumor.web.pace import Pace
 from braintumor.web.settings import Settings
+from braintumor.web.shares import CrowdedError, Share, Shares
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -36,31 +40,32 @@ class TooLargeError(Exception):
 
 
 class TooSlowError(Exception):
-    """A body that did not come in time."""
-
-
-class CrowdedError(Exception):
-    """More bytes in all requests together than are held."""
+    """A body that came too slowly."""
 
 
 class Guard:
     """The door of the service: who may ask, how large and how fast a body is, and the headers of every answer.
 
     Errors of bodies that come too large, too slowly or in too great a crowd are answered here, whatever the
-    application made of them. `observe` is told path, status and seconds of every answer.
+    application made of them; a client that leaves before it has sent its body is no error. HEAD is answered as GET,
+    the server leaves out the content. `observe` is told path, status and seconds of every answer.
+
+    The application finds what its request holds, a `Share`, in the scope under "share".
     """
 
     def __init__(self, app: App, settings: Settings, observe: Callable[[str, int, float], None]) -> None:
         self.app = app
         self.settings = settings
         self._observe = observe
-        self._held = 0
+        self._shares = Shares(settings.held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let the application do so."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        share = Share(self._shares)
+        scope = {**scope, "share": share, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
         started, began = False, time.monotonic()
 
         async def sent(message: Message) -> None:
@@ -75,15 +80,16 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, sent)
             return
-        body = Body(self, receive)
         try:
-            await self.app(scope, body.receive, sent)
+            await self.app(scope, Body(share, self.settings, receive).receive, sent)
         except (TooLargeError, TooSlowError, CrowdedError) as error:
             if started:
                 raise
             await problem_of(error, self.settings)(scope, receive, sent)
+        except ClientDisconnect:
+            return
         finally:
-            self._held -= body.bytes
+            share.give_back(share.held)
 
     def refusal(self, scope: Scope) -> JSONResponse | None:
         """Return why a request is not even read, or None."""
@@ -91,64 +97,62 @@ class Guard:
         host = headers.get(b"host", "")
         if self.settings.hosts and name_of(host) not in self.settings.hosts:
             return problem(403, f"ask for this service as {' or '.join(self.settings.hosts)}")
+        if not HOST.fullmatch(host):
+            return problem(400, "expected a Host header with a name or an address, and perhaps a port")
         origin = headers.get(b"origin")
-        if origin is not None and scope["method"] != "GET" and urlsplit(origin).netloc != host:
+        if origin is not None and scope["method"] != "GET" and site_of(origin) != host:
             return problem(403, "pages of other sites may not use this service")
-        if self.settings.token and scope["path"].startswith(("/v1/", "/metrics")):
-            sent = headers.get(b"authorization", "")
-            if not hmac.compare_digest(sent.encode(), f"Bearer {self.settings.token}".encode()):
-                return problem(401, "send the token of this service: Authorization: Bearer TOKEN", **AUTHENTICATE)
+        is_closed = self.settings.token and scope["path"].startswith(("/v1/", "/metrics"))
+        if is_closed and not is_token(headers.get(b"authorization", ""), self.settings.token):
+            return problem(401, "send the token of this service: Authorization: Bearer TOKEN", **AUTHENTICATE)
         length = headers.get(b"content-length", "0")
-        if not length.isdigit() or int(length) > self.settings.request_bytes:
-            return too_large(self.settings)
-        return None
-
-    def hold(self, count: int) -> None:
-        """Count bytes of a body.
-
-        Raises:
-            CrowdedError: all requests together have too many.
-        """
-        self._held += count
-        if self._held > self.settings.held_bytes:
-            raise CrowdedError
+        if not DIGITS.fullmatch(length):
+            return problem(400, "expected a Content-Length header of digits")
+        return too_large(self.settings) if int(length) > self.settings.request_bytes else None
 
 
 class Body:
     """The body of one request while it comes in."""
 
-    def __init__(self, guard: Guard, receive: Receive) -> None:
-        self._guard = guard
+    def __init__(self, share: Share, settings: Settings, receive: Receive) -> None:
+        self._share = share
+        self._settings = settings
         self._receive = receive
-        self._until = asyncio.get_running_loop().time() + guard.settings.upload_seconds
+        self._pace = Pace(settings)
         self._more = True
-        self.bytes = 0
+        self._bytes = 0
 
     async def receive(self) -> Message:
         """Return the next piece of it.
 
         Raises:
             TooLargeError: it has more bytes than a request may have.
-            TooSlowError: it has not come in time.
+            TooSlowError: the client does not keep up the pace.
             CrowdedError: all requests together have too many bytes.
         """
         if not self._more:  # nothing but the client's leaving can follow
             return await self._receive()
+        began = time.monotonic()
         try:
-            async with asyncio.timeout_at(self._until):
+            async with asyncio.timeout(self._settings.silent_seconds):
                 message = await self._receive()
         except TimeoutError:
             raise TooSlowError from None
         if message["type"] == "http.request":
             count = len(message.get("body", b""))
-            self.bytes += count
-            self._guard.hold(count)
-            if self.bytes > self._guard.settings.request_bytes:
+            self._bytes += count
+            self._share.take(count)
+            if self._bytes > self._settings.request_bytes:
                 raise TooLargeError
             self._more = message.get("more_body", False)
+            if not self._pace.keeps_up(count, time.monotonic() - began) and self._more:
+                raise TooSlowError
         return message
 
 
+DIGITS: Final = re.compile("[0-9]+")
+HOST: Final = re.compile(r"(?:[A-Za-z0-9._~%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+"""What a Host header may be; RFC 9112 3.2 asks for 400 for what is none."""
 AUTHENTICATE: Final = {"www-authenticate": "Bearer"}
 
 
@@ -167,11 +171,30 @@ def problem_of(error: TooLargeError | TooSlowError | CrowdedError, settings: Set
     if isinstance(error, TooLargeError):
         return too_large(settings)
     if isinstance(error, TooSlowError):
-        return problem(408, f"the request did not come whole within {settings.upload_seconds:g} seconds")
+        slowest = f"{settings.slowest_bytes >> 10} KiB a second over {settings.window_seconds:g} seconds"
+        return problem(408, f"nothing came for {settings.silent_seconds:g} seconds, or less than {slowest}")
     return problem(503, "too much is being sent at the moment; try again", **{"retry-after": "1"})
 
 
 def name_of(host: str) -> str:
     """Return the name in a Host header, without its port."""
     name, _, port = host.rpartition(":")
-    return name.lower() if name and port.isdigit() else host.lower()
+    return name.lower() if name and DIGITS.fullmatch(port) else host.lower()
+
+
+def site_of(origin: str) -> str | None:
+    """Return name and port in an Origin header, None where it is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
+def is_token(authorization: str, token: str) -> bool:
+    """Tell whether the value of an Authorization header, its bytes read as Latin-1, gives the token.
+
+    Letters outside ASCII may come as UTF-8, as most programs send them, or as Latin-1, as Python's own client does.
+    """
+    scheme, _, sent = authorization.partition(" ")
+    same = [hmac.compare_digest(sent.strip().encode(letters), token.encode()) for letters in ("latin-1", "utf-8")]
+    return scheme.lower() == "bearer" and any(same)

@@ -13,23 +13,28 @@ class Settings:
             name point to this machine are so kept out.
         file_bytes: largest file, as uploaded and as an unpacked member of an archive.
         request_bytes: largest body of a request.
-        held_bytes: bodies of all requests together.
+        held_bytes: bodies of all requests, and answers that are not sent yet, together; see `shares` for who has what.
         unpacked_bytes: all members of an archive together.
         slices: files and members of archives in one request; slices of one file.
         requests: requests that wait for an answer; further ones are told to come back.
         batch: slices that go through a network together, if so many wait.
-        upload_seconds: until a request's body must have come.
-        answer_seconds: until its answer must be ready.
+        answer_seconds: until an answer must be ready, from when its request has come.
+        silent_seconds: how long a client may send nothing of a body, or take nothing of an answer.
+        slowest_bytes: how many a second it must send or take, on average over `window_seconds`.
+        keep_alive_seconds: how long a connection is kept on which nothing is asked; more than proxies keep theirs.
     """
 
     token: str = ""
     hosts: tuple[str, ...] = ()
     file_bytes: int = 36 << 20
     request_bytes: int = 64 << 20
-    held_bytes: int = 128 << 20
+    held_bytes: int = 512 << 20
     unpacked_bytes: int = 128 << 20
     slices: int = 500
     requests: int = 64
     batch: int = 8
-    upload_seconds: float = 60.0
     answer_seconds: float = 60.0
+    silent_seconds: float = 15.0
+    slowest_bytes: int = 64 << 10
+    window_seconds: float = 30.0
+    keep_alive_seconds: float = 75.0

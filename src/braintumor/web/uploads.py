@@ -66,12 +66,17 @@ def parts(files: list[bytes], settings: Settings) -> Iterator[Part]:
     """
     count = 0
     for number, content in enumerate(files):
-        inside = unpacked(number, content, settings) if content.startswith(ZIP_STARTS) else None
+        inside = unpacked(number, content, settings) if is_archive(content) else None
         for part in inside or (Part(number, None, partial(usable, content, settings)),):
             count += 1
             if count > settings.slices:
                 raise UploadError(413, f"more than {settings.slices} slices in one request; send them in several")
             yield part
+
+
+def is_archive(start: bytes) -> bool:
+    """Tell from the first bytes of a file whether it is a ZIP archive. DICOM may begin with anything, PS3.10 7.1."""
+    return start.startswith(ZIP_STARTS) and volume_kind(start) != "dicom"
 
 
 def usable(content: bytes, settings: Settings) -> bytes | UploadError:
@@ -161,7 +166,7 @@ def member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, settings: 
     try:
         with archive.open(member) as stream:
             start = stream.read(START_BYTES)
-            if start.startswith(ZIP_STARTS):
+            if is_archive(start):
                 return UploadError(422, "an archive inside an archive; unpack it first")
             if start and not may_be_image(start):
                 return NO_IMAGE

@@ -40,7 +40,8 @@ export class Service {
   }
 
   async #ask(address, options, content = (answer) => answer.json()) {
-    const headers = this.token ? {authorization: `Bearer ${this.token}`} : {};
+    const letters = new TextEncoder().encode(this.token); // headers take no letters beyond U+00FF
+    const headers = this.token ? {authorization: `Bearer ${String.fromCharCode(...letters)}`} : {};
     let answer;
     try {
       answer = await fetch(address, {...options, headers, credentials: "omit", cache: "no-store"});

@@ -4,9 +4,10 @@ const END = 0x06054b50;
 const MEMBER = 0x02014b50;
 const DEFLATED = 8;
 
+// By its first bytes; a DICOM file may begin like an archive, PS3.10 7.1.
 export async function isArchive(file) {
-  const start = new Uint8Array(await file.slice(0, 2).arrayBuffer());
-  return start[0] === 0x50 && start[1] === 0x4b;
+  const start = new TextDecoder("latin1").decode(await file.slice(0, 132).arrayBuffer());
+  return start.startsWith("PK") && !start.endsWith("DICM");
 }
 
 // The members that the server counts, in its order: no folders, nothing hidden.
