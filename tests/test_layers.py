@@ -11,8 +11,8 @@ import braintumor
 
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
-    "errors classes files dicom web.settings web.answers web.protocol web.numbers web.reference",
-    "scan preprocess decision data.manifest data.split data.phantom data.orientations "
+    "text errors classes files dicom web.settings web.answers web.protocol web.numbers web.reference",
+    "scan preprocess card decision data.manifest data.split data.phantom data.orientations "
     "data.download data.unzip data.matlab evaluate.metrics dicom.codes dicom.quiet nifti_axes",
     "defects model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
