@@ -11,9 +11,10 @@ import braintumor
 
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
-    "errors classes files confinement dicom dicom.start web.settings web.shares web.answers web.numbers web.reference",
-    "web.pace web.pieces scan grey square preprocess decision data.manifest data.split data.phantom data.orientations "
-    "data.download data.unzip data.matlab evaluate.metrics evaluate.intervals dicom.codes dicom.quiet nifti_axes "
+    "text errors classes files confinement dicom dicom.start web.settings web.shares web.answers web.numbers "
+    "web.reference",
+    "web.pace web.pieces scan grey square preprocess card decision data.manifest data.split data.phantom "
+    "data.orientations data.download data.unzip data.matlab evaluate.metrics evaluate.intervals dicom.codes dicom.quiet nifti_axes "
     "training.settings",
     "web.protocol defects deep model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",

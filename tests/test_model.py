@@ -20,6 +20,12 @@ from braintumor.preprocess import Preprocess
 CARD = Card(
     "cnn-reference", "0.1.0", "cnn", Preprocess(64), 2.5, "0.1.0", temperature=1.3, train={"seed": 1}, metrics={"n": 4}
 )
+REJECTION = {
+    "unusual": 4.0,
+    "foreign": 8.0,
+    "points": [{"coverage": 1.0, "confidence": 0.0, "error": 0.04}],
+    "sets": {"0.1": [0.5, 0.5, 0.5, 0.5]},
+}
 
 
 @pytest.fixture
@@ -31,6 +37,11 @@ def folder(tmp_path: Path, model_folder: Path) -> Path:
 def changed(**fields: Any) -> str:
     """Return the text of a card with these fields."""
     return json.dumps(json.loads(CARD.to_json()) | fields)
+
+
+def test_thresholds_read_back() -> None:
+    card = replace(CARD, rejection={"float32": REJECTION, "int8": {}})
+    assert Card.from_json(card.to_json()) == card
 
 
 def test_a_card_reads_back() -> None:
@@ -55,6 +66,42 @@ def test_a_card_reads_back() -> None:
         (changed(class_map_scale=float("nan")), "the card has nan and 1.3"),
         (changed(temperature=float("inf")), "the card has 2.5 and inf"),
         (changed(temperature="warm"), "card.json cannot be used"),
+        (changed(temperature=True), "expected a number as temperature, got True"),
+        (changed(temperature=-1), "the card has 2.5 and -1"),
+        (changed(temperature=1e-300), "the card has 2.5 and 1e-300"),  # 0 in float32
+        (changed(temperature=10**400), "the card has 2.5 and 1000"),
+        (changed(class_map_scale=1e-300), "the card has 1e-300 and 1.3"),
+        (changed(preprocess={"size": 10**9}), "expected an input side of 32 to 1024 pixels"),
+        (changed(preprocess={"size": 64.5}), "expected whole pixels as side of the input, got 64.5"),
+        (changed(preprocess={"size": True}), "expected an input side"),
+        (changed(preprocess=[64]), "card.json cannot be used"),
+        (changed(name="a\x1b[2J"), r"expected at most 100 visible characters as name, got 'a\\x1b"),
+        (changed(name="cnn 0.1.0\napproved"), "expected at most 100 visible characters as name"),
+        (changed(name="a" * 101), "at most 100 visible characters as name, got 'a+…"),
+        (changed(name=["cnn"]), "visible characters as name"),
+        (changed(version="1\u202e"), "visible characters as version"),
+        (changed(version=1), "visible characters as version, got 1"),
+        (changed(architecture=None), "visible characters as architecture"),
+        (changed(licence="\x9b31m"), "visible characters as licence"),
+        (changed(classes="glioma"), "expected the classes"),
+        (changed(classes=[*CLASSES, "sarcoma"]), "expected the classes"),
+        (changed(classes=None), "card.json cannot be used"),
+        (changed(metrics=[]), "expected a JSON object as metrics"),
+        (changed(metrics={"accuracy": float("nan")}), "card.json cannot be used .*JSON compliant"),
+        (changed(rejection=[]), "expected a JSON object as rejection"),
+        (changed(rejection={"int8": 3}), "card.json cannot be used"),
+        (changed(rejection={"int8": REJECTION | {"unusual": "much"}}), "expected positive thresholds under rejection"),
+        (changed(rejection={"int8": REJECTION | {"foreign": float("nan")}}), "expected positive thresholds"),
+        (changed(rejection={"int8": REJECTION | {"unusual": float("inf")}}), "expected positive thresholds"),
+        (changed(rejection={"int8": REJECTION | {"points": []}}), "operating points and sets from 0 to 1"),
+        (changed(rejection={"int8": REJECTION | {"points": [{"coverage": 1}]}}), "card.json cannot be used"),
+        (changed(rejection={"int8": REJECTION | {"sets": {"0.1": [0.5, 0.5]}}}), "sets of a number for each class"),
+        (changed(rejection={"int8": REJECTION | {"sets": {"few": [0.5] * 4}}}), "card.json cannot be used"),
+        (CARD.to_json().replace('"version"', '"name": "other", "version"'), "name stands there twice"),
+        ("[" * 100_000, "card.json cannot be used"),
+        ('{"a":' * 100_000, "card.json cannot be used"),
+        ("9" * 10_000, "card.json cannot be used"),
+        ("null", "card.json cannot be used"),
     ],
 )
 def test_unusable_cards_are_refused(text: str, message: str) -> None:
@@ -182,3 +229,86 @@ def test_a_network_that_answers_nan_is_refused_when_it_does(folder: Path) -> Non
     onnx.save(network, folder / "model.onnx")
     with pytest.raises(ModelError, match="answers NaN or infinity"):
         load(folder)(np.zeros((1, 1, 64, 64), np.float32))
+
+
+def rebuilt(folder: Path, outputs: dict[str, tuple[int, list[int], Any]]) -> None:
+    """Write a network whose answers are constants of these types, shapes and values, whatever it is shown."""
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Constant", [], [name], value=helper.make_tensor(name, kind, shape, values))
+        for name, (kind, shape, values) in outputs.items()
+    ]
+    image = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 1, 64, 64])
+    infos = [helper.make_tensor_value_info(name, kind, None) for name, (kind, _, _) in outputs.items()]
+    graph = helper.make_graph(nodes, "odd", [image], infos)
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (folder / "model.onnx").write_bytes(network.SerializeToString())
+
+
+FLOAT, DOUBLE = 1, 11  # of onnx.TensorProto
+GOOD: dict[str, tuple[int, list[int], Any]] = {
+    "logits": (FLOAT, [1, 4], [0.0] * 4),
+    "class_maps": (FLOAT, [1, 4, 2, 2], [0.0] * 16),
+    "unusual": (FLOAT, [1], [1.0]),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "message"),
+    [
+        ("logits", (FLOAT, [1, 5], [0.0] * 5), r"in the shapes \(\(1, 5\)"),
+        ("logits", (FLOAT, [4], [0.0] * 4), "in the shapes"),
+        ("logits", (FLOAT, [2, 4], [0.0] * 8), "in the shapes"),
+        ("class_maps", (FLOAT, [1, 3, 2, 2], [0.0] * 12), "in the shapes"),
+        ("class_maps", (FLOAT, [1, 4, 4], [0.0] * 16), "in the shapes"),
+        ("class_maps", (FLOAT, [1, 4, 0, 2], []), "in the shapes"),
+        ("unusual", (FLOAT, [1, 1], [1.0]), "in the shapes"),
+        ("unusual", (FLOAT, [1], [float("nan")]), "answers NaN or infinity"),
+        ("class_maps", (FLOAT, [1, 4, 1, 1], [float("inf")] * 4), "answers NaN or infinity"),
+        ("logits", (DOUBLE, [1, 4], [0.0] * 4), "all float32"),
+    ],
+)
+def test_answers_of_another_shape_or_kind_are_refused(
+    folder: Path, name: str, output: tuple[int, list[int], Any], message: str
+) -> None:
+    images = np.zeros((1, 1, 64, 64), np.float32)
+    rebuilt(folder, GOOD)
+    assert load(folder)(images).logits.shape == (1, 4)
+    rebuilt(folder, GOOD | {name: output})
+    with pytest.raises(ModelError, match=message):
+        load(folder)(images)
+
+
+def test_a_network_that_fails_when_it_is_asked_is_refused(folder: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    network = onnx.load(folder / "model.onnx")
+    graph = network.graph
+    logits = next(output for output in graph.output if output.name == "logits")
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([3, 7]), "impossible"))
+    for node in graph.node:
+        node.output[:] = ["before" if name == "logits" else name for name in node.output]
+        node.input[:] = ["before" if name == "logits" else name for name in node.input]
+    graph.node.append(onnx.helper.make_node("Reshape", ["before", "impossible"], [logits.name]))
+    (folder / "model.onnx").write_bytes(network.SerializeToString())
+    with pytest.raises(ModelError, match="cannot be computed"):
+        load(folder)(np.zeros((1, 1, 64, 64), np.float32))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another account")
+def test_a_model_that_may_not_be_read_is_refused(folder: Path) -> None:
+    program = (
+        "import os, sys; from braintumor.model import load; from braintumor.errors import ModelError\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "try: load(sys.argv[1])\n"
+        "except ModelError as error: print(error)"
+    )
+    folder.chmod(0o700)
+    told = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    assert "cannot be read (Permission denied)" in told.stdout
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000])
+def test_a_path_that_no_file_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="cannot be read"):
+        load(f"./{name}")

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import braintumor
 from braintumor.cli import main
 from braintumor.errors import DownloadError, ModelError, StorageError
 from braintumor.model import Model
-from braintumor.zoo import BUNDLED, add, find, get, known, load
+from braintumor.zoo import BUNDLED, add, find, get, known, load, models_folder
 
 if TYPE_CHECKING:
     from conftest import Server
@@ -179,9 +181,169 @@ def test_names_and_folders_are_told_apart(model_folder: Path) -> None:
     assert find("cnn") == BUNDLED / "cnn"
     with pytest.raises(ModelError, match="no model is called resnet, and it is no folder; there are cnn"):
         find("resnet")
-    add(model_folder, "cnn")  # in place of the package's
-    assert load("cnn").card.name == "tiny"
-    assert [each.name for each in known()] == ["cnn"]
+
+
+def test_a_folder_in_the_current_folder_is_never_taken_for_a_name(
+    model_folder: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slices: list[Path]
+) -> None:
+    """Untrusted search path: `cnn/` in a data folder replaced the model of the package."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_folder, tmp_path / "cnn")
+    shutil.copytree(model_folder, tmp_path / "mine")
+    assert find("cnn") == BUNDLED / "cnn"
+    assert load().identity == "cnn 0.1.0 int8"
+    with pytest.raises(ModelError, match=r"no model is called mine; the folder of this name is written \./mine; there"):
+        find("mine")
+    for written in ("./cnn", str(tmp_path / "cnn"), "../" + tmp_path.name + "/cnn", "cnn/"):
+        assert load(written).identity == "tiny 1.2"
+    assert load(Path("cnn")).identity == "tiny 1.2"  # a Path is a path
+    assert find(".") == Path()
+    (tmp_path / "cnn" / "card.json").unlink()
+    assert main(["predict", str(slices[0])]) == 0
+
+
+@pytest.mark.parametrize("how", ["name in the card", "--name"])
+def test_a_model_of_the_package_cannot_be_replaced(model_folder: Path, place: Path, tmp_path: Path, how: str) -> None:
+    evil = shutil.copytree(model_folder, tmp_path / "evil")
+    (evil / "card.json").write_text((evil / "card.json").read_text().replace('"tiny"', '"cnn"'))
+    with pytest.raises(ModelError, match="cnn is a model of the package, which no other can replace"):
+        add(evil, None if how == "name in the card" else "cnn")
+    assert list(place.iterdir()) == []
+
+
+def test_a_model_that_was_added_before_under_a_name_of_the_package_is_named_and_left_out(
+    model_folder: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(model_folder, place / "cnn")
+    assert load("cnn").folder == BUNDLED / "cnn"
+    assert main(["models", "list"]) == 3
+    told = capsys.readouterr()
+    assert f"left out: {place / 'cnn'}: cnn is a model of the package" in told.err
+    assert str(BUNDLED / "cnn") in told.out
+
+
+def test_an_added_model_answers_under_the_name_it_was_given(model_folder: Path, tmp_path: Path) -> None:
+    """Else a card could say that its answers are those of the model of the package."""
+    evil = shutil.copytree(model_folder, tmp_path / "evil")
+    (evil / "card.json").write_text((evil / "card.json").read_text().replace('"tiny"', '"cnn"'))
+    add(evil, "other")
+    assert load("other").identity == "other 1.2"
+
+
+def damage(folder: Path, kind: str) -> None:
+    """Turn a copy of a model into one that cannot be used."""
+    card = folder / "card.json"
+    if kind == "truncated card":
+        card.write_text(card.read_text()[:100])
+    elif kind == "no card":
+        card.unlink()
+    elif kind == "no network":
+        (folder / "model.onnx").unlink()
+    elif kind == "a file":
+        shutil.rmtree(folder)
+        folder.write_text("in the way")
+    elif kind == "a dangling link":
+        shutil.rmtree(folder)
+        folder.symlink_to(folder.parent / "nowhere")
+    elif kind == "card is a pipe":
+        card.unlink()
+        os.mkfifo(card)
+    elif kind == "card is a folder":
+        card.unlink()
+        card.mkdir()
+    elif kind == "huge card":
+        with card.open("ab") as file:
+            file.truncate(17 << 20)
+    elif kind == "a name with an escape":
+        folder.rename(folder.with_name("a\x1b[2Jb"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("truncated card", "no card", "no network", "a file", "a dangling link", "card is a pipe", "card is a folder"),
+        *("huge card", "a name with an escape"),
+    ],
+)
+def test_a_damaged_model_is_named_and_left_out_and_breaks_nothing_else(
+    model_folder: Path, place: Path, slices: list[Path], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    shutil.copytree(model_folder, place / "broken")
+    damage(place / "broken", kind)
+    add(model_folder, "good")
+    assert [model.name for model in known()] == ["cnn", "good"]
+    assert load("good").identity == "good 1.2"
+    assert main(["predict", str(slices[0])]) == 0
+    assert main(["models", "list"]) == 3
+    told = capsys.readouterr()
+    assert told.err.count("left out: ") == 1
+    assert ("a\\x1b[2Jb" if kind == "a name with an escape" else str(place / "broken")) in told.err
+    assert "\x1b" not in told.out + told.err
+    if kind != "a name with an escape":
+        assert main(["predict", str(slices[0]), "--model", "broken"]) == 2
+        assert str(place / "broken") in capsys.readouterr().err
+
+
+def test_who_says_how_good_a_model_is_is_said(model_folder: Path, place: Path, tmp_path: Path) -> None:
+    boasting = shutil.copytree(model_folder, tmp_path / "boasting")
+    fields = json.loads((boasting / "card.json").read_text())
+    for name, value, claim in (
+        ("high", 0.955, "95.5 % by its own card, not checked here"),
+        ("text", "\x1b[2J", "not measured on other patients"),
+        ("over", 7, "not measured on other patients"),
+        ("true", True, "not measured on other patients"),
+    ):
+        fields["metrics"] = {"tested": {"accuracy": {"value": value}}}
+        (boasting / "card.json").write_text(json.dumps(fields))
+        assert add(boasting, name).claim() == claim
+    for name, metrics in (("list", {"tested": []}), ("number", {"tested": {"accuracy": 3}})):
+        (boasting / "card.json").write_text(json.dumps(fields | {"metrics": metrics}))
+        assert add(boasting, name).claim() == "not measured on other patients"
+    assert {model.name: model.claim() for model in known()}["cnn"].endswith(
+        "% on other patients of the same collections"
+    )
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_links_in_a_folder_bring_in_no_other_file(model_folder: Path, place: Path, tmp_path: Path, part: str) -> None:
+    linked = shutil.copytree(model_folder, tmp_path / "linked")
+    (linked / part).rename(tmp_path / "secret")
+    (linked / part).symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelError, match=f"{part} is a link"):
+        add(linked)
+    assert list(place.iterdir()) == []
+
+
+def test_links_in_an_archive_are_not_followed(model_folder: Path, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    file = tmp_path / "links.zip"
+    file.write_bytes(packed(model_folder))
+    with zipfile.ZipFile(file, "a") as archive:
+        link = zipfile.ZipInfo("weights.safetensors")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, str(tmp_path / "secret"))
+    add(file)
+    assert (place / "tiny" / "weights.safetensors").read_text() == str(tmp_path / "secret")
+    assert not (place / "tiny" / "weights.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize("chosen", ["models", "./models"])
+def test_a_models_folder_that_depends_on_the_current_folder_is_refused(
+    chosen: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], slices: list[Path]
+) -> None:
+    monkeypatch.setenv("BRAINTUMOR_MODELS", chosen)
+    assert main(["predict", str(slices[0]), "--model", "mine"]) == 2
+    assert f"expected an absolute path in BRAINTUMOR_MODELS, got {chosen}" in capsys.readouterr().err
+    assert main(["predict", str(slices[0])]) == 0
+
+
+def test_an_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRAINTUMOR_MODELS", "")
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")  # to be ignored, says the specification
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert models_folder() == tmp_path / ".local" / "share" / "braintumor" / "models"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert models_folder() == tmp_path / "data" / "braintumor" / "models"
 
 
 def test_the_commands(
@@ -195,8 +357,8 @@ def test_the_commands(
     assert main(["models", "list"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed[:3]] == ["cnn", "second", "tiny"]
-    assert "% on new patients" in listed[0]
-    assert "not measured on new patients" in listed[1]
+    assert "% on other patients of the same collections" in listed[0]
+    assert "not measured on other patients" in listed[1]
     assert main(["predict", str(slices[0]), "--model", "tiny", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["predictions"][0]["model"] == "tiny 1.2"
     assert main(["predict", str(slices[0])]) == 0

@@ -1,6 +1,8 @@
-"""The command line: one dataclass per command. Only this module and `terminal` print."""
+"""The command line: one dataclass per command. `terminal` prints."""
 
+import codecs
 import dataclasses
+import functools
 import io
 import os
 import resource
@@ -20,7 +22,9 @@ from braintumor.confinement import hide
 from braintumor.decision import REFER
 from braintumor.errors import BrainTumorError, ImageError, MissingExtraError
 from braintumor.scan import Choice
-from braintumor.zoo import DEFAULT
+from braintumor.terminal import say, say_aside
+from braintumor.text import visible
+from braintumor.zoo import DEFAULT, is_path
 
 if TYPE_CHECKING:
     from braintumor.inference import Prediction
@@ -121,19 +125,20 @@ class Train:
                     skip_unreadable=self.skip_unreadable,
                 )
         except KeyboardInterrupt:
-            print(interrupted_text(out), file=sys.stderr)
+            say_aside(interrupted_text(out))
             return INTERRUPTED
         finally:
             signal.signal(signal.SIGTERM, previous)
         if card is None:  # a process beside the first under torchrun
             return DONE
         validation = card.metrics["validation"]
-        print(
-            f"model folder: {out}\n"
+        say(
+            f"model folder: {out}",
             f"epoch {card.metrics['kept_epoch']} of {card.metrics['epochs']} is kept, "
             f"{card.metrics['train_minutes']} minutes, "
-            f"validation macro-F1 {validation['macro_f1']:.4f} on {validation['n']} images\n"
-            f"next: braintumor evaluate {out} {self.data_dir}\n{DISCLAIMER}"
+            f"validation macro-F1 {validation['macro_f1']:.4f} on {validation['n']} images",
+            f"next: braintumor evaluate {out} {self.data_dir}",
+            DISCLAIMER,
         )
         return DONE
 
@@ -176,8 +181,7 @@ class Evaluate:
                 skip_unreadable=self.skip_unreadable,
                 progress=bar.show,
             )
-        print(report.summary())
-        print(f"report: {out / 'report.html'}\n{DISCLAIMER}")
+        say(*report.summary().split("\n"), f"report: {out / 'report.html'}", DISCLAIMER)
         return FINDINGS if report.skipped else DONE
 
 
@@ -229,12 +233,11 @@ class Folds:
             with Bar("evaluating") as bar:
                 report = folds(config, self.data_dir, out, bar.say, jobs=self.jobs, progress=bar.show, masks=self.masks)
         except KeyboardInterrupt:
-            print("interrupted; finished epochs are kept. The same command goes on", file=sys.stderr)
+            say_aside("interrupted; finished epochs are kept. The same command goes on")
             return INTERRUPTED
         finally:
             signal.signal(signal.SIGTERM, previous)
-        print(report.summary())
-        print(f"report: {out / 'evaluation' / 'report.html'}\n{DISCLAIMER}")
+        say(*report.summary().split("\n"), f"report: {out / 'evaluation' / 'report.html'}", DISCLAIMER)
         return DONE
 
 
@@ -256,12 +259,13 @@ class Quantize:
 
         card = quantize(self.model, self.data_dir, precision=self.precision)
         found, original = card.precisions[self.precision], card.precisions["float32"]
-        print(
-            f"written: {self.model / ONNX_FILES[self.precision]}\n"
+        say(
+            f"written: {self.model / ONNX_FILES[self.precision]}",
             f"on {found['n']} validation images: same class {found['agreement']:.4f}, "
             f"accuracy {found['accuracy']:.4f} (float32 {original['accuracy']:.4f}), "
-            f"correlation of the class maps {found['class_map_correlation']:.4f}\n"
-            f"next: braintumor predict IMAGES --model {self.model} --precision {self.precision}\n{DISCLAIMER}"
+            f"correlation of the class maps {found['class_map_correlation']:.4f}",
+            f"next: braintumor predict IMAGES --model {as_model(self.model)} --precision {self.precision}",
+            DISCLAIMER,
         )
         return DONE
 
@@ -282,8 +286,7 @@ class Compare:
         from braintumor.evaluate.compare import compare
 
         comparison = compare(self.first, self.second, self.out)
-        print(comparison.summary())
-        print(f"comparison: {self.out / 'compare.html'}\n{DISCLAIMER}")
+        say(*comparison.summary().split("\n"), f"comparison: {self.out / 'compare.html'}", DISCLAIMER)
         return DONE
 
 
@@ -370,12 +373,12 @@ class Explain:
 
         def write(answer: "tuple[Scan, Prediction] | ImageError | None") -> None:
             if answer is None:
-                print(f"{model.identity}. {DISCLAIMER}")
+                say(f"{model.identity}. {DISCLAIMER}")
             elif not isinstance(answer, ImageError):
                 scan, prediction = answer
                 shown_class = self.show_class or prediction.predicted
                 name = names.take(output_name(prediction))
-                print(explained(scan, prediction, model, shown_class, self.out, name), flush=True)
+                say(explained(scan, prediction, model, shown_class, self.out, name))
 
         try:
             failures = written(judge_each(sources, model, choice), write)
@@ -408,7 +411,7 @@ class Audit:
         with Bar("reading") as bar:
             found = audit(self.data_dir, self.reference, bar.show, bar.say)
         write(found, self.data_dir, self.out)
-        print(f"{summary(found)}\nreport: {self.out / 'audit.html'}\n{DISCLAIMER}")
+        say(*summary(found).split("\n"), f"report: {self.out / 'audit.html'}", DISCLAIMER)
         return FINDINGS if self.strict and (found.leaks or found.unreadable) else DONE
 
 
@@ -423,8 +426,7 @@ class DataGet:
 
     def run(self) -> int:
         """Download, and say what is there and under which licence."""
-        text = kaggle_text(self.out) if self.source == "kaggle" else figshare_text(self.out)
-        print(f"{text}\n{DISCLAIMER}")
+        say(*(kaggle_lines(self.out) if self.source == "kaggle" else figshare_lines(self.out)), DISCLAIMER)
         return DONE
 
 
@@ -447,9 +449,9 @@ class DataShow:
             sheet = contact_sheet(self.data_dir, bar.show)
         with replacing(self.out) as aside:
             sheet.page.save(aside, "PNG")
-        print("\n".join([*sheet.captions, f"contact sheet: {self.out}", DISCLAIMER]))
+        say(*sheet.captions, f"contact sheet: {self.out}", DISCLAIMER)
         for image, reason in sorted(sheet.unreadable.items()):
-            print(f"unreadable: {self.data_dir / image}: {reason}", file=sys.stderr)
+            say_aside(f"unreadable: {self.data_dir / image}: {reason}")
         tell_failures(len(sheet.unreadable))
         return FINDINGS if sheet.unreadable else DONE
 
@@ -474,16 +476,17 @@ class ModelsList:
 
     def run(self) -> int:
         """Print a line for each."""
-        from braintumor.zoo import known
+        from braintumor.zoo import Known, surveyed
 
-        for each in known():
-            tested = each.card.metrics.get("tested", {})
-            accuracy = tested.get("accuracy", {}).get("value")
-            measured = f"{100 * accuracy:.1f} % on new patients" if accuracy else "not measured on new patients"
-            precisions = ", ".join(each.precisions)
-            print(f"{each.name:<16} {each.card.architecture:<8} {precisions:<14} {measured}  {each.folder}")
-        print(DISCLAIMER)
-        return DONE
+        models = surveyed()
+        for model in models:
+            if isinstance(model, Known):
+                precisions = ", ".join(model.precisions)
+                say(f"{model.name:<16} {model.card.architecture:<8} {precisions:<14} {model.claim()}  {model.folder}")
+            else:
+                say_aside(f"left out: {model}")
+        say(DISCLAIMER)
+        return DONE if all(isinstance(model, Known) for model in models) else FINDINGS
 
 
 @dataclass(frozen=True)
@@ -504,7 +507,7 @@ class ModelsGet:
 
         with Bar("downloading") as bar:
             found = get(self.url, self.sha256, self.name, bar.show)
-        print(added_text(found.name, found.folder))
+        say(*added_lines(found.name, found.folder))
         return DONE
 
 
@@ -524,7 +527,7 @@ class ModelsAdd:
         from braintumor.zoo import add
 
         found = add(self.source, self.name, self.sha256)
-        print(added_text(found.name, found.folder))
+        say(*added_lines(found.name, found.folder))
         return DONE
 
 
@@ -580,10 +583,9 @@ class DicomClassify:
         sources = list(images)
         refuse_overwriting(sources, self.out)
         study = survey(sources, best=self.series == "best")
-        for line in study.explanations:
-            print(line, flush=True)
+        say(*study.explanations)
         for problem in study.unreadable:
-            print(f"unreadable: {problem}", file=sys.stderr)
+            say_aside(f"unreadable: {problem}")
         if not study.files:
             tell_passed_over(images.passed_over, verbose=self.verbose)
             raise BrainTumorError("nothing to classify: no file is a DICOM image of a series that is taken; see above")
@@ -608,7 +610,7 @@ class DicomClassify:
 
         def write(said: str | ImageError | None) -> None:
             if not isinstance(said, ImageError):
-                print(f"{model.identity}. {DISCLAIMER}" if said is None else said, flush=True)
+                say(f"{model.identity}. {DISCLAIMER}" if said is None else said)
 
         with quiet():
             answers = judge_each(study.files, model, Choice.of(self.slices))
@@ -641,13 +643,9 @@ class DicomWatch:
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
-        print(f"{model.identity}. {DISCLAIMER}", flush=True)
-
-        def say(line: str) -> None:
-            print(line, flush=True)
-
+        say(f"{model.identity}. {DISCLAIMER}")
         tally = watch(self.url, model, self.state, poll_seconds=self.poll_seconds, once=self.once, say=say)
-        print(tally)
+        say(str(tally))
         return DONE
 
 
@@ -698,43 +696,61 @@ class Serve:
             raise BrainTumorError(f"models of the same name cannot be told apart: {', '.join(names)}; leave one out")
 
         def ready(address: str) -> None:
-            print(
-                f"{', '.join(model.identity for model in models)}\nopen {address} (Ctrl-C ends)\n{DISCLAIMER}",
-                flush=True,
-            )
+            say(", ".join(model.identity for model in models), f"open {address} (Ctrl-C ends)", DISCLAIMER)
 
         settings = Settings(token=os.environ.get(TOKEN_VARIABLE, ""), keep_alive_seconds=self.keep_alive_seconds)
         serve(models, settings, host=self.host, port=self.port, ready=ready)
         return DONE
 
 
+Command = Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Audit | Data | Models | Dicom | Serve
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0 for done, 2 for bad input or usage, 3 for done with findings, 130 for interrupted."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names in CSV need not be UTF-8, and no character ends a command
+        is_utf_8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf_8 else "backslashreplace")
     try:
-        command = tyro.cli(
-            Train | Evaluate | Folds | Compare | Predict | Explain | Quantize | Audit | Data | Models | Dicom | Serve,
-            prog="braintumor",
-            description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
-            args=arguments,
-            config=(OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
+        command = parsed(sys.argv[1:] if arguments is None else arguments)
         if isinstance(command, Predict | Explain | Dicom | Serve):
             hide()  # from the processes that decode, where the system confines these badly
         return command.run()
     except BrainTumorError as error:
-        print(f"braintumor: {error}", file=sys.stderr)
+        say_aside(*f"braintumor: {error}".split("\n"))
         return BAD_INPUT
     except ModuleNotFoundError as error:
         extra = EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        print(f"braintumor: {MissingExtraError(extra, str(error.name))}", file=sys.stderr)
+        say_aside(f"braintumor: {MissingExtraError(extra, str(error.name))}")
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("braintumor: interrupted", file=sys.stderr)
+        say_aside("braintumor: interrupted")
         return INTERRUPTED
+
+
+def parsed(arguments: list[str]) -> Command:
+    """Return the command that arguments ask for; where they ask for none, say so with the arguments made visible.
+
+    Raises:
+        SystemExit: help was asked for, or the arguments are no command.
+    """
+    parse = functools.partial(
+        tyro.cli,
+        Command,
+        prog="braintumor",
+        description=f"Classify brain MRI slices, show why and how sure. {DISCLAIMER}",
+        config=(OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    shown = [visible(argument) for argument in arguments]
+    try:
+        command: Command = parse(args=arguments, console_outputs=arguments == shown)
+    except SystemExit:
+        if arguments != shown:
+            parse(args=shown)
+        raise
+    return command
 
 
 def script() -> None:
@@ -781,21 +797,21 @@ def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_clas
     return f"{prediction.image}: {said(prediction)}; {state} for {TITLES[shown_class]} -> {out / name}.png"
 
 
-def kaggle_text(out: Path) -> str:
+def kaggle_lines(out: Path) -> tuple[str, ...]:
     """Get the set from Kaggle; return what to say about it."""
     from braintumor.data.kaggle import get_kaggle
 
-    print(f"getting the set from Kaggle into {out}; this takes a while the first time", file=sys.stderr)
+    say_aside(f"getting the set from Kaggle into {out}; this takes a while the first time")
     manifest = get_kaggle(out).manifest
     counts = ", ".join(f"{split} {sum(classes.values()):,}" for split, classes in manifest.counts().items())
     return (
-        f"data folder: {manifest.root} ({len(manifest):,} images: {counts})\n"
-        "Brain Tumor MRI Dataset (Nickparvar), Kaggle, CC0\n"
-        f"next: braintumor data show {manifest.root}"
+        f"data folder: {manifest.root} ({len(manifest):,} images: {counts})",
+        "Brain Tumor MRI Dataset (Nickparvar), Kaggle, CC0",
+        f"next: braintumor data show {manifest.root}",
     )
 
 
-def figshare_text(out: Path) -> str:
+def figshare_lines(out: Path) -> tuple[str, ...]:
     """Get the set from figshare; return what to say about it."""
     from braintumor.data.figshare import get_figshare
     from braintumor.terminal import Bar
@@ -803,15 +819,20 @@ def figshare_text(out: Path) -> str:
     with Bar("figshare") as bar:
         reference = get_figshare(out, bar.show)
     return (
-        f"reference folder: {reference}\n"
+        f"reference folder: {reference}",
         "cite: Cheng 2017, brain tumor dataset, doi 10.6084/m9.figshare.1512427, CC BY 4.0; changed: to PNG, grey "
-        "values stretched"
+        "values stretched",
     )
 
 
-def added_text(name: str, folder: Path) -> str:
+def added_lines(name: str, folder: Path) -> tuple[str, ...]:
     """Return what to say about a model that was added."""
-    return f"{name}: {folder}\nnext: braintumor predict IMAGES --model {name}\n{DISCLAIMER}"
+    return f"{name}: {folder}", f"next: braintumor predict IMAGES --model {name}", DISCLAIMER
+
+
+def as_model(folder: Path) -> str:
+    """Return a folder as --model takes it, which takes a word without a separator for a name."""
+    return str(folder) if is_path(str(folder)) else f".{os.sep}{folder}"
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from enum import StrEnum, auto
 from pathlib import Path
 
+from braintumor.text import visible
+
 
 class Refusal(StrEnum):
     """Why a file has no answer: what programs compare, where people read `ImageError.reason`."""
@@ -32,7 +34,14 @@ class Refusal(StrEnum):
 
 
 class BrainTumorError(Exception):
-    """Input that cannot be used. The message says what came, what was expected and what to do."""
+    """Input that cannot be used. The message says what came, what was expected and what to do.
+
+    Each argument is a line of the message. What came from outside, a file name for one, cannot begin a further line.
+    """
+
+    def __str__(self) -> str:
+        """Return the message, with its control characters made visible."""
+        return "\n".join(visible(str(line)) for line in self.args)
 
 
 class ImageError(BrainTumorError):
@@ -59,10 +68,10 @@ class UnreadableDataError(DataError):
     """Files of a data folder that cannot be read: `problems` maps each path to its reason."""
 
     def __init__(self, root: Path, problems: Mapping[str, str]) -> None:
-        listed = "\n".join(f"  {path}: {reason}" for path, reason in sorted(problems.items()))
         super().__init__(
-            f"{len(problems)} unusable path(s) in {root}:\n{listed}\n"
-            "Repair or remove them, or pass --skip_unreadable to go on without them."
+            f"{len(problems)} unusable path(s) in {root}:",
+            *(f"  {path}: {reason}" for path, reason in sorted(problems.items())),
+            "Repair or remove them, or pass --skip_unreadable to go on without them.",
         )
         self.problems = dict(problems)
 

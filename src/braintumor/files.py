@@ -64,9 +64,34 @@ def write_text(target: Path, text: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: $BRAINTUMOR_CACHE, else braintumor under the user's cache."""
-    chosen = os.environ.get("BRAINTUMOR_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "braintumor"
+    """Return the folder for what can be made again: $BRAINTUMOR_CACHE, else braintumor under the user's cache.
+
+    Raises:
+        StorageError: neither is named, and there is no home folder.
+    """
+    if chosen := os.environ.get("BRAINTUMOR_CACHE"):
+        return Path(chosen)
+    folder = user_folder("XDG_CACHE_HOME", ".cache")
+    if folder is None:
+        raise StorageError("there is no home folder for a cache; name a folder in BRAINTUMOR_CACHE")
+    return folder / "braintumor"
+
+
+def user_folder(variable: str, below_home: str) -> Path | None:
+    """Return a folder of the user's that a variable names, else one below the home folder; None where there is none.
+
+    A path that is not absolute is not taken.
+
+    Source: XDG Base Directory Specification, version 0.8.
+    """
+    chosen = Path(os.environ.get(variable, ""))
+    if chosen.is_absolute():
+        return chosen
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and an account without an entry
+        return None
+    return home / below_home if home.is_absolute() else None
 
 
 def file_sha256(file: Path) -> str:

@@ -1,89 +1,26 @@
 """What a trained model is on disk, and how to call it: a folder with card.json and model.onnx."""
 
-import dataclasses
-import json
-import math
 import os
 import platform
-from dataclasses import dataclass, field
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from braintumor.card import Card as Card
 from braintumor.classes import CLASSES
 from braintumor.decision import Policy
 from braintumor.errors import ModelError
-from braintumor.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import onnxruntime
 
 ONNX_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 """File of each precision in the model folder; the first one is written by training."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """All it takes to judge and rebuild a model; `card.json` holds the same fields.
-
-    Attributes:
-        class_map_scale: value of a class map that is shown as full colour (see `overlay`).
-        temperature: the logits are divided by it before the softmax; 1 changes nothing.
-        data: fingerprint of the manifest, counts per split and class, split fractions, files left out.
-        train: every setting of the run, so that it can be repeated.
-        rejection: for each precision, when answers are withheld, from validation images: `unusual` and `foreign`,
-            thresholds of how unusual an image may be; `points`, the least probability for a coverage, with the error
-            there; `sets`, the quantiles of prediction sets by their error.
-        precisions: one entry per ONNX file: how far float32 agrees with the trained network, the others with float32.
-    """
-
-    name: str
-    version: str
-    architecture: str
-    preprocess: Preprocess
-    class_map_scale: float
-    package_version: str
-    classes: tuple[str, ...] = CLASSES
-    recipe: str = "reference"
-    train: dict[str, Any] = field(default_factory=dict)
-    weights_origin: str = ""
-    data: dict[str, Any] = field(default_factory=dict)
-    temperature: float = 1.0
-    rejection: dict[str, Any] = field(default_factory=dict)
-    precisions: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    licence: str = "MIT"
-    intended_use: str = "Research on brain MRI slices. Not a medical device, not for diagnosis."
-
-    def __post_init__(self) -> None:
-        if self.classes != CLASSES:
-            raise ModelError(f"expected the classes {CLASSES} in this order, the card has {self.classes}")
-        if not (0 < self.class_map_scale < math.inf and 0 < self.temperature < math.inf):
-            raise ModelError(
-                "expected a positive, finite class_map_scale and temperature, "
-                f"the card has {self.class_map_scale} and {self.temperature}"
-            )
-
-    def to_json(self) -> str:
-        """Return the text of `card.json`."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Return the card in the text of a `card.json`.
-
-        Raises:
-            ModelError: not JSON, or a field is missing, unknown or out of range.
-        """
-        try:
-            fields = json.loads(text)
-            fields["preprocess"] = Preprocess(**fields["preprocess"])
-            fields["classes"] = tuple(fields["classes"])
-            return cls(**fields)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ModelError(f"card.json cannot be used ({error}); export the model again with this version") from error
+LARGEST_CARD: Final = 16 << 20  # bytes
+LARGEST_NETWORK: Final = 1 << 30  # bytes
 
 
 class Answers(NamedTuple):
@@ -134,10 +71,20 @@ class Model:
         """Return what the network says about (N, 1, H, W) inputs.
 
         Raises:
-            ModelError: a logit is not finite.
+            ModelError: the network cannot be computed, or an answer is not finite or of another shape.
         """
-        answers = Answers(*self._session.run(OUTPUTS, {"image": images}))
-        if not np.isfinite(answers.logits).all():
+        try:
+            answers = Answers(*self._session.run(OUTPUTS, {"image": images}))
+        except Exception as error:  # as in `open_session`
+            raise ModelError(f"the network in {self.folder} cannot be computed; copy or export it again") from error
+        n, classes = len(images), len(CLASSES)
+        shapes = answers.logits.shape, answers.class_maps.shape, answers.unusual.shape
+        if shapes != ((n, classes), (n, classes, *shapes[1][2:4]), (n,)) or len(shapes[1]) != 4 or 0 in shapes[1]:
+            raise ModelError(
+                f"the network in {self.folder} answers {n} images in the shapes {shapes}, expected "
+                f"({n}, {classes}), ({n}, {classes}, h, w) and ({n},); copy or export the model again"
+            )
+        if not all(np.isfinite(answer).all() for answer in answers):
             raise ModelError(f"the network in {self.folder} answers NaN or infinity; copy or export the model again")
         return answers
 
@@ -171,7 +118,7 @@ def load(folder: str | Path, *, precision: str | None = None, threads: int | Non
     if precision not in ONNX_FILES:
         raise ModelError(f"no precision is called {precision!r}; choose one of {', '.join(ONNX_FILES)}")
     network_file = folder / ONNX_FILES[precision]
-    card = Card.from_json(content(folder / "card.json").decode(errors="replace"))
+    card = card_in(folder)
     if precision != "float32":
         check_quantized(network_file, card, precision)
     session = open_session(network_file, threads or usable_cores())
@@ -179,9 +126,22 @@ def load(folder: str | Path, *, precision: str | None = None, threads: int | Non
     return Model(folder, card, session, precision)
 
 
+def card_in(folder: Path) -> Card:
+    """Return the card in a model folder.
+
+    Raises:
+        ModelError: it is missing or cannot be used; the folder is named.
+    """
+    text = content(folder / "card.json", LARGEST_CARD).decode(errors="replace")
+    try:
+        return Card.from_json(text)
+    except ModelError as error:
+        raise ModelError(f"no model in {folder}: {error}") from error
+
+
 def precisions_in(folder: Path) -> tuple[str, ...]:
     """Return the precisions whose ONNX files are in a folder."""
-    return tuple(name for name, file in ONNX_FILES.items() if (folder / file).is_file())
+    return tuple(name for name, file in ONNX_FILES.items() if os.path.isfile(folder / file))  # noqa: PTH113 - no errors
 
 
 def check_quantized(file: Path, card: Card, precision: str) -> None:
@@ -195,19 +155,22 @@ def check_quantized(file: Path, card: Card, precision: str) -> None:
     )
 
 
-def content(file: Path) -> bytes:
+def content(file: Path, most: int = LARGEST_NETWORK) -> bytes:
     """Return the content of a file of the model folder.
 
     Raises:
-        ModelError: there is no such file, or it cannot be read.
+        ModelError: there is no such file, it cannot be read, or it is larger than `most` bytes.
     """
     try:
-        return file.read_bytes()
-    except OSError as error:
-        problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise ModelError(
-            f"no model in {file.parent}: {file.name} {problem}; name a folder written by `braintumor train`"
-        ) from error
+        facts = file.stat()
+        if stat.S_ISREG(facts.st_mode) and facts.st_size <= most:  # a pipe would be waited for
+            return file.read_bytes()
+        problem = f"is no file of at most {most >> 20} MiB"
+    except FileNotFoundError:
+        problem = "is missing"
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    raise ModelError(f"no model in {file.parent}: {file.name} {problem}; name a folder written by `braintumor train`")
 
 
 def open_session(file: Path, threads: int) -> "onnxruntime.InferenceSession":
@@ -259,9 +222,12 @@ def check_signature(session: "onnxruntime.InferenceSession", card: Card, file: P
     """Raise where inputs and outputs of the network are not those that the card promises."""
     size = card.preprocess.size
     inputs = {node.name: list(node.shape[1:]) for node in session.get_inputs()}
+    nodes = (*session.get_inputs(), *session.get_outputs())
     outputs = {node.name for node in session.get_outputs()}
-    if inputs != {"image": [1, size, size]} or not outputs.issuperset(OUTPUTS):
+    others = {node.type for node in nodes if node.name in ("image", *OUTPUTS)} - {"tensor(float)"}
+    if inputs != {"image": [1, size, size]} or not outputs.issuperset(OUTPUTS) or others:
         raise ModelError(
-            f"{file} has the inputs {inputs} and the outputs {sorted(outputs)}, "
-            f"expected image (N, 1, {size}, {size}) and {', '.join(OUTPUTS)}; train or export the model again"
+            f"{file} has the inputs {inputs} and the outputs {sorted(outputs)}{others or ''}, "
+            f"expected image (N, 1, {size}, {size}) and {', '.join(OUTPUTS)}, all float32; "
+            "train or export the model again"
         )

@@ -12,6 +12,7 @@ from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.decision import REFER
 from braintumor.errors import BrainTumorError, ImageError
 from braintumor.inference import COLUMNS, Prediction
+from braintumor.text import to_cell, visible
 from braintumor.volumes import Tally
 
 if TYPE_CHECKING:
@@ -23,19 +24,29 @@ Writer = Callable[[Prediction | ImageError | None], None]
 """Takes every answer, then None at the end."""
 
 
+def say(*lines: str) -> None:
+    """Print lines, at once; control characters in them, a line break too, are made visible."""
+    for line in lines:
+        print(visible(line), flush=True)
+
+
+def say_aside(*lines: str) -> None:
+    """Print lines to the error stream as `say` does."""
+    for line in lines:
+        print(visible(line), file=sys.stderr, flush=True)
+
+
 def text_writer(model: "Model") -> Writer:
     """Return a writer of lines for people: each slice, then a summary of each volume."""
     tally = Tally(model.card.class_map_scale)
 
     def write(answer: Prediction | ImageError | None) -> None:
         if answer is None:
-            for line in summary_lines(tally):
-                print(line)
-            print(f"{model.identity}. {DISCLAIMER}")
+            say(*summary_lines(tally), f"{model.identity}. {DISCLAIMER}")
         elif not isinstance(answer, ImageError):
             shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
             classes = f"  one of: {', '.join(answer.prediction_set)}" if answer.prediction_set else ""
-            print(f"{answer.image}: {said(answer):<15}  {shares}{classes}", flush=True)
+            say(f"{answer.image}: {said(answer):<15}  {shares}{classes}")
             tally.add(answer)
 
     return write
@@ -57,7 +68,7 @@ def json_writer(model: "Model") -> Writer:
     def write(answer: Prediction | ImageError | None) -> None:
         nonlocal separator
         if answer is None:
-            volumes = json.dumps([summary.record() for summary in tally.summaries()])
+            volumes = ascii_json([summary.record() for summary in tally.summaries()])
             print(f'{empty if separator is empty else ""}\n], "volumes": {volumes}}}')
         else:
             if isinstance(answer, Prediction):
@@ -65,10 +76,15 @@ def json_writer(model: "Model") -> Writer:
             entry = (
                 {"image": answer.source, "error": answer.reason} if isinstance(answer, ImageError) else answer.record()
             )
-            print(separator + json.dumps(entry), end="", flush=True)
+            print(separator + ascii_json(entry), end="", flush=True)
             separator = ",\n"
 
     return write
+
+
+def ascii_json(value: object) -> str:
+    """Return JSON of printable ASCII alone; the standard library leaves DEL as it is."""
+    return json.dumps(value).replace("\x7f", "\\u007f")
 
 
 def csv_writer(model: "Model") -> Writer:
@@ -79,11 +95,9 @@ def csv_writer(model: "Model") -> Writer:
 
     def write(answer: Prediction | ImageError | None) -> None:
         if answer is None:
-            for line in summary_lines(tally):
-                print(line, file=sys.stderr)
-            print(f"{model.identity}. {DISCLAIMER}", file=sys.stderr)
+            say_aside(*summary_lines(tally), f"{model.identity}. {DISCLAIMER}")
         elif not isinstance(answer, ImageError):
-            writer.writerow(answer.record().values())
+            writer.writerow(map(to_cell, answer.record().values()))
             tally.add(answer)
 
     return write
@@ -105,7 +119,7 @@ def written(answers: Iterator[Answer | ImageError], write: Callable[[Answer | Im
         total += 1
         if isinstance(answer, ImageError):
             failures += 1
-            print(f"unreadable: {answer}", file=sys.stderr)
+            say_aside(f"unreadable: {answer}")
         write(answer)
     write(None)
     if not total:
@@ -119,16 +133,16 @@ def written(answers: Iterator[Answer | ImageError], write: Callable[[Answer | Im
 def tell_passed_over(files: Sequence[Path], *, verbose: bool) -> None:
     """Say how many files of the folders hold no image, if any; which ones, if wanted."""
     for file in sorted(files) if verbose else ():
-        print(f"passed over: {file}", file=sys.stderr)
+        say_aside(f"passed over: {file}")
     if files:
         names = "" if verbose else "; --verbose names them"
-        print(f"{len(files)} file(s) and folder(s) without an image were passed over{names}", file=sys.stderr)
+        say_aside(f"{len(files)} file(s) and folder(s) without an image were passed over{names}")
 
 
 def tell_failures(failures: int) -> None:
     """Say how many files could not be read, if any."""
     if failures:
-        print(f"{failures} file(s) could not be read", file=sys.stderr)
+        say_aside(f"{failures} file(s) could not be read")
 
 
 class Bar:
@@ -138,11 +152,11 @@ class Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             transient=True,
         )
         self._task = self._bar.add_task(title, total=None, note="")
@@ -164,7 +178,7 @@ class Bar:
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(visible(message), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class TrainingProgress(Bar):

@@ -7,15 +7,17 @@ import urllib.parse
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from braintumor import model as loading
 from braintumor.data.unzip import ZIP_ERRORS
 from braintumor.errors import ModelError, StorageError
-from braintumor.files import cache_folder, file_sha256, publish
-from braintumor.model import ONNX_FILES, Card, Model, precisions_in
+from braintumor.files import cache_folder, file_sha256, publish, user_folder
+from braintumor.model import ONNX_FILES, Card, Model, card_in, precisions_in
 
 if TYPE_CHECKING:
     from braintumor.data.download import Progress
@@ -38,19 +40,46 @@ class Known:
     precisions: tuple[str, ...]
     card: Card
 
+    def claim(self) -> str:
+        """Return in words how good the model is, and who says so."""
+        tested = self.card.metrics.get("tested")
+        accuracy = tested.get("accuracy") if isinstance(tested, dict) else None
+        value = accuracy.get("value") if isinstance(accuracy, dict) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            return "not measured on other patients"
+        if self.folder.parent == BUNDLED:
+            return f"{100 * value:.1f} % on other patients of the same collections"
+        return f"{100 * value:.1f} % by its own card, not checked here"
+
 
 def load(model: str | Path = DEFAULT, *, precision: str | None = None, threads: int | None = None) -> Model:
     """Return a model by its name or folder; without one, that which comes with the package.
 
+    A model that was added answers under the name that it was given here.
+
     Args:
-        model: a name as `known` lists them, or a model folder.
+        model: a name as `known` lists them, or a model folder; see `is_path` for which of them a text is.
         precision: `float32` or `int8`; by default the first of them that the model has.
         threads: CPU threads to use; by default one for each core that the process may use.
 
     Raises:
         ModelError: there is no such model, or it is damaged.
     """
-    return loading.load(find(model), precision=precision, threads=threads)
+    folder = find(model)
+    loaded = loading.load(folder, precision=precision, threads=threads)
+    if folder.parent != BUNDLED and not is_path(model):
+        loaded.card = replace(loaded.card, name=str(model))
+    return loaded
+
+
+def is_path(model: str | Path) -> bool:
+    """Tell whether a model is named by its folder: a text is if it is absolute, begins with a dot or has a separator.
+
+    Any other text is a name, whatever lies in the folder where the program was started.
+    """
+    if isinstance(model, Path):
+        return True
+    return Path(model).is_absolute() or model.startswith(".") or os.sep in model or (os.altsep or os.sep) in model
 
 
 def find(model: str | Path) -> Path:
@@ -59,35 +88,73 @@ def find(model: str | Path) -> Path:
     Raises:
         ModelError: there is none.
     """
-    if Path(model).is_dir() or not NAME.fullmatch(str(model)):
+    if is_path(model):
         return Path(model)
-    folders = {each.name: each.folder for each in known()}
-    if str(model) not in folders:
-        raise ModelError(f"no model is called {model}, and it is no folder; there are {', '.join(sorted(folders))}")
-    return folders[str(model)]
+    name = str(model)
+    if name in bundled():
+        return BUNDLED / name
+    folder = models_folder()
+    if NAME.fullmatch(name) and folder is not None and os.path.lexists(folder / name):
+        return folder / name
+    beside = f"; the folder of this name is written .{os.sep}{name}" if os.path.isdir(name) else ", and it is no folder"  # noqa: PTH112
+    raise ModelError(f"no model is called {name}{beside}; there are {', '.join(each.name for each in known())}")
+
+
+def bundled() -> tuple[str, ...]:
+    """Return the names of the models that come with the package; no other model can have one of them."""
+    return tuple(sorted(card.parent.name for card in BUNDLED.glob("*/card.json")))
 
 
 def known() -> list[Known]:
-    """Return the models that were added on this machine, and those of the package that are not replaced by them."""
-    found: dict[str, Known] = {}
-    for place in (BUNDLED, models_folder()):
-        try:
-            cards = sorted(place.glob("*/card.json"))
-        except PermissionError:  # the account of a service, which may not look into the home it was given
-            cards = []
-        for card in cards:
-            folder = card.parent
-            precisions = precisions_in(folder)
-            if precisions and NAME.fullmatch(folder.name):
-                found[folder.name] = Known(folder.name, folder, precisions, Card.from_json(card.read_text()))
-    return [found[name] for name in sorted(found)]
+    """Return the models that can be named: those of the package, and those that were added on this machine."""
+    return [each for each in surveyed() if isinstance(each, Known)]
 
 
-def models_folder() -> Path:
-    """Return where added models lie: $BRAINTUMOR_MODELS, else braintumor/models under the user's data."""
-    chosen = os.environ.get("BRAINTUMOR_MODELS")
-    data = os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")
-    return Path(chosen) if chosen else Path(data) / "braintumor" / "models"
+def surveyed() -> list[Known | ModelError]:
+    """Return all models by name, and for each folder among the added ones that cannot be used, why."""
+    added = models_folder()
+    try:
+        others = sorted(added.iterdir()) if added is not None else []
+    except OSError:  # no model was added, or the account of a service may not look into the home it was given
+        others = []
+    folders = [*(BUNDLED / name for name in bundled()), *(each for each in others if not each.name.startswith("."))]
+    return list(map(survey, sorted(folders, key=lambda folder: folder.name)))
+
+
+def survey(folder: Path) -> Known | ModelError:
+    """Return the model in a folder, or why it cannot be used; the network is not opened."""
+    if folder.parent != BUNDLED and (fault := fault_of_name(folder.name)):
+        return ModelError(f"{folder}: {fault}")
+    try:
+        card, precisions = card_in(folder), precisions_in(folder)
+    except ModelError as error:
+        return error
+    if not precisions:
+        return ModelError(f"no model in {folder}: {' and '.join(ONNX_FILES.values())} are missing")
+    return Known(folder.name, folder, precisions, card)
+
+
+def fault_of_name(name: str) -> str:
+    """Return why an added model cannot be called so, an empty text if it can."""
+    if not NAME.fullmatch(name):
+        return f"{name!r} cannot be a model's name: use small letters, digits, dots, dashes and underscores"
+    if name in bundled():
+        return f"{name} is a model of the package, which no other can replace; choose another name"
+    return ""
+
+
+def models_folder() -> Path | None:
+    """Return where added models lie: $BRAINTUMOR_MODELS, else braintumor/models under the user's data, else nowhere.
+
+    Raises:
+        ModelError: the variable holds no absolute path, so that names would mean another model in every folder.
+    """
+    if chosen := os.environ.get("BRAINTUMOR_MODELS"):
+        if not Path(chosen).is_absolute():
+            raise ModelError(f"expected an absolute path in BRAINTUMOR_MODELS, got {chosen}")
+        return Path(chosen)
+    data = user_folder("XDG_DATA_HOME", os.path.join(".local", "share"))  # noqa: PTH118
+    return None if data is None else data / "braintumor" / "models"
 
 
 def add(source: Path, name: str | None = None, sha256: str | None = None) -> Known:
@@ -105,22 +172,24 @@ def add(source: Path, name: str | None = None, sha256: str | None = None) -> Kno
     if sha256 is not None:
         check_sha256(source, sha256)
     place = models_folder()
+    if place is None:
+        raise StorageError("there is no home folder for models; name a folder in BRAINTUMOR_MODELS")
     with scratch(place) as aside:
-        if source.is_dir():
+        if os.path.isdir(source):  # noqa: PTH112 - Path.is_dir raises where it may not look
             copy_parts(source, aside)
         else:
             unpack_parts(source, aside)
         for precision in precisions_in(aside) or ("float32",):  # which says what is missing
-            card = loading.load(aside, precision=precision).card
-        name = card.name if name is None else name
-        if not NAME.fullmatch(name):
-            raise ModelError(
-                f"{name!r} cannot be a model's name: use small letters, digits, dots, dashes and underscores"
-            )
-        if (place / name).exists():
+            model = loading.load(aside, precision=precision)
+            side = model.card.preprocess.size
+            model(np.zeros((2, 1, side, side), np.float32))  # which says where its answers are none
+        name = model.card.name if name is None else name
+        if fault := fault_of_name(name):
+            raise ModelError(fault)
+        if os.path.lexists(place / name):
             raise ModelError(f"a model called {name} is in {place} already; choose another --name, or remove it there")
         publish(aside, place / name)
-    return next(each for each in known() if each.name == name)
+    return Known(name, place / name, precisions_in(place / name), model.card)
 
 
 def get(url: str, sha256: str, name: str | None, progress: "Progress") -> Known:
@@ -151,9 +220,12 @@ def check_sha256(source: Path, sha256: str) -> None:
     Raises:
         ModelError: it has, or is a folder.
     """
-    if not source.is_file():
+    if not os.path.isfile(source):  # noqa: PTH113 - Path.is_file raises where it may not look
         raise ModelError(f"{source} is no file, so it has no SHA-256; leave --sha256 out for a folder")
-    found = file_sha256(source)
+    try:
+        found = file_sha256(source)
+    except OSError as error:
+        raise ModelError(f"{source} cannot be read ({error.strerror})") from error
     if found != sha256:
         raise ModelError(
             f"{source} has the SHA-256 {found}, expected {sha256}; copy it again from where it was published"
@@ -179,10 +251,23 @@ def scratch(place: Path) -> Iterator[Path]:
 
 
 def copy_parts(source: Path, target: Path) -> None:
-    """Copy what makes a model from one folder to another."""
+    """Copy what makes a model from one folder to another.
+
+    Raises:
+        ModelError: a part cannot be read, or is a link, which could bring in any file of this machine.
+    """
     for part in PARTS:
-        if (source / part).is_file():
-            shutil.copyfile(source / part, target / part)
+        file = source / part
+        if file.is_symlink():
+            raise ModelError(f"{file} is a link; put the file itself there")
+        if not file.is_file():
+            continue
+        try:
+            stream = file.open("rb")
+        except OSError as error:
+            raise ModelError(f"{file} cannot be read ({error.strerror})") from error
+        with stream, (target / part).open("wb") as copy:
+            shutil.copyfileobj(stream, copy)
 
 
 def unpack_parts(archive: Path, target: Path) -> None:

@@ -20,6 +20,7 @@ from braintumor.data.matlab import Slice, read_slice
 from braintumor.data.unzip import members
 from braintumor.errors import DataError, DownloadError
 from braintumor.files import publish, replacing, write_text
+from braintumor.text import to_cell
 
 ARTICLE: Final = "https://api.figshare.com/v2/articles/1512427"
 PAGE: Final = "https://figshare.com/articles/dataset/brain_tumor_dataset/1512427"
@@ -73,21 +74,21 @@ def originals(folder: Path, progress: Progress) -> list[Path]:
     except DownloadError as error:
         if all(archive.is_file() for archive in archives):
             return archives
-        raise DownloadError(f"{error}.\n{by_hand(folder)}") from error
+        raise DownloadError(f"{error}.", *by_hand(folder)) from error
     try:
         for remote in listed:
             fetch(remote, folder, progress)
     except DownloadError as error:
-        raise DownloadError(f"{error}.\n{by_hand(folder)}") from error
+        raise DownloadError(f"{error}.", *by_hand(folder)) from error
     return archives
 
 
-def by_hand(folder: Path) -> str:
-    """Return how to go on without a network."""
+def by_hand(folder: Path) -> tuple[str, ...]:
+    """Return the lines that say how to go on without a network."""
     return (
-        f"On a machine without network, put these files into {folder} and give the same command again:\n"
-        f"  {', '.join(ARCHIVES)} from {PAGE}\n"
-        f"  article.json, the answer of {ARTICLE}, if the archives shall be verified"
+        f"On a machine without network, put these files into {folder} and give the same command again:",
+        f"  {', '.join(ARCHIVES)} from {PAGE}",
+        f"  article.json, the answer of {ARTICLE}, if the archives shall be verified",
     )
 
 
@@ -148,7 +149,7 @@ def convert(archives: list[Path], reference: Path, progress: Progress) -> None:
             progress(len(slices), total)
     with replacing(aside / "annotations.csv") as file, file.open("w", encoding="utf-8", newline="") as stream:
         rows = [(number, *slices[number]) for number in sorted(slices)]
-        csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *rows])
+        csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *(map(to_cell, row) for row in rows)])
     publish(aside, reference)
 
 

@@ -19,6 +19,7 @@ from braintumor.data.miniatures import Miniatures, sharing_bytes
 from braintumor.data.reference import Match
 from braintumor.errors import DataError
 from braintumor.files import replacing
+from braintumor.text import from_cell, to_cell
 
 Integers = NDArray[np.int64]
 
@@ -95,7 +96,7 @@ def write_groups(rows: Iterable[GroupRow], path: Path) -> None:
     with replacing(path) as aside, aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(dataclasses.astuple(row) for row in rows)
+        writer.writerows(map(to_cell, dataclasses.astuple(row)) for row in rows)
 
 
 def read_groups(path: Path) -> list[GroupRow]:
@@ -106,7 +107,7 @@ def read_groups(path: Path) -> list[GroupRow]:
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            header, *lines = list(csv.reader(stream)) or [[]]
+            header, *lines = [list(map(from_cell, line)) for line in csv.reader(stream)] or [[]]
     except (OSError, csv.Error) as error:
         raise DataError(f"cannot read the groups in {path}: {error}") from error
     if tuple(header) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):

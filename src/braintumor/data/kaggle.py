@@ -107,7 +107,7 @@ def download(archive: Path) -> Path:
         except failures as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DownloadError(
-                f"kagglehub cannot download {VERSION} ({reason}).\n"
-                f"On a machine without network, put the archive from {PAGE}\nthere as {archive} "
-                "and give the same command again"
+                f"kagglehub cannot download {VERSION} ({reason}).",
+                f"On a machine without network, put the archive from {PAGE}",
+                f"there as {archive} and give the same command again",
             ) from error

@@ -34,12 +34,14 @@ ALIASES: Final = {
 """Class of a folder name in lower case, without spaces, hyphens and underscores and with `tumor` for `tumour`."""
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 CLUTTER: Final = ("thumbs.db", "desktop.ini", "__macosx")
-UNDERSTOOD: Final = """Layouts that are understood, in any case:
-  Training/CLASS/*.jpg and Testing/CLASS/*.jpg
-  train/CLASS/*.jpg, and if there are any val/CLASS/*.jpg and test/CLASS/*.jpg
-  CLASS/*.jpg
-with a folder for each CLASS: glioma or glioma_tumor, meningioma or meningioma_tumor, pituitary or pituitary_tumor,
-notumor or no_tumor."""
+UNDERSTOOD: Final = (
+    "Layouts that are understood, in any case:",
+    "  Training/CLASS/*.jpg and Testing/CLASS/*.jpg",
+    "  train/CLASS/*.jpg, and if there are any val/CLASS/*.jpg and test/CLASS/*.jpg",
+    "  CLASS/*.jpg",
+    "with a folder for each CLASS: glioma or glioma_tumor, meningioma or meningioma_tumor, pituitary or",
+    "pituitary_tumor, notumor or no_tumor.",
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def wanted_parts(data_dir: Path, parts: Collection[str]) -> dict[str, Path]:
     wanted = {part: folder for part, folder in folders.items() if part in parts or not part}
     if not wanted or ("train" in parts and not {"train", ""} & set(wanted)):
         missing = "train" if "train" in parts else " or ".join(sorted(parts))
-        raise DataError(f"{data_dir} has no {missing} folder, only {listed(folders.values())}.\n{UNDERSTOOD}")
+        raise DataError(f"{data_dir} has no {missing} folder, only {listed(folders.values())}.", *UNDERSTOOD)
     return wanted
 
 
@@ -123,11 +125,11 @@ def part_folders(data_dir: Path) -> dict[str, Path]:
     classes = [folder for folder in subfolders if class_of(folder.name)]
     if found and classes:
         both = listed([*(folder for _, folder in found), *classes])
-        raise DataError(f"{data_dir} mixes part folders and class folders: {both}.\n{UNDERSTOOD}")
+        raise DataError(f"{data_dir} mixes part folders and class folders: {both}.", *UNDERSTOOD)
     if len({part for part, _ in found}) < len(found):
         raise DataError(f"{data_dir} has two folders for one part: {listed(folder for _, folder in found)}; merge them")
     if not found and not classes:
-        raise DataError(f"no known layout in {data_dir}: it holds {listed(subfolders)}.\n{UNDERSTOOD}")
+        raise DataError(f"no known layout in {data_dir}: it holds {listed(subfolders)}.", *UNDERSTOOD)
     order = list(PARTS.values())
     return dict(sorted(found, key=lambda item: order.index(item[0]))) if found else {"": data_dir}
 
@@ -142,7 +144,7 @@ def visible_folders(folder: Path) -> list[Path]:
         return [path for path in sorted(folder.iterdir()) if not is_clutter(path.name) and path.is_dir()]
     except OSError as error:
         reason = (error.strerror or "cannot be listed").lower()
-        raise DataError(f"expected a data folder at {folder}: {reason}.\n{UNDERSTOOD}") from error
+        raise DataError(f"expected a data folder at {folder}: {reason}.", *UNDERSTOOD) from error
 
 
 def listed(folders: "Collection[Path] | Iterator[Path]") -> str:
@@ -172,7 +174,7 @@ def class_folders(folder: Path) -> dict[str, str]:
     labels = {path.name: class_of(path.name) for path in visible_folders(folder)}
     unknown = [folder / name for name, label in labels.items() if label is None]
     if unknown:
-        raise DataError(f"unknown class in {folder}: {listed(unknown)}; rename or remove it.\n{UNDERSTOOD}")
+        raise DataError(f"unknown class in {folder}: {listed(unknown)}; rename or remove it.", *UNDERSTOOD)
     return {name: label for name, label in labels.items() if label}
 
 
@@ -241,4 +243,4 @@ def check_classes(folder: Path, rows: list[Row]) -> None:
         raise DataError(f"no usable image of {', '.join(empty)} in {folder}; add images or remove the class folder")
     if len(labels) < 2:
         only = ", ".join(labels) or "none"
-        raise DataError(f"expected at least two classes in {folder}, found {only}.\n{UNDERSTOOD}")
+        raise DataError(f"expected at least two classes in {folder}, found {only}.", *UNDERSTOOD)

@@ -14,6 +14,7 @@ from typing import Final
 from braintumor.classes import CLASSES
 from braintumor.errors import DataError
 from braintumor.files import file_sha256, replacing
+from braintumor.text import from_cell, to_cell
 
 SPLITS: Final = ("train", "val", "test")
 
@@ -98,7 +99,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     with replacing(path) as aside, aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(dataclasses.astuple(row) for row in manifest.rows)
+        writer.writerows(map(to_cell, dataclasses.astuple(row)) for row in manifest.rows)
 
 
 def read_manifest(path: Path, root: Path) -> Manifest:
@@ -114,7 +115,7 @@ def read_manifest(path: Path, root: Path) -> Manifest:
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            header, *lines = list(csv.reader(stream)) or [[]]
+            header, *lines = [list(map(from_cell, line)) for line in csv.reader(stream)] or [[]]
     except (OSError, csv.Error) as error:
         raise DataError(f"cannot read the manifest {path}: {error}") from error
     if tuple(header) != COLUMNS:
@@ -147,9 +148,10 @@ def fault_of(line: list[str]) -> str:
 def refuse(path: Path, what: str, offenders: list[str]) -> None:
     """Raise a DataError that lists the offenders (the first 20), if there are any."""
     if offenders:
-        shown = "\n".join(f"  {offender}" for offender in offenders[:20])
-        more = f"\n  and {len(offenders) - 20} more" if len(offenders) > 20 else ""
-        raise DataError(f"{path} has {what} ({len(offenders)}):\n{shown}{more}")
+        more = [f"  and {len(offenders) - 20} more"] if len(offenders) > 20 else []
+        raise DataError(
+            f"{path} has {what} ({len(offenders)}):", *(f"  {offender}" for offender in offenders[:20]), *more
+        )
 
 
 def leaks(manifest: Manifest) -> list[tuple[str, tuple[str, ...]]]:

@@ -16,6 +16,7 @@ from braintumor.data.manifest import Manifest, Row
 from braintumor.data.miniatures import Miniatures
 from braintumor.data.orientations import ORIENTATIONS
 from braintumor.errors import DataError
+from braintumor.text import from_cell
 
 COLUMNS: Final = ("figshare_id", "class", "patient", "tumor_outline_xy")
 SUFFIXES: Final = (".png", ".jpg")
@@ -83,8 +84,10 @@ def read_reference(folder: Path) -> Reference:
     table, images = folder / "annotations.csv", folder / "images"
     try:
         with table.open(encoding="utf-8-sig", newline="") as stream:
-            lines = list(csv.DictReader(stream))
-    except (OSError, csv.Error) as error:
+            lines = [
+                {name: from_cell(cell or "") for name, cell in line.items() if name} for line in csv.DictReader(stream)
+            ]
+    except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(
             f"{folder} is no reference folder: expected images/ and annotations.csv ({error}); "
             "braintumor data get figshare makes one"

@@ -16,7 +16,8 @@ from braintumor.errors import DataError
 from braintumor.evaluate import pages
 from braintumor.evaluate.intervals import Estimate, accuracy_difference
 from braintumor.files import write_text
-from braintumor.model import ONNX_FILES, Card
+from braintumor.model import ONNX_FILES, Card, card_in
+from braintumor.text import from_cell, visible
 
 RATES = ("accuracy", "precision", "recall", "f1")
 FEW = 25
@@ -104,7 +105,8 @@ class Comparison:
             f"{side.folder}: accuracy {pages.plain(side.metrics['accuracy'])}" for side in (self.first, self.second)
         ]
         only = f"only the first is right on {test.only_first:,}, only the second on {test.only_second:,}"
-        return "\n".join([*lines, f"of {self.n_images:,} images {only}; McNemar p = {test.p:.2g} ({test.test})"])
+        last = f"of {self.n_images:,} images {only}; McNemar p = {test.p:.2g} ({test.test})"
+        return "\n".join(map(visible, (*lines, last)))
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,10 @@ def read_evaluation(folder: Path) -> Evaluation:
     place = folder / "evaluation"
     model = folder / "0" if (folder / "0" / "card.json").is_file() else folder
     try:
-        card = Card.from_json((model / "card.json").read_text(encoding="utf-8"))
+        card = card_in(model)
         report = json.loads((place / "report.json").read_text(encoding="utf-8"))
         with (place / "predictions.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = [{name: from_cell(cell or "") for name, cell in row.items() if name} for row in csv.DictReader(file)]
         complete = len(rows) == len(report["groups"]) > 0 and {"fingerprint", "metrics"} <= set(report)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} is missing; run: {command(folder)}") from error

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.evaluate.intervals import FEW, FEW_MARK, Estimate
 from braintumor.files import write_text
+from braintumor.text import to_cell, visible
 
 UNKNOWN = "–"
 
@@ -21,6 +23,7 @@ def page(template: str, **fields: object) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -35,6 +38,11 @@ def page(template: str, **fields: object) -> str:
         "FEW": FEW,
     }
     return printable(environment.get_template(template).render(constants | fields))
+
+
+def shown(value: object) -> object:
+    """Return what is put into a page with its control characters made visible; markup of ours as it is."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def percent(fraction: float | None) -> str:
@@ -85,13 +93,13 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a table, whole or not at all; broken file names as `printable` gives them.
+    """Write a table, whole or not at all; texts as `to_cell` and broken file names as `printable` gives them.
 
     Raises:
         StorageError: the file cannot be written.
     """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([tuple(columns), *rows])
+    csv.writer(text, lineterminator="\n").writerows([tuple(columns), *(map(to_cell, row) for row in rows)])
     write_text(path, printable(text.getvalue()))
 
 

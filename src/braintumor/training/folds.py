@@ -22,6 +22,7 @@ from braintumor.errors import TrainingError, UnreadableDataError
 from braintumor.evaluate.pooled import evaluate_folds
 from braintumor.evaluate.report import Progress, Report
 from braintumor.files import cache_folder, check_writable
+from braintumor.text import visible
 from braintumor.training.checkpoint import Epoch
 from braintumor.training.recipe import TrainConfig
 from braintumor.training.settings import check_whole
@@ -188,7 +189,7 @@ class Log:
     def say(self, message: str) -> None:
         """Append a line."""
         with self._file.open("a", encoding="utf-8") as stream:
-            stream.write(f"{message}\n")
+            stream.write(f"{visible(message)}\n")
 
     def step(self, epoch: int, done: int, images: int, loss: float, learning_rate: float) -> None:
         """Say nothing: an epoch is a line."""

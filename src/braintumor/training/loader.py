@@ -122,8 +122,8 @@ def grouped(manifest: Manifest, cache: Path) -> tuple[Manifest, dict[str, str]]:
     usable = replace(manifest, rows=tuple(manifest.rows[index] for index in kept))
     lost = {row.label for row in manifest} - {row.label for row in usable}
     if lost:
-        listed = "\n".join(f"  {image}: {reason}" for image, reason in sorted(problems.items()))
-        raise DataError(f"no usable image of {', '.join(sorted(lost))} in {manifest.root}:\n{listed}")
+        listed = (f"  {image}: {reason}" for image, reason in sorted(problems.items()))
+        raise DataError(f"no usable image of {', '.join(sorted(lost))} in {manifest.root}:", *listed)
     numbers = group_numbers(usable, found[kept])
     named = tuple(replace(row, group=name_of(number)) for row, number in zip(usable, numbers.tolist(), strict=True))
     return replace(manifest, rows=named), problems
@@ -144,10 +144,10 @@ def refuse_leaks(manifest: Manifest) -> None:
     shared = {name for name, _ in leaks(manifest)}
     if shared:
         images = [row.image for row in manifest.rows if row.group in shared and row.split == "val"]
-        listed = "\n".join(f"  {image}" for image in images)
         raise DataError(
-            f"{len(images)} validation image(s) have a duplicate in the training part, so validation would flatter:\n"
-            f"{listed}\nRemove them, or remove the val folder to have a validation part cut safely."
+            f"{len(images)} validation image(s) have a duplicate in the training part, so validation would flatter:",
+            *(f"  {image}" for image in images),
+            "Remove them, or remove the val folder to have a validation part cut safely.",
         )
 
 
