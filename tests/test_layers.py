@@ -14,9 +14,10 @@ LAYERS = (
     "text errors classes files confinement dicom dicom.start web.settings web.shares web.answers web.numbers "
     "web.reference",
     "web.pace web.pieces scan grey square preprocess card decision data.manifest data.split data.phantom "
-    "data.orientations data.download data.unzip data.matlab evaluate.metrics evaluate.intervals dicom.codes dicom.quiet nifti_axes "
-    "training.settings",
-    "web.protocol defects deep model nifti dicom.attributes dicom.origin dicom.codestream data.layout data.figshare "
+    "data.orientations data.download data.unzip data.matlab evaluate.metrics evaluate.intervals "
+    "dicom.codes dicom.quiet nifti_axes training.settings",
+    "web.protocol defects deep model nifti dicom.attributes dicom.origin dicom.codestream "
+    "dicom.exchange dicom.multipart data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
     "dicom.parse dicom.display dicom.scope dicom.frames dicom.series",
     "dicom.read",

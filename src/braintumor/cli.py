@@ -646,7 +646,7 @@ class DicomWatch:
         say(f"{model.identity}. {DISCLAIMER}")
         tally = watch(self.url, model, self.state, poll_seconds=self.poll_seconds, once=self.once, say=say)
         say(str(tally))
-        return DONE
+        return FINDINGS if self.once and tally.waiting else DONE
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Sandbox:
 
     def __init__(self, children: int = 2, deadline: float = DEADLINE_SECONDS) -> None:
         self.deadline = deadline
+        self._closed = False
         self._all = [Child() for _ in range(children)]
         self._free: queue.SimpleQueue[Child | None] = queue.SimpleQueue()  # None is one that could not be started
         for child in self._all:
@@ -199,6 +200,8 @@ class Sandbox:
 
     def _start(self) -> Child | None:
         """Return a new child, None where the system starts none now."""
+        if self._closed:
+            return None
         try:
             child = Child()
         except OSError:
@@ -207,8 +210,9 @@ class Sandbox:
         return child
 
     def close(self) -> None:
-        """End all children."""
-        for child in self._all:
+        """End all children, what they are doing too: who waits for it is told that it cannot be decoded now."""
+        self._closed = True
+        for child in list(self._all):
             child.end()
 
 

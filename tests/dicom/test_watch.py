@@ -1,8 +1,11 @@
 import io
+import json
 import logging
 import os
+import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -15,10 +18,11 @@ from braintumor.dicom import outgoing, pacs
 from braintumor.dicom.case import author
 from braintumor.dicom.incoming import Incoming
 from braintumor.dicom.journal import Journal
+from braintumor.dicom.multipart import only_part
 from braintumor.dicom.outgoing import Waiting, backoff
 from braintumor.dicom.pacs import ArchiveError, Image
 from braintumor.dicom.watch import MOST_FAILURES, Tally, watch
-from braintumor.errors import ImageError, ModelError, StorageError
+from braintumor.errors import ImageError, ModelError, Refusal, StorageError
 from braintumor.model import Model
 from braintumor.sandbox import TOO_LONG, Sandbox
 from tests.dicom import make
@@ -179,7 +183,7 @@ def test_an_image_that_fails_while_others_do_not_is_refused_in_the_end(
     tally = run()
     assert tally.refused == 1
     assert tally.answered >= MOST_FAILURES
-    assert "refused 1: the archive does not give it" in said
+    assert "refused 1: the archive does not give it (status 500)" in said
     archive.trouble = lambda method, path: None
     assert run() == Tally()
 
@@ -242,7 +246,7 @@ def test_a_file_that_took_too_long_under_load_gets_another_chance(
 
     def sometimes(self: Sandbox, content: bytes, name: str) -> Iterator[object]:
         if next(slow, False):
-            raise ImageError(name, TOO_LONG)
+            raise ImageError(name, TOO_LONG, Refusal.TIMEOUT)
         yield from read_all(self, content, name)
 
     monkeypatch.setattr(Sandbox, "read_all", sometimes)
@@ -380,9 +384,9 @@ def test_the_key_of_an_image_tells_nothing_and_differs_by_study() -> None:
 def test_a_file_is_taken_out_of_its_message_unchanged() -> None:
     content = make.encoded(images(1)[0])
     message = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--\r\n"
-    assert pacs.only_part(message) == content
-    assert pacs.only_part(content) == content
-    assert pydicom.dcmread(io.BytesIO(pacs.only_part(message))).Modality == "MR"
+    assert only_part(message) == content
+    assert only_part(content) == content
+    assert pydicom.dcmread(io.BytesIO(only_part(message))).Modality == "MR"
 
 
 def test_an_image_of_which_a_search_does_not_tell_the_modality_is_not_passed_over(archive: Archive, run: Run) -> None:
@@ -453,7 +457,8 @@ def test_what_is_packed_is_not_unpacked(archive: Archive, run: Run) -> None:
 
 
 def test_an_answer_that_drips_is_no_answer(archive: Archive, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacs, "WHOLE_SECONDS", 0.0)
+    monkeypatch.setattr(pacs, "WHOLE_SECONDS", 0.2)
+    archive.trouble = lambda _method, _path: time.sleep(0.5)
     with pytest.raises(ArchiveError, match="no answer in time"):
         run()
 
@@ -476,3 +481,66 @@ def test_an_image_of_too_many_slices_is_answered_in_part_and_refused(
     archive.add(make.enhanced())
     assert run() == Tally(refused=1, passed=6)
     assert "refused 1: more than 5,000 slices; split it" in said
+
+
+def test_what_waits_is_said_with_its_reason_and_a_single_run_counts_it(
+    archive: Archive, run: Run, said: list[str]
+) -> None:
+    for image in images(2):
+        archive.add(image)
+    archive.trouble = lambda method, path: 500 if method == "GET" and "/instances/" in path else None
+    assert run() == Tally(waiting=2)
+    assert any(
+        re.fullmatch(r"the archive does not give it \(status 500\): 2 .* wait, next try in \d+ s", line)
+        for line in said
+    )
+    assert sum(" wait, next try in " in line for line in said) == 1  # not more often than once a minute
+    assert said[-1] == "the archive does not give it (status 500): 2 image(s) still wait"
+
+
+def test_one_study_that_cannot_be_searched_stops_no_other_and_is_said(
+    archive: Archive, run: Run, said: list[str]
+) -> None:
+    archive.add(make.mr(study="odd"))
+    archive.add(make.mr(study="good"))
+    odd = f"/dicom-web/studies/{make.uid('study', 'odd')}/"
+    for answer in (b"<html>", b"[3]", b"{}"):
+        archive.said = {odd: answer}
+        tally = run("/dicom-web")
+        assert (tally.answered, tally.waiting) == (1 if answer == b"<html>" else 0, 1)
+        assert any("1 study(s) left out for now, the others go on" in line for line in said)
+    archive.said = {}
+    assert run("/dicom-web").answered == 1
+
+
+def test_studies_are_searched_in_pages_that_every_archive_allows(archive: Archive, run: Run) -> None:
+    def strict(_method: str, path: str) -> int | None:
+        limit = re.search(r"limit=(\d+)", path)
+        return 400 if limit and int(limit[1]) > 100 else None
+
+    archive.trouble = strict
+    archive.add(make.mr())
+    assert run("/dicom-web").answered == 1
+
+
+def failed(reason: int, uid: str) -> bytes:
+    item = {"00081155": {"Value": [uid]}, "00081197": {"Value": [reason]}}
+    return json.dumps({"00081198": {"Value": [item]}}).encode()
+
+
+@pytest.mark.parametrize(("reason", "stored"), [(45070, True), (0x0111, True), (0xA700, False), (0x0110, False)])
+def test_what_the_archive_has_already_counts_as_stored(archive: Archive, reason: int, stored: bool) -> None:
+    reached = pacs.Archive(archive.url)
+    archive.said = {"/studies": failed(reason, "1.2.3")}
+    assert reached.store({"1.2.3": b"x"}) == ({"1.2.3"} if stored else set())
+    assert reached.store({"1.2.4": b"x"}) == set()  # nothing is said of ours
+
+
+@pytest.mark.parametrize("answer", [b"", b"<NativeDicomModel/>"])
+def test_where_the_archive_does_not_say_what_it_has_it_is_asked(archive: Archive, answer: bytes) -> None:
+    reached = pacs.Archive(archive.url)
+    archive.said = {"/studies": answer, "/instances?SOPInstanceUID=1.2.3&": b'[{"00080018": {"Value": ["1.2.3"]}}]'}
+    archive.said["/instances"] = b"[]"
+    assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3"}
+    with pytest.raises(pacs.TroubleError, match="does not take the results"):
+        reached.store({"1.2.4": b"x"})

@@ -11,14 +11,13 @@ from typing import Final, Self
 from braintumor.dicom.news import INSTANCE, SERIES, STUDY, first_values
 from braintumor.dicom.outgoing import Waiting
 from braintumor.dicom.pacs import Archive, ArchiveError, Image, TooLargeError, TroubleError
-from braintumor.errors import ImageError
+from braintumor.errors import ImageError, Refusal
 from braintumor.sandbox import Sandbox
 from braintumor.scan import Scan
 
 FETCHERS: Final = 2
 AHEAD: Final = 6  # images fetched ahead
 TOGETHER: Final = 8  # images handed over at once
-NOT_GIVEN: Final = "the archive does not give it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +26,15 @@ class Fetched:
 
     Attributes:
         slices: of it.
-        reason: why there are no more of them.
+        reason: why there are no more of them, for people.
+        code: the same for programs; None where the reason is not of the file.
         here: false where it has gone.
         several: the file instead of its slices where it has more than one, so that they need not be held together.
     """
 
     slices: tuple[Scan, ...] = ()
     reason: str = ""
+    code: Refusal | None = None
     here: bool = True
     several: bytes = b""
 
@@ -92,8 +93,8 @@ class Incoming:
             each, future = ahead[0]
             try:
                 batch.append((each, future.result()))
-            except TroubleError:
-                each.fail(NOT_GIVEN, successes)
+            except TroubleError as error:
+                each.fail(str(error), successes)
             except ArchiveError:
                 if batch:
                     break
@@ -121,7 +122,7 @@ class Incoming:
                     check_identity(scan, image)
                     slices.append(scan)
         except ImageError as error:
-            return Fetched(tuple(slices), error.reason)
+            return Fetched(tuple(slices), error.reason, error.code)
         return Fetched(several=content) if len(slices) > 1 else Fetched(tuple(slices))
 
 

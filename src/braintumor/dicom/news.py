@@ -1,6 +1,6 @@
 """Which images an archive has that we have not seen: from Orthanc's list of changes, or by searching (QIDO-RS)."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 from braintumor.dicom.codes import MANUFACTURER
 from braintumor.dicom.journal import Journal
-from braintumor.dicom.pacs import NONSENSE, Archive, ArchiveError, Image
+from braintumor.dicom.pacs import NONSENSE, AnswerError, Archive, ArchiveError, Image, SlowError
 
-PAGE: Final = 500
+PAGE: Final = 100  # all archives allow as many, some no more than 200
 MODALITY: Final = "00080060"
 MADE_BY: Final = "00080070"
 INSTANCE: Final = "00080018"
@@ -24,9 +24,11 @@ class News(Protocol):
 
     Attributes:
         pace: how many times longer than usual to wait before asking again.
+        troubles: why studies were left out of the last search, and how many; the next one tries them again.
     """
 
     pace: float
+    troubles: Counter[str]
 
     def more(self) -> tuple[list[Image], int, bool]:
         """Return new MR images, how many others were passed over, and whether there is no more now."""
@@ -44,6 +46,7 @@ class Changes:
     pace = 1.0
 
     def __init__(self, archive: Archive, journal: Journal) -> None:
+        self.troubles: Counter[str] = Counter()
         self._archive, self._journal = archive, journal
         self._read, _ = journal.place
         self._trail: deque[tuple[int, str]] = deque()  # changes read beyond the place
@@ -153,7 +156,9 @@ class Searches:
     pace = 30.0
 
     def __init__(self, archive: Archive) -> None:
+        self.troubles: Counter[str] = Counter()
         self._archive = archive
+        self._failed: Counter[str] = Counter()  # of the search that is under way
         self._counts: dict[str, str] = {}
         self._studies: Iterator[dict[str, str]] | None = None
         self._changed = False
@@ -176,7 +181,11 @@ class Searches:
             uid, count = study[STUDY], study[COUNT]
             if self._counts.get(uid) != count:
                 path = f"/studies/{quote(uid, safe='')}/instances"
-                listed = list(self._pages(path, includefield=f"{MODALITY},{MADE_BY}"))
+                try:
+                    listed = list(self._pages(path, includefield=f"{MODALITY},{MADE_BY}"))
+                except (AnswerError, SlowError) as error:  # the others go on
+                    self._failed[str(error)] += 1
+                    continue
                 wanted = [each for each in listed if is_wanted({MODALITY: "MR"} | each, MODALITY, MADE_BY)]
                 images = [
                     Image(uid, each[SERIES], each[INSTANCE]) for each in wanted if {SERIES, INSTANCE} <= set(each)
@@ -184,6 +193,7 @@ class Searches:
                 self._counts[uid], self._changed = count, True
                 return images, len(listed) - len(images), False
         self._studies = None
+        self.troubles, self._failed = self._failed, Counter()
         return [], 0, not self._changed
 
     def done(self, waiting: Sequence[Image]) -> None:
@@ -208,4 +218,4 @@ def first_values(found: Any) -> dict[str, str]:
     try:
         return {tag: str(each["Value"][0]) for tag, each in found.items() if each.get("Value")}
     except (LookupError, TypeError, AttributeError):
-        raise ArchiveError("the archive's answer to a search is no DICOM JSON") from None
+        raise AnswerError("the archive's answer to a search is no DICOM JSON") from None

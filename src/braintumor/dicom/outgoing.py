@@ -46,9 +46,14 @@ class Waiting:
 
     def fail(self, trouble: str, successes: int) -> None:
         """Note a failure, and how many images had been answered by then."""
-        self.failures += 1
         self.blamed += successes > self._successes
-        self._successes, self.trouble = successes, trouble
+        self._successes = successes
+        self.wait(trouble)
+
+    def wait(self, trouble: str) -> None:
+        """Note a failure that is not the image's, as of a machine that is busy."""
+        self.failures += 1
+        self.trouble = trouble
         self.due = monotonic() + backoff(self.failures)
 
 
@@ -136,18 +141,19 @@ class Outgoing:
         trouble: ArchiveError | None = None
         while len(self._sent) > left or (self._sent and self._sent[0][1].done()):
             parcel, future = self._sent.popleft()
+            reason = NOT_TAKEN
             try:
                 stored = future.result()
             except ArchiveError as error:
                 trouble = error
                 continue  # their images keep missing them
-            except TroubleError:
-                stored = set()
+            except TroubleError as error:
+                stored, reason = set(), str(error)
             for uid, owner in parcel.owners.items():
                 if uid in stored and owner in self._missing:
                     self._missing[owner].discard(uid)
             for owner in {owner for uid, owner in parcel.owners.items() if uid not in stored}:
-                owner.fail(NOT_TAKEN, self._successes)
+                owner.fail(reason, self._successes)
         if trouble:
             raise trouble
 

@@ -7,22 +7,24 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError
-from urllib3.exceptions import TimeoutError as SlowError
+from urllib3.exceptions import TimeoutError as SlowBodyError
 
+from braintumor.dicom.exchange import Exchanges, SlowExchangeError, StoppedExchangeError, bounded_session
+from braintumor.dicom.multipart import MultipartError, only_part
+from braintumor.dicom.start import dicom_start
 from braintumor.errors import BrainTumorError
 
 USER: Final = "BRAINTUMOR_PACS_USER"
 PASSWORD: Final = "BRAINTUMOR_PACS_PASSWORD"
 TIMEOUTS: Final = (5.0, 30.0)  # seconds to connect, and without a byte
-WHOLE_SECONDS: Final = 300.0  # until an answer is whole
+WHOLE_SECONDS: Final = 300.0  # for an exchange, from connecting to the last byte of the answer
 LARGEST: Final = 256 << 20  # bytes of one image
 LARGEST_ANSWER: Final = 64 << 20  # bytes of JSON
 CHUNK: Final = 1 << 20
@@ -33,8 +35,10 @@ STORED: Final = "00081199"  # Referenced SOP Sequence of an answer to STOW-RS (P
 SOP_INSTANCE: Final = "00081155"
 
 
-PREAMBLE: Final = 128
-MARK: Final = b"DICM"
+FAILED: Final = "00081198"  # Failed SOP Sequence
+FAILURE: Final = "00081197"  # Failure Reason
+ALREADY_STORED: Final = (0x0111, 45070)
+"""Duplicate SOP instance (PS3.4 B.2.3), and what Microsoft's archive says for it (its conformance statement)."""
 NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What comes of taking an answer for what it should be."""
 
@@ -43,12 +47,39 @@ class ArchiveError(BrainTumorError):
     """An archive that cannot be used now. What waits for it stays as it is and is tried again later."""
 
 
+class AnswerError(ArchiveError):
+    """An answer that cannot be used, of an archive that can be reached."""
+
+
+class SlowError(ArchiveError):
+    """An exchange that was not over in time, though bytes may have come."""
+
+
+class StoppedError(ArchiveError):
+    """An exchange that was ended because we stop."""
+
+
 class TroubleError(BrainTumorError):
     """One image that the archive does not give, or whose results it does not take, though it answers."""
 
 
 class TooLargeError(BrainTumorError):
     """One image that is too large to be fetched."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an archive answers.
+
+    Attributes:
+        status: of HTTP.
+        content: as it was sent.
+        kind: its Content-Type.
+    """
+
+    status: int
+    content: bytearray
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -101,12 +132,17 @@ class Archive:
             raise ArchiveError(f"a password in an address is seen by others; put it into {USER} and {PASSWORD}")
         self.url = url.rstrip("/")
         self.web = self.url  # the root of DICOMweb
-        self._session = requests.Session()
+        self._exchanges = Exchanges(WHOLE_SECONDS)
+        self._session = bounded_session()
         self._session.trust_env = False
         self._session.headers["Accept-Encoding"] = "identity"
         self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
         if USER in os.environ:
             self._session.auth = (latin(os.environ[USER]), latin(os.environ.get(PASSWORD, "")))
+
+    def stop_when(self, should_stop: Callable[[], bool]) -> None:
+        """End exchanges soon after a function says that we were told to stop; they raise `StoppedError` then."""
+        self._exchanges.should_stop = should_stop
 
     def close(self) -> None:
         """End the connections."""
@@ -118,10 +154,10 @@ class Archive:
         Raises:
             ArchiveError: there is no DICOMweb.
         """
-        status, content = self._call("GET", f"{self.url}/changes?limit=1")
-        lists = status == 200 and content.startswith(b"{") and b'"Changes"' in content
+        reply = self._call("GET", f"{self.url}/changes?limit=1")
+        lists = reply.status == 200 and reply.content.startswith(b"{") and b'"Changes"' in reply.content
         self.web = f"{self.url}/dicom-web" if lists else self.url
-        status, _ = self._call("GET", f"{self.web}/studies?limit=1", accept=JSON)
+        status = self._call("GET", f"{self.web}/studies?limit=1", accept=JSON).status
         if status == 403:
             raise ArchiveError(refusal(status))
         if status not in (200, 204):
@@ -144,7 +180,7 @@ class Archive:
         query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in wanted.items())
         found = self._json("GET", f"{self.web}{path}?{query}", accept=JSON)
         if not isinstance(found, list):
-            raise ArchiveError("the archive's answer to a search is no list")
+            raise AnswerError("the archive's answer to a search is no list")
         return found
 
     def pull(self, image: Image) -> bytes | None:
@@ -155,20 +191,23 @@ class Archive:
             TooLargeError: it has more than 256 MiB.
         """
         accept = f"{DICOM}; transfer-syntax=*"
-        status, content = self._call("GET", self.web + image.path, accept=accept, largest=LARGEST)
-        if status == 200:
-            file = only_part(content)
-            if file[PREAMBLE : PREAMBLE + len(MARK)] != MARK:  # a page that asks to log in, perhaps
-                raise TroubleError("what the archive gives is no DICOM file")
-            return file
-        if status in (404, 410):
+        try:
+            reply = self._call("GET", self.web + image.path, accept=accept, largest=LARGEST)
+        except SlowError as error:  # perhaps this image alone
+            raise TroubleError(str(error)) from None
+        if reply.status == 200:
+            return file_of(reply)
+        if reply.status in (404, 410):
             series = image.path.rsplit("/", 1)[0]
             if not self.search(f"{series}", SOPInstanceUID=image.instance):
                 return None
-        raise TroubleError(f"the archive does not give it (status {status})")
+        raise TroubleError(f"the archive does not give it (status {reply.status})")
 
     def store(self, objects: Mapping[str, bytes]) -> set[str]:
         """Send files by STOW-RS and return the SOP Instance UIDs of those that the archive now has.
+
+        Those that it had before count: our UIDs are made of what the files say. Where its answer does not name what it
+        has, it is asked for each.
 
         Args:
             objects: content by SOP Instance UID.
@@ -180,29 +219,32 @@ class Archive:
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         body = b"".join(part for content in objects.values() for part in (head, content, b"\r\n"))
         kind = f"{DICOM}; boundary={boundary}"
-        status, content = self._call(
+        reply = self._call(
             "POST", f"{self.web}/studies", accept=JSON, data=body + f"--{boundary}--\r\n".encode(), kind=kind
         )
         try:
-            answer = json.loads(content)
-            stored = {item[SOP_INSTANCE]["Value"][0] for item in answer.get(STORED, {}).get("Value", [])}
+            stored = stored_by(json.loads(reply.content))
         except NONSENSE:
-            raise TroubleError(f"the archive does not take the results (status {status})") from None
+            stored = set()
+            if reply.status in (200, 202):  # in XML, or without a word
+                stored = {uid for uid in objects if self.search("/instances", SOPInstanceUID=uid, limit=1)}
+            if not stored:
+                raise TroubleError(f"the archive does not take the results (status {reply.status})") from None
         return stored & set(objects)
 
     def _json(self, method: str, url: str, accept: str = "application/json", value: Any = None) -> Any:
         """Return the JSON of an answer, an empty list for one without content."""
-        status, content = self._call(method, url, accept=accept, value=value)
-        if status == 204:
+        reply = self._call(method, url, accept=accept, value=value)
+        if reply.status == 204 or (reply.status == 200 and not reply.content.strip()):
             return []
-        if status == 403:
-            raise ArchiveError(refusal(status))
-        if status != 200:
-            raise ArchiveError(f"the archive does not answer a question (status {status})")
+        if reply.status == 403:
+            raise ArchiveError(refusal(reply.status))
+        if reply.status != 200:
+            raise AnswerError(f"the archive does not answer a question (status {reply.status})")
         try:
-            return json.loads(content)
+            return json.loads(reply.content)
         except NONSENSE:
-            raise ArchiveError("the archive's answer is no JSON") from None
+            raise AnswerError("the archive's answer is no JSON") from None
 
     def _call(
         self,
@@ -214,10 +256,11 @@ class Archive:
         data: bytes | None = None,
         kind: str | None = None,
         value: Any = None,
-    ) -> tuple[int, bytearray]:
-        """Return status and content of an answer, of which there is no second copy."""
+    ) -> Reply:
+        """Return an answer, of which there is no second copy; the whole exchange is bounded in time."""
         headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
-        try:
+
+        def exchange() -> Reply:
             with self._session.request(
                 method,
                 url,
@@ -229,9 +272,42 @@ class Archive:
                 allow_redirects=False,
             ) as answer:
                 check(answer)
-                return answer.status_code, body(answer, largest)
+                return Reply(answer.status_code, body(answer, largest), answer.headers.get("Content-Type", ""))
+
+        try:
+            return self._exchanges.run(exchange)
+        except SlowExchangeError:
+            raise SlowError("the archive cannot be reached (no answer in time)") from None
+        except StoppedExchangeError:
+            raise StoppedError("stopped while the archive was being asked") from None
         except (requests.RequestException, HTTPError, OSError) as error:
             raise ArchiveError(f"the archive cannot be reached ({why(error)})") from None
+
+
+def file_of(reply: Reply) -> bytes:
+    """Return the DICOM file in an answer to WADO-RS.
+
+    Raises:
+        TroubleError: there is none, or not one.
+    """
+    try:
+        file = only_part(reply.content, reply.kind)
+    except MultipartError as error:
+        raise TroubleError(f"what the archive gives is not one file ({error})") from None
+    if dicom_start(file) is None:  # a page that asks to log in, perhaps
+        raise TroubleError("what the archive gives is no DICOM file")
+    return file
+
+
+def stored_by(answer: Any) -> set[str]:
+    """Return the SOP Instance UIDs of what an archive has, by its answer to STOW-RS (PS3.18 10.5.3, PS3.3 C.12.1.1).
+
+    Raises:
+        One of `NONSENSE`: it is none.
+    """
+    stored = {item[SOP_INSTANCE]["Value"][0] for item in answer.get(STORED, {}).get("Value", [])}
+    failed = answer.get(FAILED, {}).get("Value", [])
+    return stored | {item[SOP_INSTANCE]["Value"][0] for item in failed if item[FAILURE]["Value"][0] in ALREADY_STORED}
 
 
 def latin(text: str) -> str:
@@ -259,20 +335,17 @@ def body(answer: requests.Response, largest: int) -> bytearray:
     """Return the content of an answer as it was sent; what is packed could unpack to any size.
 
     Raises:
-        ArchiveError: it is packed, too large or too slow.
+        ArchiveError: it is packed or too large.
         TooLargeError: it is an image and too large.
     """
     if answer.headers.get("Content-Encoding", "identity") != "identity":
         raise ArchiveError("the archive packs its answer, which was not asked for; turn off HTTP compression")
-    until = monotonic() + WHOLE_SECONDS
     content = bytearray()
     while chunk := answer.raw.read1(CHUNK, decode_content=False):
         content += chunk
         if len(content) > largest:
             text = f"more than {largest >> 20} MiB"
             raise TooLargeError(text) if largest == LARGEST else ArchiveError(f"an answer of {text}")
-        if monotonic() > until:
-            raise ArchiveError("the archive cannot be reached (no answer in time)")
     return content
 
 
@@ -284,19 +357,10 @@ def why(error: Exception) -> str:
             "no https there, or no trusted certificate: its authority goes into REQUESTS_CA_BUNDLE",
         ),
         (requests.Timeout, "no answer in time"),
-        (SlowError, "no answer in time"),
+        (TimeoutError, "no answer in time"),
+        (SlowBodyError, "no answer in time"),
         (requests.ConnectionError, "no connection"),
         (requests.RequestException, "the connection broke"),
         (HTTPError, "the connection broke"),
     )
     return next((text for kind, text in kinds if isinstance(error, kind)), "no connection")
-
-
-def only_part(content: bytes | bytearray) -> bytes:
-    """Return the first part of a multipart message (RFC 2046), or the content itself if it is none."""
-    if not content.startswith(b"--"):
-        return bytes(content)
-    line = content.find(b"\r\n")
-    start = content.find(b"\r\n\r\n")
-    end = content.rfind(b"\r\n" + content[:line])
-    return bytes(memoryview(content)[start + 4 : end] if 0 < line <= start < end else content)

@@ -19,21 +19,21 @@ from braintumor.dicom.incoming import FETCHERS, Fetched, Incoming
 from braintumor.dicom.journal import Journal
 from braintumor.dicom.news import Changes, News, Searches
 from braintumor.dicom.outgoing import Outgoing, Waiting, backoff
-from braintumor.dicom.pacs import Archive, ArchiveError
+from braintumor.dicom.pacs import Archive, ArchiveError, StoppedError
 from braintumor.dicom.quiet import quiet
 from braintumor.dicom.write import result_files
-from braintumor.errors import ImageError, ModelError
+from braintumor.errors import ImageError, ModelError, Refusal
 from braintumor.inference import Prediction, judge_each
 from braintumor.model import Model
-from braintumor.read import UNDECODABLE
-from braintumor.sandbox import NOT_NOW, TOO_LONG, Sandbox
+from braintumor.sandbox import Sandbox
 from braintumor.scan import Scan
 
 MOST_FAILURES: Final = 5  # of one image while others succeed; in a row for everything, with `once`
 MOST_WAITING: Final = 2_000
 DOUBTS: Final = 2
-DOUBTFUL: Final = (TOO_LONG, UNDECODABLE)
-"""Reasons that a machine under load, too, gives for a good file: it gets more tries."""
+DOUBTFUL: Final = (Refusal.TIMEOUT,)
+"""What a processor that others share may give for a good file, too: it gets more tries."""
+SAID_SECONDS: Final = 60.0  # until the same trouble is told again
 MOST_SLICES: Final = 5_000  # of one image
 MORE: Final = f"more than {MOST_SLICES:,} slices; split it"
 
@@ -89,6 +89,7 @@ def watch(
     """
     archive = Archive(url)
     with quiet(), Journal(state) as journal, Sandbox(FETCHERS) as sandbox, stopping() as stop:
+        archive.stop_when(stop.wait)
         others = sum(count for name, count in journal.under_way().items() if name != author(model))
         if others:
             raise ModelError(
@@ -100,7 +101,9 @@ def watch(
             try:
                 watcher.run(poll_seconds, once)
             finally:
-                watcher.tally.waiting = len(watcher.waiting)
+                watcher.tell_waiting(last=True)
+                watcher.tally.waiting = len(watcher.waiting) + watcher.left_out
+                sandbox.close()  # what is being decoded would keep us
                 archive.close()
     return watcher.tally
 
@@ -153,6 +156,7 @@ class Watcher:
 
     Attributes:
         waiting: by key, in the order of their coming.
+        left_out: how many studies could not be searched when we last tried.
         tally: what was done so far.
     """
 
@@ -166,6 +170,8 @@ class Watcher:
     say: Callable[[str], None]
     waiting: dict[str, Waiting] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    left_out: int = 0
+    _said: dict[str, float] = field(default_factory=dict)  # when each trouble was told last
 
     def run(self, poll_seconds: float, once: bool) -> None:
         """Go on until stopped; see `watch`."""
@@ -179,6 +185,8 @@ class Watcher:
                     news.again()
                 done = self._round(news)
                 failures, sure = 0, True
+            except StoppedError:
+                break
             except ArchiveError as error:
                 failures, sure = 1 + failures * (self.tally.answered == before), False
                 if once and failures == MOST_FAILURES:
@@ -187,6 +195,8 @@ class Watcher:
                 self.say(f"{error}; trying again in {pause:.0f} s")
                 self.stop.wait(pause)
                 continue
+            self._tell_left_out(news)
+            self.tell_waiting()
             if not done or self._due():
                 continue
             if not self.waiting:
@@ -195,6 +205,34 @@ class Watcher:
                 return
             soonest = min((each.due for each in self.waiting.values()), default=float("inf"))
             self.stop.wait(max(0.0, min(poll_seconds * news.pace, soonest - monotonic())))
+
+    def tell_waiting(self, *, last: bool = False) -> None:
+        """Say for each trouble how many images wait because of it; the same at most once a minute, but at the end."""
+        now = monotonic()
+        troubles: dict[str, list[float]] = {}
+        for image in self.waiting.values():
+            if image.trouble:
+                troubles.setdefault(image.trouble, []).append(image.due)
+        for trouble, due in troubles.items():
+            if last:
+                self.say(f"{trouble}: {len(due)} image(s) still wait")
+            elif self._is_news(trouble):
+                self.say(f"{trouble}: {len(due)} image(s) wait, next try in {max(0.0, min(due) - now):.0f} s")
+
+    def _tell_left_out(self, news: News) -> None:
+        """Say why studies are left out for now, as `tell_waiting`."""
+        self.left_out = news.troubles.total()
+        for trouble, count in news.troubles.items():
+            if self._is_news(trouble):
+                self.say(f"{trouble}: {count} study(s) left out for now, the others go on")
+
+    def _is_news(self, trouble: str) -> bool:
+        """Tell whether a trouble was not told within the last minute, and take it for told."""
+        now = monotonic()
+        if now - self._said.get(trouble, -SAID_SECONDS) < SAID_SECONDS:
+            return False
+        self._said[trouble] = now
+        return True
 
     def _news(self) -> News:
         """Return the way to hear of new images that the archive offers."""
@@ -262,7 +300,7 @@ class Watcher:
 
     def _answer_several(self, each: Waiting, content: bytes) -> None:
         """Judge the slices of an image one after another and hand over their results, unless we stop before the end."""
-        reason = ""
+        reason, code = "", None
         with closing(judge_each([(content, each.image.key)], self.model, sandbox=self.sandbox)) as judged:
             for number, answer in enumerate(judged, start=1):
                 if self.stop.wait():
@@ -271,7 +309,8 @@ class Watcher:
                     reason = MORE
                     break
                 reason = self._hand_over(each, answer) or reason
-        if not self._is_doubted(each, reason):
+                code = answer.code if isinstance(answer, ImageError) else code
+        if not self._is_doubted(each, reason, code):
             self.outgoing.complete(each, reason)
 
     def _hand_over(self, each: Waiting, answer: tuple[Scan, Prediction] | ImageError) -> str:
@@ -291,16 +330,16 @@ class Watcher:
             self.waiting.pop(each.image.key, None)
             self.tally.gone += 1
             return True
-        return self._is_doubted(each, fetched.reason)
+        return self._is_doubted(each, fetched.reason, fetched.code)
 
-    def _is_doubted(self, each: Waiting, reason: str) -> bool:
+    def _is_doubted(self, each: Waiting, reason: str, code: Refusal | None) -> bool:
         """Return whether an image is to be tried again, since the reason against it may be that of the machine."""
-        if reason == NOT_NOW:
-            each.fail(reason, self.tally.answered)
+        if code == Refusal.BUSY:
+            each.wait(reason)
             return True
-        if reason in DOUBTFUL and each.doubts < DOUBTS:
+        if code in DOUBTFUL and each.doubts < DOUBTS:
             each.doubts += 1
-            each.due = monotonic() + backoff(each.doubts)
+            each.trouble, each.due = reason, monotonic() + backoff(each.doubts)
             return True
         return False
 
