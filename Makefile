@@ -7,6 +7,9 @@
 VENV ?= .venv
 BOOTSTRAP ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 UV_VERSION := 0.13.9
+CYCLONEDX_VERSION := 7.5.0
+PIP_AUDIT_VERSION := 2.10.1
+EXTRAS := evaluate train serve dicom nifti data
 
 ifdef PYTHON
 READY :=
@@ -28,7 +31,7 @@ FOLDS := runs/folds/resnet-best/evaluation/report.json runs/folds/cnn-best/evalu
 OFFLINE_WEIGHTS := $(BRAINTUMOR_DATA)/weights/resnet18-imagenet-stem-to-layer3.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-all demo models lock bench bench-all docs clean
+.PHONY: help setup check test test-all demo models lock sbom audit bench bench-all docs clean
 .PRECIOUS: runs/%/card.json runs/%/evaluation/report.json
 
 help: ## list the words
@@ -109,9 +112,24 @@ LOCK = .venv-lock/bin/uv pip compile --quiet pyproject.toml --universal --python
 lock: ## resolve the libraries again; versions younger than a week are not taken
 	test -x .venv-lock/bin/uv || { $(BOOTSTRAP) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==$(UV_VERSION); }
 	$(LOCK) --extra dev --upgrade --output-file requirements/dev.txt
-	for extra in evaluate train serve dicom nifti data docs; do \
+	for extra in $(EXTRAS) docs; do \
 		$(LOCK) --extra $$extra --constraint requirements/dev.txt --output-file requirements/$$extra.txt || exit 1; done
 	$(LOCK) --constraint requirements/dev.txt --output-file requirements/use.txt
+	$(MAKE) sbom
+
+sbom: ## write requirements/sbom.cdx.json: every library that an installation may hold, as CycloneDX
+	test -x .venv-lock/bin/python || $(BOOTSTRAP) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet cyclonedx-bom==$(CYCLONEDX_VERSION)
+	cat requirements/use.txt $(EXTRAS:%=requirements/%.txt) \
+		| .venv-lock/bin/cyclonedx-py requirements --output-reproducible --output-format JSON - \
+		| .venv-lock/bin/python requirements/clean_sbom.py > requirements/sbom.part
+	mv requirements/sbom.part requirements/sbom.cdx.json
+
+audit: ## look for known weaknesses in the locked libraries; asks a service on the internet
+	test -x .venv-lock/bin/python || $(BOOTSTRAP) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet pip-audit==$(PIP_AUDIT_VERSION)
+	for extra in use $(EXTRAS) dev docs; do \
+		.venv-lock/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/$$extra.txt || exit 1; done
 
 clean: ## remove what can be made again, but not trained models and not the environment
 	rm -rf build dist demo comparison explanations .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -1,3 +1,4 @@
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -43,3 +44,21 @@ def test_all_locks_agree() -> None:
     development = set(entries(ROOT / "requirements" / "dev.txt"))
     for name in ("use", "evaluate", "train"):
         assert set(entries(ROOT / "requirements" / f"{name}.txt")) <= development
+
+
+def test_the_list_of_components_is_that_of_the_locks() -> None:
+    bom = json.loads((ROOT / "requirements" / "sbom.cdx.json").read_text())
+    assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
+    locked = {entry for lock in LOCKS if lock.stem not in ("dev", "docs") for entry in entries(lock)}
+    listed = [f"{component['name']}=={component['version']}" for component in bom["components"]]
+    assert sorted(listed) == sorted(locked)
+    assert "serialNumber" not in bom  # the same locks give the same list
+    assert "timestamp" not in bom["metadata"]
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    uses = re.findall(r"uses: *(\S+)(.*)", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert len(uses) == 4
+    for action, comment in uses:
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment)
