@@ -128,10 +128,12 @@ def _check_rejection(entry: Any, precision: str) -> None:
     if not entry:
         return
     where, sets = f"under rejection, {_short(precision)}", entry.get("sets", {})
-    shares = [point[name] for point in entry["points"] for name in ("coverage", "confidence", "error")]
+    shares = [point[name] for point in entry["points"] for name in ("coverage", "error")]
     shares += [share for quantiles in sets.values() for share in quantiles] + [float(error) for error in sets]
     if not entry["points"] or not all(_is_number(share) and 0 <= share <= 1 for share in shares):
         raise ValueError(f"expected operating points and sets from 0 to 1 {where}")
+    if not all(_is_number(point["confidence"]) for point in entry["points"]):  # above 1 all answers are withheld
+        raise ValueError(f"expected a number as confidence {where}")
     if any(len(quantiles) != len(CLASSES) for quantiles in sets.values()):
         raise ValueError(f"expected sets of a number for each class {where}")
     if not all(_is_number(entry[name]) and entry[name] > 0 for name in ("unusual", "foreign")):

@@ -21,6 +21,7 @@ from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.confinement import hide
 from braintumor.decision import REFER
 from braintumor.errors import BrainTumorError, ImageError, MissingExtraError
+from braintumor.files import user_folder
 from braintumor.scan import Choice
 from braintumor.terminal import say, say_aside
 from braintumor.text import visible
@@ -759,6 +760,7 @@ def script() -> None:
     SIGPIPE stays ignored, as Python has it: it would also end the program when an archive or a browser goes away.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    keep_fonts()
     try:
         try:
             status = main()
@@ -768,6 +770,13 @@ def script() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         status = CLOSED_PIPE
     sys.exit(status)
+
+
+def keep_fonts() -> None:
+    """Let matplotlib keep its list of fonts in our cache where there is no home folder; it complains otherwise."""
+    cache = os.environ.get("BRAINTUMOR_CACHE")
+    if cache and user_folder("XDG_CONFIG_HOME", ".config") is None:
+        os.environ.setdefault("MPLCONFIGDIR", str(Path(cache).absolute() / "matplotlib"))
 
 
 def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_class: str, out: Path, name: str) -> str:

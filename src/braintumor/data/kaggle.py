@@ -13,7 +13,7 @@ from typing import Final
 from braintumor.data.layout import Listing, list_images
 from braintumor.data.unzip import members
 from braintumor.errors import DownloadError, StorageError
-from braintumor.files import publish, replacing
+from braintumor.files import publish, replacing, user_folder
 
 VERSION: Final = "masoudnickparvar/brain-tumor-mri-dataset/versions/1"
 """The set of 7,023 images that published results are about; version 2 is another one, of 7,200."""
@@ -85,7 +85,10 @@ def download(archive: Path) -> Path:
     Raises:
         DownloadError: no connection, refused, or damaged.
         ModuleNotFoundError: kagglehub is not installed.
+        StorageError: there is no home folder, which kagglehub looks for when it is imported.
     """
+    if user_folder("HOME", "") is None:
+        raise StorageError("kagglehub needs a home folder, and there is none; name one in the variable HOME")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import kagglehub
         from kagglehub import exceptions
