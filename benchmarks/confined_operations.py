@@ -1,13 +1,11 @@
 """What a taken-over decoder would try: operations by name, none of which it may be able to do.
 
 Each is a function that returns where it succeeded and raises where the system did not let it. `attempt` tries one in a
-process of its own, confined as a decoder is, or not confined, which shows that the operation would have worked. As a
-program it tries all and prints which succeeded, as JSON.
+process of its own, confined as a decoder is, or not confined, which shows that the operation would have worked.
 """
 
 import ctypes
 import fcntl
-import json
 import mmap
 import os
 import resource
@@ -248,7 +246,3 @@ def _call(number: int, *arguments: int) -> int:
     if result == -1 and ctypes.get_errno() == FORBIDDEN:
         raise PermissionError(FORBIDDEN, "not permitted")
     return result
-
-
-if __name__ == "__main__":
-    print(json.dumps({"confined": attempts(int(sys.argv[1])), "free": attempts(os.getuid(), confined=False)}))

@@ -51,6 +51,8 @@ ASKED: dict[str, dict[str, str]] = {
         "folder.images_per_second": "≥ 100",
         "folder.peak_mib": "≤ 600",
     },
+    "confinement": {"operations": "≥ 40", "allowed": "≤ 0", "decoded.failed": "≤ 0"},
+    "depths": {"changed.max": "≤ 0.02"},
     "cold-start": {"seconds": "≤ 1.0", "ratio": "≥ 4"},
     "localisation": {
         "guided.pointing": "≥ 0.85",
