@@ -12,7 +12,7 @@ from braintumor.errors import ModelError
 from braintumor.preprocess import Preprocess
 from braintumor.text import visible
 
-HEATS: Final = (1e-3, 1e3)
+HEATS: Final = (1e-6, 1e6)
 """Temperatures that are taken; training fits 0.05 to 20."""
 SCALES: Final = (1e-12, 1e12)
 """Scales of class maps that are taken; float32 divides by them without loss."""

@@ -53,7 +53,8 @@ def check_writable(folder: Path) -> None:
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
     if not above.is_dir():
         raise StorageError(f"cannot write to {folder} ({above} is no folder); choose another folder")
-    if not os.access(above, os.W_OK | os.X_OK):
+    by_rights_in_force = os.access in os.supports_effective_ids  # not by those of who started a program with others
+    if not os.access(above, os.W_OK | os.X_OK, effective_ids=by_rights_in_force):
         raise StorageError(f"cannot write to {folder} (no permission in {above}); choose another folder")
 
 

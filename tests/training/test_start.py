@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_without_making_it(
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"cannot write to .*file/run \(.*file is no folder\)"):
         check_writable(tmp_path / "file" / "run")
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # root may write everywhere
     with pytest.raises(StorageError, match=r"no permission in"):
         check_writable(tmp_path / "run")
 
