@@ -203,3 +203,13 @@ def test_ambiguous_layouts_are_refused(tmp_path: Path) -> None:
     assert "mixes part folders and class folders" in refusal(tmp_path)
     fill(tmp_path / "two", "train/glioma/a.png", "Training/glioma/a.png")
     assert "two folders for one part" in refusal(tmp_path / "two")
+
+
+def test_a_layout_one_folder_deeper_is_pointed_to(tmp_path: Path) -> None:
+    for folder in ("archive/Training/glioma", "archive/Training/notumor", "other/notes"):
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(DataError) as caught:
+        list_images(tmp_path)
+    assert str(caught.value).splitlines()[0] == (
+        f"no known layout in {tmp_path}: it holds the folder(s) archive, other. Give {tmp_path / 'archive'}."
+    )

@@ -129,9 +129,19 @@ def part_folders(data_dir: Path) -> dict[str, Path]:
     if len({part for part, _ in found}) < len(found):
         raise DataError(f"{data_dir} has two folders for one part: {listed(folder for _, folder in found)}; merge them")
     if not found and not classes:
-        raise DataError(f"no known layout in {data_dir}: it holds {listed(subfolders)}.", *UNDERSTOOD)
+        advice = "".join(f" Give {folder}." for folder in subfolders if has_layout(folder))
+        raise DataError(f"no known layout in {data_dir}: it holds {listed(subfolders)}.{advice}", *UNDERSTOOD)
     order = list(PARTS.values())
     return dict(sorted(found, key=lambda item: order.index(item[0]))) if found else {"": data_dir}
+
+
+def has_layout(folder: Path) -> bool:
+    """Tell whether a folder that may be listed holds a folder of a part or a class, as an unpacked archive does."""
+    try:
+        names = [each.name for each in visible_folders(folder)]
+    except DataError:
+        return False
+    return any(name.lower() in PARTS or class_of(name) for name in names)
 
 
 def visible_folders(folder: Path) -> list[Path]:
