@@ -34,7 +34,7 @@ from pydicom.uid import (
 import braintumor.dicom.read
 from braintumor.dicom.display import COLOUR, NO_WINDOW
 from braintumor.dicom.read import slices
-from braintumor.errors import ImageError
+from braintumor.errors import ImageError, Refusal
 from braintumor.read import volume_kind
 from braintumor.scan import EVERYTHING, Choice, Scan
 from tests.dicom.make import (
@@ -504,3 +504,13 @@ def test_pixels_are_made_square(
 
 def test_pixels_of_an_impossible_shape_are_refused() -> None:
     assert "at most" in reason(mr(PixelSpacing=[0.001, 900]))
+
+
+def test_what_is_cut_off_and_what_is_not_read_have_codes_of_their_own() -> None:
+    cut = mr(syntax=JPEGLSLossless)
+    with pytest.raises(ImageError) as caught:
+        read(encoded(cut)[:-8])
+    assert caught.value.code is Refusal.TRUNCATED
+    with pytest.raises(ImageError) as caught:
+        read(mr(syntax=JPEGExtended12Bit))
+    assert caught.value.code is Refusal.UNSUPPORTED

@@ -169,7 +169,7 @@ def check_amount(pixels: Pixels, stored: Layout) -> None:
             )
         swapped = pixels.syntax == ExplicitVRBigEndian and pixels.vr == "OW" and stored.allocated == 8
         if swapped and stored.frames > 1 and stored.frame_bytes % 2:
-            raise RefusalError("big endian 8-bit frames of an odd size; export the image again")
+            raise RefusalError("big endian 8-bit frames of an odd size; export the image again", Refusal.UNSUPPORTED)
     elif stored.frames > fragments(pixels.content):
         raise RefusalError(f"NumberOfFrames is {stored.frames:,}, more than the file holds; send the image again")
 
@@ -219,9 +219,9 @@ def frames(pixels: Pixels, stored: Layout) -> Iterator[memoryview | bytes]:
             count += 1
             yield frame
     except ValueError as error:
-        raise RefusalError(FEWER) from error
+        raise RefusalError(FEWER, Refusal.TRUNCATED) from error
     if count < stored.frames:
-        raise RefusalError(FEWER)
+        raise RefusalError(FEWER, Refusal.TRUNCATED)
 
 
 FEWER: Final = "truncated: not all frames are in the pixel data; send the image again"
@@ -281,6 +281,8 @@ def check(frame: bytes, syntax: str, stored: Layout) -> None:
     if size.samples != stored.samples:
         raise RefusalError(f"the compressed pixels have {size.samples} samples, SamplesPerPixel is {stored.samples}")
     if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit) and size.bits != 8:
-        raise RefusalError(f"lossy JPEG of {size.bits} bits; 8 are read; export the image uncompressed")
+        raise RefusalError(
+            f"lossy JPEG of {size.bits} bits; 8 are read; export the image uncompressed", Refusal.UNSUPPORTED
+        )
     if size.bits > stored.allocated:
         raise RefusalError(f"the compressed pixels have {size.bits} bits, BitsAllocated is {stored.allocated}")
