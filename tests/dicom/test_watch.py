@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -97,7 +98,8 @@ def test_an_archive_that_fails_is_asked_again(archive: Archive, run: Run, said: 
     archive.trouble = lambda method, path: {0: 503, 6: DROP}.get(len(archive.asked) % 12)
     assert run().answered == 3
     assert answered(archive) == [3, 3, 3]
-    assert any("busy (status 503); trying again" in line for line in said)
+    # at once for the archive, or for the one image, where the archive answers another question
+    assert any(re.search(r"busy \(status 503\)(; trying again|: 1 image\(s\) wait)", line) for line in said)
 
 
 def test_an_archive_that_is_not_there_ends_a_single_run_only(archive: Archive, run: Run, said: list[str]) -> None:
@@ -543,4 +545,77 @@ def test_where_the_archive_does_not_say_what_it_has_it_is_asked(archive: Archive
     archive.said["/instances"] = b"[]"
     assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3"}
     with pytest.raises(pacs.TroubleError, match="does not take the results"):
+        reached.store({"1.2.4": b"x"})
+
+
+@pytest.mark.parametrize("status", [500, 503, 504, DROP])
+def test_one_image_that_the_archive_does_not_give_stops_no_other(
+    archive: Archive, run: Run, said: list[str], status: int
+) -> None:
+    for image in images(4):
+        archive.add(image)
+    held = f"/instances/{make.uid('instance', 0, 0, 1)}"  # the first in line
+    archive.trouble = lambda method, path: status if method == "GET" and path.endswith(held) else None
+    tally = run()
+    assert tally.answered == 3
+    assert tally.waiting + tally.refused == 1
+    assert any("image(s) wait" in line or line.startswith("refused 1: ") for line in said)
+
+
+@pytest.mark.parametrize("status", [500, 503, DROP])
+def test_one_study_that_the_archive_does_not_list_stops_no_other(archive: Archive, run: Run, status: int) -> None:
+    archive.add(make.mr(study="odd"))
+    archive.add(make.mr(study="good"))
+    odd = f"/studies/{make.uid('study', 'odd')}/instances"
+    archive.trouble = lambda _method, path: status if odd in path else None
+    tally = run("/dicom-web")
+    assert (tally.answered, tally.waiting) == (1, 1)
+
+
+@pytest.mark.parametrize("row", [{"0020000D": {"vr": "UI", "Value": ["1.2.3"]}}, 7, {"0020000D": 7}])
+def test_one_odd_row_of_a_search_stops_no_study(
+    archive: Archive, run: Run, monkeypatch: pytest.MonkeyPatch, row: object
+) -> None:
+    archive.add(make.mr())
+    search = pacs.Archive.search
+
+    def odd(self: pacs.Archive, path: str, **wanted: str | int) -> list[Any]:
+        first = path == "/studies" and not wanted.get("offset")
+        return [*([row] if first else []), *search(self, path, **wanted)]
+
+    monkeypatch.setattr(pacs.Archive, "search", odd)
+    tally = run("/dicom-web")
+    assert (tally.answered, tally.waiting) == (1, 1)
+
+
+def test_an_odd_instance_in_a_study_leaves_the_others_and_is_counted(
+    archive: Archive, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.add(make.mr())
+    search = pacs.Archive.search
+
+    def odd(self: pacs.Archive, path: str, **wanted: str | int) -> list[Any]:
+        first = path.endswith("/instances") and not wanted.get("offset")
+        return [*([7] if first else []), *search(self, path, **wanted)]
+
+    monkeypatch.setattr(pacs.Archive, "search", odd)
+    tally = run("/dicom-web")
+    assert (tally.answered, tally.waiting) == (1, 1)
+
+
+@pytest.mark.parametrize("status", [200, 202, 409])
+@pytest.mark.parametrize("answer", [b"{}", b'{"00081190": {"vr": "UR"}}', b"", b"<NativeDicomModel/>"])
+def test_what_an_answer_names_neither_stored_nor_failed_is_asked_for(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, status: int, answer: bytes
+) -> None:
+    reached = pacs.Archive(archive.url)
+    archive.said = {"/instances?SOPInstanceUID=1.2.3&": b'[{"00080018": {"Value": ["1.2.3"]}}]', "/instances": b"[]"}
+    call = reached._call
+
+    def answered(method: str, url: str, **options: Any) -> pacs.Reply:
+        return pacs.Reply(status, bytearray(answer), "") if method == "POST" else call(method, url, **options)
+
+    monkeypatch.setattr(reached, "_call", answered)
+    assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3"}
+    with pytest.raises(pacs.TroubleError, match=f"status {status}"):
         reached.store({"1.2.4": b"x"})

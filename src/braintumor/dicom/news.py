@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from braintumor.dicom.codes import MANUFACTURER
 from braintumor.dicom.journal import Journal
-from braintumor.dicom.pacs import NONSENSE, AnswerError, Archive, ArchiveError, Image, SlowError
+from braintumor.dicom.pacs import NONSENSE, AnswerError, Archive, ArchiveError, Image, SlowError, StoppedError
 
 PAGE: Final = 100  # all archives allow as many, some no more than 200
 MODALITY: Final = "00080060"
@@ -17,6 +17,7 @@ INSTANCE: Final = "00080018"
 STUDY: Final = "0020000D"
 SERIES: Final = "0020000E"
 COUNT: Final = "00201208"  # Number of Study Related Instances
+NO_COUNT: Final = "the archive does not say how many images its studies have (QIDO-RS, 0020,1208)"
 
 
 class News(Protocol):
@@ -160,12 +161,15 @@ class Searches:
         self._archive = archive
         self._failed: Counter[str] = Counter()  # of the search that is under way
         self._counts: dict[str, str] = {}
+        self._partly: dict[str, str] = {}  # of studies some of whose instances are listed in an odd way
         self._studies: Iterator[dict[str, str]] | None = None
         self._changed = False
+        self._counted = False  # whether any study has a number of images
 
     def again(self) -> None:
         """Look through all studies anew: the archive may be another one."""
         self._counts.clear()
+        self._partly.clear()
         self._studies = None
 
     def more(self) -> tuple[list[Image], int, bool]:
@@ -175,24 +179,39 @@ class Searches:
         """
         if self._studies is None:
             self._studies, self._changed = self._pages("/studies", ModalitiesInStudy="MR", includefield=COUNT), False
+            self._failed, self._counted = Counter(), False
         for study in self._studies:
             if STUDY not in study or COUNT not in study:
-                raise ArchiveError("the archive does not say how many images its studies have (QIDO-RS, 0020,1208)")
+                self._failed[NO_COUNT] += 1
+                continue
             uid, count = study[STUDY], study[COUNT]
+            self._counted = True
             if self._counts.get(uid) != count:
-                path = f"/studies/{quote(uid, safe='')}/instances"
+                before = self._failed.total()
                 try:
-                    listed = list(self._pages(path, includefield=f"{MODALITY},{MADE_BY}"))
-                except (AnswerError, SlowError) as error:  # the others go on
-                    self._failed[str(error)] += 1
-                    continue
+                    listed = list(
+                        self._pages(f"/studies/{quote(uid, safe='')}/instances", includefield=f"{MODALITY},{MADE_BY}")
+                    )
+                except StoppedError:
+                    raise
+                except ArchiveError as error:
+                    if isinstance(error, AnswerError | SlowError) or self._archive.answers():  # the others go on
+                        self._failed[str(error)] += 1
+                        continue
+                    raise
                 wanted = [each for each in listed if is_wanted({MODALITY: "MR"} | each, MODALITY, MADE_BY)]
                 images = [
                     Image(uid, each[SERIES], each[INSTANCE]) for each in wanted if {SERIES, INSTANCE} <= set(each)
                 ]
-                self._counts[uid], self._changed = count, True
-                return images, len(listed) - len(images), False
+                if self._failed.total() > before:  # it is looked through again, which is not taken for news
+                    again, self._partly[uid] = self._partly.get(uid) == count, count
+                else:
+                    again, self._counts[uid] = False, count
+                self._changed |= not again
+                return images, 0 if again else len(listed) - len(images), False
         self._studies = None
+        if self._failed[NO_COUNT] and not self._counted:
+            raise ArchiveError(NO_COUNT)
         self.troubles, self._failed = self._failed, Counter()
         return [], 0, not self._changed
 
@@ -204,13 +223,22 @@ class Searches:
         seen: set[tuple[str, ...]] = set()
         start = 0
         while True:
-            page = [first_values(each) for each in self._archive.search(path, **wanted, limit=PAGE, offset=start)]
+            found = self._archive.search(path, **wanted, limit=PAGE, offset=start)
+            page = list(self._understood(found))
             fresh = [each for each in page if (each.get(STUDY, ""), each.get(INSTANCE, "")) not in seen]
             if not fresh:  # at the end, or an archive that gives the first page for ever
                 return
             seen |= {(each.get(STUDY, ""), each.get(INSTANCE, "")) for each in fresh}
-            start += len(page)
+            start += len(found)
             yield from fresh
+
+    def _understood(self, rows: list[Any]) -> Iterator[dict[str, str]]:
+        """Yield the first values of the rows of a page; odd ones are counted."""
+        for row in rows:
+            try:
+                yield first_values(row)
+            except AnswerError as error:
+                self._failed[str(error)] += 1
 
 
 def first_values(found: Any) -> dict[str, str]:

@@ -35,6 +35,7 @@ STORED: Final = "00081199"  # Referenced SOP Sequence of an answer to STOW-RS (P
 SOP_INSTANCE: Final = "00081155"
 
 
+STORE_ANSWERS: Final = (200, 202, 409)  # all stored, some, none (PS3.18 10.5.3.1)
 FAILED: Final = "00081198"  # Failed SOP Sequence
 FAILURE: Final = "00081197"  # Failure Reason
 ALREADY_STORED: Final = (0x0111, 45070)
@@ -167,6 +168,20 @@ class Archive:
             )
         return lists
 
+    def answers(self) -> bool:
+        """Tell whether the archive answers a plain question, after it has not answered another one.
+
+        Raises:
+            StoppedError: we stop.
+        """
+        try:
+            self.search("/studies", limit=1)
+        except StoppedError:
+            raise
+        except ArchiveError:
+            return False
+        return True
+
     def get(self, path: str) -> Any:
         """Return the JSON that Orthanc answers."""
         return self._json("GET", self.url + path)
@@ -193,8 +208,12 @@ class Archive:
         accept = f"{DICOM}; transfer-syntax=*"
         try:
             reply = self._call("GET", self.web + image.path, accept=accept, largest=LARGEST)
-        except SlowError as error:  # perhaps this image alone
-            raise TroubleError(str(error)) from None
+        except StoppedError:
+            raise
+        except ArchiveError as error:
+            if isinstance(error, SlowError) or self.answers():  # it is this image alone
+                raise TroubleError(str(error)) from None
+            raise
         if reply.status == 200:
             return file_of(reply)
         if reply.status in (404, 410):
@@ -206,8 +225,8 @@ class Archive:
     def store(self, objects: Mapping[str, bytes]) -> set[str]:
         """Send files by STOW-RS and return the SOP Instance UIDs of those that the archive now has.
 
-        Those that it had before count: our UIDs are made of what the files say. Where its answer does not name what it
-        has, it is asked for each.
+        Those that it had before count: our UIDs are made of what the files say. What its answer names neither as stored
+        nor as failed, as in XML or without a word, it is asked for.
 
         Args:
             objects: content by SOP Instance UID.
@@ -223,14 +242,21 @@ class Archive:
             "POST", f"{self.web}/studies", accept=JSON, data=body + f"--{boundary}--\r\n".encode(), kind=kind
         )
         try:
-            stored = stored_by(json.loads(reply.content))
+            stored, failed = outcome_of(json.loads(reply.content))
         except NONSENSE:
-            stored = set()
-            if reply.status in (200, 202):  # in XML, or without a word
-                stored = {uid for uid in objects if self.search("/instances", SOPInstanceUID=uid, limit=1)}
-            if not stored:
-                raise TroubleError(f"the archive does not take the results (status {reply.status})") from None
+            stored, failed = set(), set()
+        if reply.status in STORE_ANSWERS:
+            stored |= {uid for uid in set(objects) - stored - failed if self._has(uid)}
+        if not stored | failed:
+            raise TroubleError(f"the archive does not take the results (status {reply.status})")
         return stored & set(objects)
+
+    def _has(self, uid: str) -> bool:
+        """Tell whether a search finds an instance; not where the archive does not search for instances."""
+        try:
+            return bool(self.search("/instances", SOPInstanceUID=uid, limit=1))
+        except AnswerError:
+            return False
 
     def _json(self, method: str, url: str, accept: str = "application/json", value: Any = None) -> Any:
         """Return the JSON of an answer, an empty list for one without content."""
@@ -299,15 +325,20 @@ def file_of(reply: Reply) -> bytes:
     return file
 
 
-def stored_by(answer: Any) -> set[str]:
-    """Return the SOP Instance UIDs of what an archive has, by its answer to STOW-RS (PS3.18 10.5.3, PS3.3 C.12.1.1).
+def outcome_of(answer: Any) -> tuple[set[str], set[str]]:
+    """Return the SOP Instance UIDs of what an archive has, and of what it refuses, by its answer to STOW-RS.
 
     Raises:
         One of `NONSENSE`: it is none.
+
+    Source: PS3.18 10.5.3.
     """
     stored = {item[SOP_INSTANCE]["Value"][0] for item in answer.get(STORED, {}).get("Value", [])}
-    failed = answer.get(FAILED, {}).get("Value", [])
-    return stored | {item[SOP_INSTANCE]["Value"][0] for item in failed if item[FAILURE]["Value"][0] in ALREADY_STORED}
+    reasons = {
+        item[SOP_INSTANCE]["Value"][0]: item[FAILURE]["Value"][0] for item in answer.get(FAILED, {}).get("Value", [])
+    }
+    had = {uid for uid, reason in reasons.items() if reason in ALREADY_STORED}
+    return stored | had, set(reasons) - had
 
 
 def latin(text: str) -> str:
