@@ -167,6 +167,14 @@ class Archive:
             )
         return lists
 
+    def check_usable(self) -> None:
+        """Ask what every archive answers: where it does, trouble with one thing is not that of the archive.
+
+        Raises:
+            ArchiveError: it does not.
+        """
+        self.search("/studies", limit=1)
+
     def get(self, path: str) -> Any:
         """Return the JSON that Orthanc answers."""
         return self._json("GET", self.url + path)
