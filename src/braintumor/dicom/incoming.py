@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Self
 
-from braintumor.dicom.news import INSTANCE, SERIES, STUDY, first_values
 from braintumor.dicom.outgoing import Waiting
 from braintumor.dicom.pacs import Archive, ArchiveError, Image, TooLargeError, TroubleError
+from braintumor.dicom.searches import INSTANCE, SERIES, STUDY, first_values
 from braintumor.errors import ImageError, Refusal
 from braintumor.sandbox import Sandbox
 from braintumor.scan import Scan

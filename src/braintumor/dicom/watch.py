@@ -1,27 +1,24 @@
 """How an archive gets answers by itself: new MR images are fetched, judged, and their results stored beside them."""
 
-import os
-import select
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from time import monotonic
-from types import FrameType
 from typing import Final
 
 from braintumor.dicom.case import author
 from braintumor.dicom.incoming import FETCHERS, Fetched, Incoming
 from braintumor.dicom.journal import Journal
-from braintumor.dicom.news import Changes, News, Searches
+from braintumor.dicom.news import Changes, News
 from braintumor.dicom.outgoing import Outgoing, Waiting
 from braintumor.dicom.pacs import Archive, ArchiveError, StoppedError
 from braintumor.dicom.quiet import quiet
 from braintumor.dicom.retry import Reminder, Retry, backoff
+from braintumor.dicom.searches import Searches
+from braintumor.dicom.stop import Stop, stopping
 from braintumor.dicom.write import result_files
 from braintumor.errors import ImageError, ModelError, Refusal
 from braintumor.inference import Prediction, judge_each
@@ -109,48 +106,6 @@ def watch(
                 sandbox.close()  # what is being decoded would keep us
                 archive.close()
     return watcher.tally
-
-
-class Stop:
-    """Whether to stop. It can be set in a signal handler, where `threading.Event` could wait for itself for ever."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-
-    def set(self) -> None:
-        """Stop."""
-        os.write(self._write, b"x")
-
-    def wait(self, seconds: float = 0.0) -> bool:
-        """Return whether to stop, after so many seconds at most."""
-        return bool(select.select([self._read], [], [], seconds)[0])
-
-    def close(self) -> None:
-        """Close the pipe that it is."""
-        os.close(self._read)
-        os.close(self._write)
-
-
-@contextmanager
-def stopping() -> Iterator[Stop]:
-    """Yield what SIGTERM or SIGINT sets; the second one ends the program as usual."""
-    with closing(Stop()) as stop:
-        if threading.current_thread() is not threading.main_thread():
-            yield stop
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-        def finish(number: int, _: FrameType | None) -> None:
-            stop.set()
-            signal.signal(number, before[signal.Signals(number)])
-
-        for number in before:
-            signal.signal(number, finish)
-        try:
-            yield stop
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @dataclass(eq=False)
