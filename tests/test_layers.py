@@ -30,8 +30,10 @@ LAYERS = (
     "data.quality data.copies data.crossing data.shortcuts "
     "inference sandbox child untrusted decoder braintumor evaluate.faithful evaluate.localise evaluate.decisions "
     "evaluate.compare evaluate.gallery evaluate.leakage",
-    "training.quantize training.train data.audit archive volumes dicom.case dicom.pacs dicom.study evaluate.report",
-    "training.folds evaluate.pooled evaluate.audit_page terminal paths dicom.report dicom.journal dicom.news",
+    "training.quantize training.train data.audit archive volumes dicom.case dicom.pacs dicom.retry dicom.stop "
+    "dicom.study evaluate.report",
+    "training.folds evaluate.pooled evaluate.audit_page terminal paths dicom.report dicom.journal dicom.news "
+    "dicom.searches",
     "dicom.write dicom.outgoing",
     "dicom.files dicom.incoming",
     "dicom.watch web.results",

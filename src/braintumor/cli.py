@@ -647,7 +647,7 @@ class DicomWatch:
         say(f"{model.identity}. {DISCLAIMER}")
         tally = watch(self.url, model, self.state, poll_seconds=self.poll_seconds, once=self.once, say=say)
         say(str(tally))
-        return FINDINGS if self.once and tally.waiting else DONE
+        return FINDINGS if self.once and tally.waiting and not tally.stopped else DONE
 
 
 @dataclass(frozen=True)

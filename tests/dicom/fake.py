@@ -36,6 +36,10 @@ class Archive:
         headers: of every answer, besides the usual.
         lists: whether there is a list of changes.
         pages: whether searches heed `offset`.
+        page: most rows that searches give at once.
+        shift: called with path and offset of every search; the offset that it returns is heeded.
+        before: rows that searches give before all others, by how the path ends.
+        trouble_with_body: as `trouble`, called with what was sent.
     """
 
     def __init__(self) -> None:
@@ -46,7 +50,10 @@ class Archive:
         self.refuse: Callable[[str], bool] = lambda uid: False
         self.said: dict[str, bytes] = {}
         self.headers: dict[str, str] = {}
-        self.lists, self.pages = True, True
+        self.lists, self.pages, self.page = True, True, 10_000
+        self.shift: Callable[[str, int], int] = lambda path, start: start
+        self.before: dict[str, list[object]] = {}
+        self.trouble_with_body: Callable[[bytes], int | None] = lambda body: None
         self.url = ""
 
     def add(self, dataset: Dataset, content: bytes | None = None) -> str:
@@ -70,7 +77,7 @@ class Archive:
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         """Return status and content of the answer to a request."""
         self.asked.append((method, path))
-        status = self.trouble(method, path)
+        status = self.trouble(method, path) or self.trouble_with_body(body)
         if status:
             return status, b""
         for start, content in self.said.items():
@@ -141,8 +148,10 @@ class Archive:
             for _, each in found:
                 counts[each["StudyInstanceUID"]] = counts.get(each["StudyInstanceUID"], 0) + 1
             rows = [{"0020000D": {"Value": [uid]}, "00201208": {"Value": [n]}} for uid, n in counts.items()]
-        start = int(wanted.get("offset", 0)) if self.pages else 0
-        return 200, json.dumps(rows[start : start + int(wanted.get("limit", 10_000))]).encode()
+        listed = [row for end, more in self.before.items() if path.endswith(end) for row in more] + rows
+        start = self.shift(path, int(wanted.get("offset", 0)) if self.pages else 0)
+        limit = min(self.page, int(wanted.get("limit", 10_000)))
+        return 200, json.dumps(listed[start : start + limit]).encode()
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Self
 
-from braintumor.dicom.news import INSTANCE, SERIES, STUDY, first_values
 from braintumor.dicom.outgoing import Waiting
 from braintumor.dicom.pacs import Archive, ArchiveError, Image, TooLargeError, TroubleError
+from braintumor.dicom.searches import INSTANCE, SERIES, STUDY, first_values
 from braintumor.errors import ImageError, Refusal
 from braintumor.sandbox import Sandbox
 from braintumor.scan import Scan
@@ -85,6 +85,8 @@ class Incoming:
     def _ready(self, ahead: deque[tuple[Waiting, Future[Fetched]]], successes: int) -> list[tuple[Waiting, Fetched]]:
         """Return the first image that was fetched, once it is there, with those after it that are there too.
 
+        Where the archive fails over one image and answers other questions, only that image waits.
+
         Raises:
             ArchiveError: the archive cannot be used now; raised when no image before that is left.
         """
@@ -95,10 +97,11 @@ class Incoming:
                 batch.append((each, future.result()))
             except TroubleError as error:
                 each.fail(str(error), successes)
-            except ArchiveError:
+            except ArchiveError as error:
                 if batch:
                     break
-                raise
+                self._archive.check_usable()
+                each.wait(str(error))
             ahead.popleft()
         return batch
 
@@ -133,6 +136,9 @@ def check_identity(scan: Scan, image: Image) -> None:
         TroubleError: so.
     """
     if scan.origin is not None:
-        found = first_values(scan.origin)
+        try:
+            found = first_values(scan.origin)
+        except ArchiveError:
+            found = {}
         if tuple(found.get(tag) for tag in (STUDY, SERIES, INSTANCE)) != (image.study, image.series, image.instance):
             raise TroubleError("the archive gives another image")

@@ -1,23 +1,17 @@
-"""Which images an archive has that we have not seen: from Orthanc's list of changes, or by searching (QIDO-RS)."""
+"""Which images an archive has that we have not seen: what every source tells, and Orthanc's list of changes."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Final, Protocol
-from urllib.parse import quote
 
 from braintumor.dicom.codes import MANUFACTURER
 from braintumor.dicom.journal import Journal
-from braintumor.dicom.pacs import NONSENSE, AnswerError, Archive, ArchiveError, Image, SlowError, StoppedError
+from braintumor.dicom.pacs import NONSENSE, Archive, ArchiveError, Image
+from braintumor.dicom.retry import Retry
 
-PAGE: Final = 100  # all archives allow as many, some no more than 200
-MODALITY: Final = "00080060"
-MADE_BY: Final = "00080070"
-INSTANCE: Final = "00080018"
-STUDY: Final = "0020000D"
-SERIES: Final = "0020000E"
-COUNT: Final = "00201208"  # Number of Study Related Instances
-NO_COUNT: Final = "the archive does not say how many images its studies have (QIDO-RS, 0020,1208)"
+PAGE: Final = 100  # rows or changes; nearly all archives allow as many, some no more than 200
 
 
 class News(Protocol):
@@ -25,11 +19,13 @@ class News(Protocol):
 
     Attributes:
         pace: how many times longer than usual to wait before asking again.
-        troubles: why studies were left out of the last search, and how many; the next one tries them again.
     """
 
     pace: float
-    troubles: Counter[str]
+
+    @property
+    def left_out(self) -> Sequence[Retry]:
+        """Studies or changes of which the archive does not say what they hold, while it answers other questions."""
 
     def more(self) -> tuple[list[Image], int, bool]:
         """Return new MR images, how many others were passed over, and whether there is no more now."""
@@ -47,10 +43,15 @@ class Changes:
     pace = 1.0
 
     def __init__(self, archive: Archive, journal: Journal) -> None:
-        self.troubles: Counter[str] = Counter()
         self._archive, self._journal = archive, journal
         self._read, _ = journal.place
-        self._trail: deque[tuple[int, str]] = deque()  # changes read beyond the place
+        self._trail: deque[tuple[int, str]] = deque()  # changes beyond the place that it may move to
+        self._unknown: dict[str, tuple[int, Retry]] = {}  # new instances that are left out, with their changes
+
+    @property
+    def left_out(self) -> Sequence[Retry]:
+        """New instances of which Orthanc does not say what they are, see `News`."""
+        return [retry for _, retry in self._unknown.values()]
 
     def again(self) -> None:
         """Start over where the list is not the one that was read before, as after Orthanc's database was replaced.
@@ -64,26 +65,55 @@ class Changes:
                 self._start_over()
 
     def more(self) -> tuple[list[Image], int, bool]:
-        """Return what the next changes tell of, see `News`."""
+        """Return what the next changes tell of, see `News`; one at a time those that were left out before.
+
+        What was told is returned before anything else is asked that may fail.
+        """
+        explained = self._explained()
+        if explained:
+            return *explained, False
         changes, last, done = self._page(f"since={self._read}&limit={PAGE}")
         if not changes and last < self._read and self._is_shorter():
             self._start_over()
             return [], 0, False
+        changes = [change for change in changes if change[0] > self._read]  # a list may repeat itself for ever
         new = {entry: seq for seq, entry, kind in changes if kind == "NewInstance"}
-        with understood():
+        try:
             images, passed = self._images(new) if new else ([], 0)
+        except ArchiveError:
+            self._archive.check_usable()
+            images, passed = [], 0
+            self._unknown |= {entry: (seq, Retry(kind="new instance")) for entry, seq in new.items()}
         self._trail.extend((seq, entry) for seq, entry, _ in changes)
         self._read = max([self._read, *(seq for seq, _, _ in changes)])
-        return images, passed, done
+        return images, passed, (done or not changes) and not any(retry.is_due for retry in self.left_out)
 
     def done(self, waiting: Sequence[Image]) -> None:
         """Move the place in the journal to the last change before the first image that is not settled."""
-        first = min((image.seq for image in waiting), default=self._read + 1)
+        unsettled = {image.seq for image in waiting} | {seq for seq, _ in self._unknown.values()}
+        first = min(unsettled, default=self._read + 1)
         reached = None
         while self._trail and self._trail[0][0] < first:
             reached = self._trail.popleft()
         if reached:
             self._journal.move(*reached)
+        # of changes between two unsettled ones the last will do; all would fill the memory while an image waits
+        kept = [change for change, (following, _) in pairwise(self._trail) if following in unsettled]
+        self._trail = deque([*kept, *list(self._trail)[-1:]])
+
+    def _explained(self) -> tuple[list[Image], int] | None:
+        """Return what Orthanc now says of a new instance that was left out and is due again; None if nothing."""
+        due = [(entry, seq, retry) for entry, (seq, retry) in self._unknown.items() if retry.is_due]
+        for entry, seq, retry in due[:1]:
+            try:
+                told = self._images({entry: seq})
+            except ArchiveError as error:
+                self._archive.check_usable()
+                retry.wait(str(error))
+            else:
+                del self._unknown[entry]
+                return told
+        return None
 
     def _is_shorter(self) -> bool:
         """Tell whether the list ends before what was read of it."""
@@ -102,10 +132,15 @@ class Changes:
     def _start_over(self) -> None:
         self._read = 0
         self._trail.clear()
+        self._unknown.clear()
         self._journal.move(0, "")
 
     def _images(self, new: dict[str, int]) -> tuple[list[Image], int]:
         """Return where the MR images among new instances are, in three questions; deleted ones are in no answer."""
+        with understood():
+            return self._found(new)
+
+    def _found(self, new: dict[str, int]) -> tuple[list[Image], int]:
         instances = self._contents(new, "Instance")
         series = {each["ID"]: each for each in self._contents({each["ParentSeries"] for each in instances}, "Series")}
         wanted = {entry: each for entry, each in series.items() if is_wanted(named(each), "Modality", "Manufacturer")}
@@ -149,101 +184,3 @@ def named(resource: Any) -> dict[str, str]:
 def is_wanted(attributes: dict[str, str], modality: str, manufacturer: str) -> bool:
     """Tell whether a series is of MR images that we have not made."""
     return attributes.get(modality) == "MR" and attributes.get(manufacturer) != MANUFACTURER
-
-
-class Searches:
-    """A DICOMweb archive without a list of changes: studies whose number of images has changed are looked through."""
-
-    pace = 30.0
-
-    def __init__(self, archive: Archive) -> None:
-        self.troubles: Counter[str] = Counter()
-        self._archive = archive
-        self._failed: Counter[str] = Counter()  # of the search that is under way
-        self._counts: dict[str, str] = {}
-        self._partly: dict[str, str] = {}  # of studies some of whose instances are listed in an odd way
-        self._studies: Iterator[dict[str, str]] | None = None
-        self._changed = False
-        self._counted = False  # whether any study has a number of images
-
-    def again(self) -> None:
-        """Look through all studies anew: the archive may be another one."""
-        self._counts.clear()
-        self._partly.clear()
-        self._studies = None
-
-    def more(self) -> tuple[list[Image], int, bool]:
-        """Return the MR images of the next study that has changed; the journal tells which are new.
-
-        An image of which the archive does not say what it is counts as one: its file will tell.
-        """
-        if self._studies is None:
-            self._studies, self._changed = self._pages("/studies", ModalitiesInStudy="MR", includefield=COUNT), False
-            self._failed, self._counted = Counter(), False
-        for study in self._studies:
-            if STUDY not in study or COUNT not in study:
-                self._failed[NO_COUNT] += 1
-                continue
-            uid, count = study[STUDY], study[COUNT]
-            self._counted = True
-            if self._counts.get(uid) != count:
-                before = self._failed.total()
-                try:
-                    listed = list(
-                        self._pages(f"/studies/{quote(uid, safe='')}/instances", includefield=f"{MODALITY},{MADE_BY}")
-                    )
-                except StoppedError:
-                    raise
-                except ArchiveError as error:
-                    if isinstance(error, AnswerError | SlowError) or self._archive.answers():  # the others go on
-                        self._failed[str(error)] += 1
-                        continue
-                    raise
-                wanted = [each for each in listed if is_wanted({MODALITY: "MR"} | each, MODALITY, MADE_BY)]
-                images = [
-                    Image(uid, each[SERIES], each[INSTANCE]) for each in wanted if {SERIES, INSTANCE} <= set(each)
-                ]
-                if self._failed.total() > before:  # it is looked through again, which is not taken for news
-                    again, self._partly[uid] = self._partly.get(uid) == count, count
-                else:
-                    again, self._counts[uid] = False, count
-                self._changed |= not again
-                return images, 0 if again else len(listed) - len(images), False
-        self._studies = None
-        if self._failed[NO_COUNT] and not self._counted:
-            raise ArchiveError(NO_COUNT)
-        self.troubles, self._failed = self._failed, Counter()
-        return [], 0, not self._changed
-
-    def done(self, waiting: Sequence[Image]) -> None:
-        """Keep nothing: what is settled is in the journal."""
-
-    def _pages(self, path: str, **wanted: str) -> Iterator[dict[str, str]]:
-        """Yield the first values of what a search finds, by tag, page by page."""
-        seen: set[tuple[str, ...]] = set()
-        start = 0
-        while True:
-            found = self._archive.search(path, **wanted, limit=PAGE, offset=start)
-            page = list(self._understood(found))
-            fresh = [each for each in page if (each.get(STUDY, ""), each.get(INSTANCE, "")) not in seen]
-            if not fresh:  # at the end, or an archive that gives the first page for ever
-                return
-            seen |= {(each.get(STUDY, ""), each.get(INSTANCE, "")) for each in fresh}
-            start += len(found)
-            yield from fresh
-
-    def _understood(self, rows: list[Any]) -> Iterator[dict[str, str]]:
-        """Yield the first values of the rows of a page; odd ones are counted."""
-        for row in rows:
-            try:
-                yield first_values(row)
-            except AnswerError as error:
-                self._failed[str(error)] += 1
-
-
-def first_values(found: Any) -> dict[str, str]:
-    """Return the first value of each attribute of DICOM JSON that has one."""
-    try:
-        return {tag: str(each["Value"][0]) for tag, each in found.items() if each.get("Value")}
-    except (LookupError, TypeError, AttributeError):
-        raise AnswerError("the archive's answer to a search is no DICOM JSON") from None

@@ -1,46 +1,32 @@
 """How results reach an archive: several in a request, in a thread of their own, each image until it has all of them."""
 
-import random
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Final, Self
 
 from braintumor.dicom.journal import Journal
-from braintumor.dicom.pacs import Archive, ArchiveError, Image, TroubleError
+from braintumor.dicom.pacs import Archive, ArchiveError, Image, StoppedError, TroubleError
+from braintumor.dicom.retry import Retry
 
-FIRST_PAUSE: Final = 1.0  # seconds
-LONGEST_PAUSE: Final = 60.0
 PARCEL_BYTES: Final = 4 << 20
 PARCEL_OBJECTS: Final = 12
 UNDER_WAY: Final = 2  # requests that wait or are being sent
 NOT_TAKEN: Final = "the archive does not take the results"
 
 
-def backoff(failures: int) -> float:
-    """Return seconds to wait after so many failures in a row: doubling, at most a minute, and never the same twice."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)
-
-
 @dataclass(eq=False)
-class Waiting:
+class Waiting(Retry):
     """An image that is not settled.
 
     Attributes:
         image: where it is.
-        due: when to try it, on the clock of `time.monotonic`.
-        failures: how often the archive did not give it or not take its results.
-        blamed: how many of these followed a success with another image, so that it is not the archive's state.
-        trouble: what the last failure was.
+        blamed: how many of its failures followed a success with another image, so that it is not the archive's state.
         doubts: how often it could not be decoded for a reason that may be the machine's.
     """
 
     image: Image
-    due: float = 0.0
-    failures: int = 0
     blamed: int = 0
-    trouble: str = ""
     doubts: int = 0
     _successes: int = 0
 
@@ -49,12 +35,6 @@ class Waiting:
         self.blamed += successes > self._successes
         self._successes = successes
         self.wait(trouble)
-
-    def wait(self, trouble: str) -> None:
-        """Note a failure that is not the image's, as of a machine that is busy."""
-        self.failures += 1
-        self.trouble = trouble
-        self.due = monotonic() + backoff(self.failures)
 
 
 @dataclass(eq=False)
@@ -145,8 +125,12 @@ class Outgoing:
             try:
                 stored = future.result()
             except ArchiveError as error:
-                trouble = error
-                continue  # their images keep missing them
+                if not self._is_usable(error):
+                    trouble = error
+                    continue  # their images keep missing them
+                for owner in set(parcel.owners.values()):
+                    owner.wait(str(error))
+                continue
             except TroubleError as error:
                 stored, reason = set(), str(error)
             for uid, owner in parcel.owners.items():
@@ -156,6 +140,16 @@ class Outgoing:
                 owner.fail(reason, self._successes)
         if trouble:
             raise trouble
+
+    def _is_usable(self, error: ArchiveError) -> bool:
+        """Tell whether an archive that has failed over a request answers others."""
+        if isinstance(error, StoppedError):
+            return False
+        try:
+            self._archive.check_usable()
+        except ArchiveError:
+            return False
+        return True
 
     def _drop(self, owner: Waiting) -> None:
         del self._complete[owner], self._missing[owner]

@@ -168,19 +168,13 @@ class Archive:
             )
         return lists
 
-    def answers(self) -> bool:
-        """Tell whether the archive answers a plain question, after it has not answered another one.
+    def check_usable(self) -> None:
+        """Ask what every archive answers: where it does, trouble with one thing is not that of the archive.
 
         Raises:
-            StoppedError: we stop.
+            ArchiveError: it does not.
         """
-        try:
-            self.search("/studies", limit=1)
-        except StoppedError:
-            raise
-        except ArchiveError:
-            return False
-        return True
+        self.search("/studies", limit=1)
 
     def get(self, path: str) -> Any:
         """Return the JSON that Orthanc answers."""
@@ -208,12 +202,8 @@ class Archive:
         accept = f"{DICOM}; transfer-syntax=*"
         try:
             reply = self._call("GET", self.web + image.path, accept=accept, largest=LARGEST)
-        except StoppedError:
-            raise
-        except ArchiveError as error:
-            if isinstance(error, SlowError) or self.answers():  # it is this image alone
-                raise TroubleError(str(error)) from None
-            raise
+        except SlowError as error:  # perhaps this image alone
+            raise TroubleError(str(error)) from None
         if reply.status == 200:
             return file_of(reply)
         if reply.status in (404, 410):

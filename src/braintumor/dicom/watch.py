@@ -1,26 +1,24 @@
 """How an archive gets answers by itself: new MR images are fetched, judged, and their results stored beside them."""
 
-import os
-import select
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from time import monotonic
-from types import FrameType
 from typing import Final
 
 from braintumor.dicom.case import author
 from braintumor.dicom.incoming import FETCHERS, Fetched, Incoming
 from braintumor.dicom.journal import Journal
-from braintumor.dicom.news import Changes, News, Searches
-from braintumor.dicom.outgoing import Outgoing, Waiting, backoff
+from braintumor.dicom.news import Changes, News
+from braintumor.dicom.outgoing import Outgoing, Waiting
 from braintumor.dicom.pacs import Archive, ArchiveError, StoppedError
 from braintumor.dicom.quiet import quiet
+from braintumor.dicom.retry import Reminder, Retry, backoff
+from braintumor.dicom.searches import Searches
+from braintumor.dicom.stop import Stop, stopping
 from braintumor.dicom.write import result_files
 from braintumor.errors import ImageError, ModelError, Refusal
 from braintumor.inference import Prediction, judge_each
@@ -29,11 +27,12 @@ from braintumor.sandbox import Sandbox
 from braintumor.scan import Scan
 
 MOST_FAILURES: Final = 5  # of one image while others succeed; in a row for everything, with `once`
-MOST_WAITING: Final = 2_000
+MOST_WAITING: Final = 2_000  # that have not failed
+MOST_FAILING: Final = 50_000
+RETRIED_TOGETHER: Final = 100  # of those that have failed, so that new ones need not wait for all of them
 DOUBTS: Final = 2
 DOUBTFUL: Final = (Refusal.TIMEOUT,)
 """What a processor that others share may give for a good file, too: it gets more tries."""
-SAID_SECONDS: Final = 60.0  # until the same trouble is told again
 MOST_SLICES: Final = 5_000  # of one image
 MORE: Final = f"more than {MOST_SLICES:,} slices; split it"
 
@@ -47,7 +46,8 @@ class Tally:
         refused: images that cannot be answered, or not all of whose frames can.
         passed: instances that are no MR images, or our own results.
         gone: images that were deleted before they were answered.
-        waiting: images that are not settled.
+        waiting: images that are not settled, and studies or changes of which it is not known what they hold.
+        stopped: whether it was told to end.
     """
 
     answered: int = 0
@@ -55,10 +55,11 @@ class Tally:
     passed: int = 0
     gone: int = 0
     waiting: int = 0
+    stopped: bool = False
 
     def __str__(self) -> str:
         """Return the counts in a line."""
-        return ", ".join(f"{getattr(self, each.name)} {each.name}" for each in fields(self))
+        return ", ".join(f"{count} {name}" for name, count in asdict(self).items() if name != "stopped")
 
 
 def watch(
@@ -101,53 +102,10 @@ def watch(
             try:
                 watcher.run(poll_seconds, once)
             finally:
-                watcher.tell_waiting(last=True)
-                watcher.tally.waiting = len(watcher.waiting) + watcher.left_out
+                watcher.end()
                 sandbox.close()  # what is being decoded would keep us
                 archive.close()
     return watcher.tally
-
-
-class Stop:
-    """Whether to stop. It can be set in a signal handler, where `threading.Event` could wait for itself for ever."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-
-    def set(self) -> None:
-        """Stop."""
-        os.write(self._write, b"x")
-
-    def wait(self, seconds: float = 0.0) -> bool:
-        """Return whether to stop, after so many seconds at most."""
-        return bool(select.select([self._read], [], [], seconds)[0])
-
-    def close(self) -> None:
-        """Close the pipe that it is."""
-        os.close(self._read)
-        os.close(self._write)
-
-
-@contextmanager
-def stopping() -> Iterator[Stop]:
-    """Yield what SIGTERM or SIGINT sets; the second one ends the program as usual."""
-    with closing(Stop()) as stop:
-        if threading.current_thread() is not threading.main_thread():
-            yield stop
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-        def finish(number: int, _: FrameType | None) -> None:
-            stop.set()
-            signal.signal(number, before[signal.Signals(number)])
-
-        for number in before:
-            signal.signal(number, finish)
-        try:
-            yield stop
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @dataclass(eq=False)
@@ -156,7 +114,7 @@ class Watcher:
 
     Attributes:
         waiting: by key, in the order of their coming.
-        left_out: how many studies could not be searched when we last tried.
+        left_out: studies or changes of which the archive does not say what they hold.
         tally: what was done so far.
     """
 
@@ -170,8 +128,11 @@ class Watcher:
     say: Callable[[str], None]
     waiting: dict[str, Waiting] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
-    left_out: int = 0
-    _said: dict[str, float] = field(default_factory=dict)  # when each trouble was told last
+    left_out: Sequence[Retry] = ()
+
+    def __post_init__(self) -> None:
+        """Take what speaks for us."""
+        self._reminder = Reminder(self.say)
 
     def run(self, poll_seconds: float, once: bool) -> None:
         """Go on until stopped; see `watch`."""
@@ -195,44 +156,23 @@ class Watcher:
                 self.say(f"{error}; trying again in {pause:.0f} s")
                 self.stop.wait(pause)
                 continue
-            self._tell_left_out(news)
-            self.tell_waiting()
+            unsettled = [*self.waiting.values(), *self.left_out]
+            self._reminder.tell(unsettled)
             if not done or self._due():
                 continue
-            if not self.waiting:
+            if not unsettled:
                 self.journal.nothing_waits()
-            if once and all(each.failures >= MOST_FAILURES for each in self.waiting.values()):
+            if once and all(each.failures >= MOST_FAILURES for each in unsettled):
                 return
-            soonest = min((each.due for each in self.waiting.values()), default=float("inf"))
+            soonest = min((each.due for each in unsettled), default=float("inf"))
             self.stop.wait(max(0.0, min(poll_seconds * news.pace, soonest - monotonic())))
 
-    def tell_waiting(self, *, last: bool = False) -> None:
-        """Say for each trouble how many images wait because of it; the same at most once a minute, but at the end."""
-        now = monotonic()
-        troubles: dict[str, list[float]] = {}
-        for image in self.waiting.values():
-            if image.trouble:
-                troubles.setdefault(image.trouble, []).append(image.due)
-        for trouble, due in troubles.items():
-            if last:
-                self.say(f"{trouble}: {len(due)} image(s) still wait")
-            elif self._is_news(trouble):
-                self.say(f"{trouble}: {len(due)} image(s) wait, next try in {max(0.0, min(due) - now):.0f} s")
-
-    def _tell_left_out(self, news: News) -> None:
-        """Say why studies are left out for now, as `tell_waiting`."""
-        self.left_out = news.troubles.total()
-        for trouble, count in news.troubles.items():
-            if self._is_news(trouble):
-                self.say(f"{trouble}: {count} study(s) left out for now, the others go on")
-
-    def _is_news(self, trouble: str) -> bool:
-        """Tell whether a trouble was not told within the last minute, and take it for told."""
-        now = monotonic()
-        if now - self._said.get(trouble, -SAID_SECONDS) < SAID_SECONDS:
-            return False
-        self._said[trouble] = now
-        return True
+    def end(self) -> None:
+        """Say and count what is left."""
+        unsettled = [*self.waiting.values(), *self.left_out]
+        self._reminder.tell_last(unsettled)
+        self.tally.waiting = len(unsettled)
+        self.tally.stopped = self.stop.wait()
 
     def _news(self) -> News:
         """Return the way to hear of new images that the archive offers."""
@@ -245,8 +185,9 @@ class Watcher:
     def _round(self, news: News) -> bool:
         """Read a page of news, work on what is due, keep the place; return whether nothing was new and nothing done."""
         done, before = True, self._settled
-        if len(self.waiting) < MOST_WAITING:
+        if not self._is_full():
             images, passed, done = news.more()
+            self.left_out = news.left_out
             self.tally.passed += passed
             settled = self.journal.settled([image.key for image in images])
             for image in images:
@@ -262,9 +203,15 @@ class Watcher:
     def _settled(self) -> int:
         return self.tally.answered + self.tally.refused
 
+    def _is_full(self) -> bool:
+        """Tell whether enough images wait; those that fail do not keep others away."""
+        fresh = sum(not each.failures for each in self.waiting.values())
+        return fresh >= MOST_WAITING or len(self.waiting) >= MOST_FAILING
+
     def _due(self) -> list[Waiting]:
-        now = monotonic()
-        return [each for each in self.waiting.values() if each.due <= now]
+        """Return the images to try now, those that have failed last."""
+        due = [each for each in self.waiting.values() if each.is_due]
+        return [each for each in due if not each.failures] + [each for each in due if each.failures][:RETRIED_TOGETHER]
 
     def _work(self) -> None:
         """Answer the images that are due; say what has come of them."""
