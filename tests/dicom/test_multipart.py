@@ -1,5 +1,7 @@
 """Whether the one file of a multipart answer is found however archives may write it."""
 
+import time
+
 import pytest
 
 from braintumor.dicom.multipart import MultipartError, only_part
@@ -65,3 +67,26 @@ def test_what_is_not_one_file_is_refused(content: bytes, why: str) -> None:
 
 def test_an_empty_part_is_empty() -> None:
     assert only_part(b"--x\r\n\r\n\r\n--x--", KIND) == b""
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"--" + b" " * (4 << 20), ""),
+        (b"--x\n" + b"\n--x-" * (4 << 20), KIND),
+        (b"--x\n\n" + b"\n--x" * (4 << 20), KIND),
+        (b"--x\n\n" + b"\n--x   " * (2 << 20), KIND),
+        (b"--x" + b" " * (16 << 20), KIND),
+        (b"--x\n" + b"\t" * (16 << 20), KIND),
+        (b"-" * (16 << 20), "multipart/related; boundary=----------------"),
+        (b"--x\n\n\n--x--", "multipart/related" + '; ";' * 100_000),
+    ],
+    ids=["blanks", "heads", "boundaries", "blanks after boundaries", "one line", "tabs", "hyphens", "type"],
+)
+def test_no_message_takes_long_to_be_searched(content: bytes, kind: str) -> None:
+    began = time.process_time()
+    try:
+        only_part(content, kind)
+    except MultipartError:
+        pass
+    assert time.process_time() - began < 2

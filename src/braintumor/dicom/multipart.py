@@ -4,9 +4,12 @@ import re
 from email.message import Message
 from typing import Final
 
-_LINE_END: Final = re.compile(rb"[ \t]*(?:\r\n|\n)")
+_LINE_END: Final = re.compile(rb"[ \t]*\r?\n")
+_AFTER_BOUNDARY: Final = re.compile(rb"--|[ \t]*\r?\n")
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n)[ \t]*(?:\r\n|\n)")
 _LARGEST_HEAD: Final = 64 << 10  # bytes of the header of a part
+_LONGEST_KIND: Final = 4096  # letters of a Content-Type, which is taken apart in quadratic time
+_LONGEST_BOUNDARY: Final = 256  # bytes; the standard allows 70
 
 
 class MultipartError(ValueError):
@@ -30,41 +33,35 @@ def only_part(content: bytes | bytearray, kind: str = "") -> bytes:
     if boundary is None:
         return bytes(content)
     delimiter = b"--" + boundary
-    first = _found(content, delimiter, 0)
-    if first < 0:
+    # one search by a pattern, since what is sent may be nothing but boundaries that go on otherwise
+    line = re.compile(b"\n" + re.escape(delimiter) + rb"(--|[ \t]*\r?\n)")
+    if content.startswith(delimiter) and _AFTER_BOUNDARY.match(content, len(delimiter)):
+        start = len(delimiter)
+    elif first := line.search(content):
+        start = first.start(1)
+    else:
         raise MultipartError("no boundary")
-    start = _after_head(content, first + len(delimiter))
-    following = _found(content, delimiter, start - 1)
-    if following < 0:
+    start = _after_head(content, start)
+    following = line.search(content, start - 1)
+    if following is None:
         raise MultipartError("no end")
-    if content[following + len(delimiter) :][:2] != b"--":
+    if following[1] != b"--":
         raise MultipartError("several parts")
-    end = following - (2 if content[following - 2 : following] == b"\r\n" else 1)
+    end = following.start() - (content[following.start() - 1 : following.start()] == b"\r")
     return bytes(memoryview(content)[start : max(start, end)])
 
 
 def _boundary(content: bytes | bytearray, kind: str) -> bytes | None:
     """Return the boundary of a message, None if it is no multipart one."""
     header = Message()
-    header["Content-Type"] = kind.replace("\r", " ").replace("\n", " ")
+    header["Content-Type"] = kind[:_LONGEST_KIND].replace("\r", " ").replace("\n", " ")
     named = header.get_boundary() if kind.strip().lower().startswith("multipart/") else None
     if named:
         return named.encode("latin-1", "replace")
     if not content.startswith(b"--"):
         return None
-    line = _LINE_END.search(content, 0, _LARGEST_HEAD)
-    return bytes(content[2 : line.start()]) if line and line.start() > 2 else None
-
-
-def _found(content: bytes | bytearray, delimiter: bytes, start: int) -> int:
-    """Return where the next line begins with a delimiter that nothing but blanks or the mark of the end follows."""
-    place = start - 1
-    while (place := content.find(delimiter, place + 1)) >= 0:
-        is_line = place == 0 or content[place - 1 : place] == b"\n"
-        after = place + len(delimiter)
-        if is_line and (content[after : after + 2] == b"--" or _LINE_END.match(content, after)):
-            return place
-    return -1
+    end = content.find(b"\n", 0, _LONGEST_BOUNDARY)
+    return bytes(content[2 : max(end, 0)]).rstrip(b" \t\r") or None
 
 
 def _after_head(content: bytes | bytearray, start: int) -> int:
