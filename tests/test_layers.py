@@ -17,7 +17,7 @@ LAYERS = (
     "data.orientations data.download data.unzip data.matlab evaluate.metrics evaluate.intervals "
     "dicom.codes dicom.quiet nifti_axes training.settings",
     "web.protocol defects deep model nifti dicom.attributes dicom.origin dicom.codestream "
-    "dicom.exchange dicom.multipart data.layout data.figshare "
+    "dicom.exchange dicom.multipart dicom.stow data.layout data.figshare "
     "evaluate.reject evaluate.model_card evaluate.charts evaluate.pages evaluate.planes",
     "dicom.parse dicom.display dicom.scope dicom.frames dicom.series",
     "dicom.read",

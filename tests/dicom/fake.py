@@ -34,6 +34,8 @@ class Archive:
         not_taken: SOP Instance UIDs of results that are refused, each once.
         said: answers that are given instead, by how the path begins.
         headers: of every answer, besides the usual.
+        failure: Failure Reason of what is refused; none is said if it is 0.
+        packed: what becomes of the content of every answer.
         lists: whether there is a list of changes.
         pages: whether searches heed `offset`.
         page: most rows that searches give at once.
@@ -48,8 +50,10 @@ class Archive:
         self.asked: list[tuple[str, str]] = []
         self.trouble: Callable[[str, str], int | None] = lambda method, path: None
         self.refuse: Callable[[str], bool] = lambda uid: False
+        self.failure = 0
         self.said: dict[str, bytes] = {}
         self.headers: dict[str, str] = {}
+        self.packed: Callable[[bytes], bytes] = lambda content: content
         self.lists, self.pages, self.page = True, True, 10_000
         self.shift: Callable[[str, int], int] = lambda path, start: start
         self.before: dict[str, list[object]] = {}
@@ -120,14 +124,17 @@ class Archive:
 
     def _store(self, body: bytes) -> tuple[int, bytes]:
         boundary = body[: body.index(b"\r\n")]
-        stored = []
+        stored, failed = [], []
         for part in body.split(boundary)[1:-1]:
             content = part[part.index(b"\r\n\r\n") + 4 : -2]
             dataset = pydicom.dcmread(io.BytesIO(content))
             if not self.refuse(dataset.SOPInstanceUID):
                 self.add(dataset, content)
                 stored.append({"00081155": {"vr": "UI", "Value": [dataset.SOPInstanceUID]}})
-        answer = {"00081198": {"vr": "SQ"}, "00081199": {"vr": "SQ", "Value": stored}}
+            elif self.failure:
+                sop = {"00081155": {"vr": "UI", "Value": [dataset.SOPInstanceUID]}}
+                failed.append(sop | {"00081197": {"vr": "US", "Value": [self.failure]}})
+        answer = {"00081198": {"vr": "SQ", "Value": failed}, "00081199": {"vr": "SQ", "Value": stored}}
         return 200, json.dumps(answer).encode()
 
     def _web(self, path: str, wanted: dict[str, str]) -> tuple[int, bytes]:
@@ -167,6 +174,7 @@ def serving(archive: Archive) -> Iterator[Archive]:
             if status == DROP:
                 self.close_connection = True
                 return
+            content = archive.packed(content)
             self.send_response(status)
             if status in (301, 307):
                 self.send_header("Location", "http://localhost:1/elsewhere")

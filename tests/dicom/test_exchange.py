@@ -142,3 +142,55 @@ def test_sigterm_ends_a_watcher_that_is_held_by_its_archive(behaviour: Behaviour
             watcher.send_signal(signal.SIGTERM)
             assert watcher.wait(30) == 0
             assert time.monotonic() - began < 10
+
+
+def test_an_upload_may_take_longer_than_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacs, "CONNECT_SECONDS", 0.3)
+    answer = b'{"00081199": {"Value": [{"00081155": {"Value": ["1.2.3"]}}]}}'
+
+    def reading_slowly(connection: socket.socket, over: threading.Event) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer)
+        time.sleep(1)
+        with connection.makefile("rb") as stream:
+            stream.read((32 << 20) - 65536)  # and what was read before
+        connection.sendall(head + answer)
+        over.wait(5)
+
+    with hostile(reading_slowly) as url:
+        archive = pacs.Archive(url)
+        assert archive.store({"1.2.3": b"x" * (32 << 20)}) == {"1.2.3": 0}
+        archive.close()
+
+
+def test_an_upload_that_nobody_reads_is_told_as_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "SILENT_SECONDS", 0.3)
+    with hostile(reading_nothing) as url:
+        archive = pacs.Archive(url)
+        with pytest.raises(pacs.ArchiveError, match="no answer in time"):
+            archive.store({"1.2.3": b"x" * (32 << 20)})
+        archive.close()
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["late", "stopped"])
+def test_what_is_done_at_the_last_moment_counts(monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    """Between the last look and the end of the time, the archive answers."""
+    looked = threading.Event()
+    exchanges = exchange.Exchanges(100.0)
+
+    def clock() -> float:
+        looked.set()
+        time.sleep(0.3)  # the work ends
+        return next(times)
+
+    times = iter([0.0] + [1000.0] * 100)
+    monkeypatch.setattr(exchange, "monotonic", clock)
+    if not late:
+        exchanges = exchange.Exchanges(1e9)
+        exchanges.should_stop = lambda: True
+
+    def work() -> str:
+        looked.wait()
+        time.sleep(0.2)
+        return "stored"
+
+    assert exchanges.run(work) == "stored"

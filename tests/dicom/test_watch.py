@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import logging
@@ -6,6 +7,8 @@ import re
 import signal
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -463,9 +466,38 @@ def test_a_list_that_says_for_ever_that_there_is_more_is_read_at_leisure(archive
     assert run() == Tally()
 
 
-def test_what_is_packed_is_not_unpacked(archive: Archive, run: Run) -> None:
-    archive.headers = {"Content-Encoding": "gzip"}
+@pytest.mark.parametrize("way", ["gzip", "X-GZip", "deflate"])
+def test_what_a_proxy_has_packed_is_unpacked(archive: Archive, run: Run, way: str) -> None:
+    archive.add(images(1)[0])
+    archive.headers = {"Content-Encoding": way}
+    archive.packed = zlib.compress if way == "deflate" else gzip.compress
+    assert run().answered == 1
+
+
+def test_what_is_packed_in_an_unknown_way_is_refused(archive: Archive, run: Run) -> None:
+    archive.headers = {"Content-Encoding": "zstd"}
     with pytest.raises(ArchiveError, match="packs its answer"):
+        run()
+
+
+def test_what_unpacks_to_any_size_is_left_at_the_limit(archive: Archive) -> None:
+    archive.headers = {"Content-Encoding": "gzip"}
+    bomb = gzip.compress(bytes(1 << 30), 9)
+    archive.packed = lambda _content: bomb
+    reached = pacs.Archive(archive.url)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveError, match="an answer of more than 64 MiB"):
+            reached.get("/changes")
+        assert tracemalloc.get_traced_memory()[1] < 160 << 20
+    finally:
+        tracemalloc.stop()
+        reached.close()
+
+
+def test_packed_data_that_is_damaged_is_a_broken_connection(archive: Archive, run: Run) -> None:
+    archive.headers = {"Content-Encoding": "gzip"}
+    with pytest.raises(ArchiveError, match="the connection broke"):
         run()
 
 
@@ -545,8 +577,26 @@ def failed(reason: int, uid: str) -> bytes:
 def test_what_the_archive_has_already_counts_as_stored(archive: Archive, reason: int, stored: bool) -> None:
     reached = pacs.Archive(archive.url)
     archive.said = {"/studies": failed(reason, "1.2.3")}
-    assert reached.store({"1.2.3": b"x"}) == ({"1.2.3"} if stored else set())
-    assert reached.store({"1.2.4": b"x"}) == set()  # nothing is said of ours
+    assert reached.store({"1.2.3": b"x"}) == ({"1.2.3": 0} if stored else {"1.2.3": reason})
+    assert reached.store({"1.2.4": b"x"}) == {}  # nothing is said of ours
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (0xA700, "failure reason 0xA700: out of resources"),
+        (0xA7FF, "failure reason 0xA7FF: out of resources"),
+        (0x0124, "failure reason 0x0124: not authorized"),
+        (0xBEEF, "failure reason 0xBEEF"),
+    ],
+)
+def test_why_the_archive_does_not_take_a_result_is_told(
+    archive: Archive, run: Run, said: list[str], reason: int, told: str
+) -> None:
+    archive.add(images(1)[0])
+    archive.refuse, archive.failure = lambda uid: True, reason
+    assert run().answered == 0
+    assert any(line.startswith(f"the archive does not take the results ({told}): 1 image(s) wait") for line in said)
 
 
 @pytest.mark.parametrize("answer", [b"", b"<NativeDicomModel/>"])
@@ -554,7 +604,7 @@ def test_where_the_archive_does_not_say_what_it_has_it_is_asked(archive: Archive
     reached = pacs.Archive(archive.url)
     archive.said = {"/studies": answer, "/instances?SOPInstanceUID=1.2.3&": b'[{"00080018": {"Value": ["1.2.3"]}}]'}
     archive.said["/instances"] = b"[]"
-    assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3"}
+    assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3": 0}
     with pytest.raises(pacs.TroubleError, match="does not take the results"):
         reached.store({"1.2.4": b"x"})
 
@@ -628,6 +678,6 @@ def test_what_an_answer_names_neither_stored_nor_failed_is_asked_for(
         return pacs.Reply(status, bytearray(answer), "") if method == "POST" else call(method, url, **options)
 
     monkeypatch.setattr(reached, "_call", answered)
-    assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3"}
+    assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3": 0}
     with pytest.raises(pacs.TroubleError, match=f"status {status}"):
         reached.store({"1.2.4": b"x"})

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -19,6 +19,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+CONNECT_SECONDS: Final = 5.0
+SILENT_SECONDS: Final = 30.0  # without a byte, sent or received
 LOOK_SECONDS: Final = 0.1  # how often a waiting caller looks whether to stop
 STOP_SECONDS: Final = 5.0  # for what is under way when we are told to stop, as storing results
 
@@ -78,29 +80,27 @@ def _shut_down(stream: Any) -> None:
 
 
 class _Noted(HTTPConnection):
-    """A connection that tells the exchange of its thread about itself."""
+    """A connection that tells the exchange of its thread about itself, and that may be slow to send."""
 
     def connect(self) -> None:
         _note(self)
         super().connect()
         _note(self)
+        self._allow_silence()
 
     def request(self, *arguments: Any, **options: Any) -> None:
         _note(self)
+        self._allow_silence()
         super().request(*arguments, **options)
 
+    def _allow_silence(self) -> None:
+        """Let sending wait as long as receiving; urllib3 sends within the time that connecting may take."""
+        if self.sock is not None:
+            self.sock.settimeout(SILENT_SECONDS)
 
-class _NotedSecure(HTTPSConnection):
+
+class _NotedSecure(_Noted, HTTPSConnection):
     """The same, by TLS."""
-
-    def connect(self) -> None:
-        _note(self)
-        super().connect()
-        _note(self)
-
-    def request(self, *arguments: Any, **options: Any) -> None:
-        _note(self)
-        super().request(*arguments, **options)
 
 
 def _note(connection: HTTPConnection) -> None:
@@ -155,17 +155,12 @@ class Exchanges:
         threading.Thread(target=_work, args=(work, exchange, future), daemon=True).start()
         until = monotonic() + self._seconds
         while True:
-            try:
-                return future.result(LOOK_SECONDS)
-            except TimeoutError:
-                if future.done():  # the work's own
-                    raise
-            if monotonic() > until:
+            is_late, is_stopped = monotonic() > until, self._is_stopped()
+            if wait([future], 0 if is_late or is_stopped else LOOK_SECONDS).done:
+                return future.result()
+            if is_late or is_stopped:
                 exchange.end()
-                raise SlowExchangeError
-            if self._is_stopped():
-                exchange.end()
-                raise StoppedExchangeError
+                raise SlowExchangeError if is_late else StoppedExchangeError
 
     def _is_stopped(self) -> bool:
         """Tell whether the time that is left after we were told to stop is over."""

@@ -8,6 +8,7 @@ from typing import Final, Self
 from braintumor.dicom.journal import Journal
 from braintumor.dicom.pacs import Archive, ArchiveError, Image, StoppedError, TroubleError
 from braintumor.dicom.retry import Retry
+from braintumor.dicom.stow import SUCCESS, failure_text
 
 PARCEL_BYTES: Final = 4 << 20
 PARCEL_OBJECTS: Final = 12
@@ -55,7 +56,7 @@ class Outgoing:
     def __init__(self, archive: Archive, journal: Journal, model: str) -> None:
         self._archive, self._journal, self._model = archive, journal, model
         self._pool = ThreadPoolExecutor(1)
-        self._sent: deque[tuple[Parcel, Future[set[str]]]] = deque()
+        self._sent: deque[tuple[Parcel, Future[dict[str, int]]]] = deque()
         self._parcel = Parcel()
         self._missing: dict[Waiting, set[str]] = {}  # results that are not known to be there
         self._complete: dict[Waiting, str] = {}  # images of which no more results come, and why they are refused
@@ -118,28 +119,45 @@ class Outgoing:
 
     def _take(self, left: int) -> None:
         """Take the answers until so many requests are left, then raise what was wrong with the archive, if anything."""
-        trouble: ArchiveError | None = None
+        unusable: ArchiveError | None = None
         while len(self._sent) > left or (self._sent and self._sent[0][1].done()):
             parcel, future = self._sent.popleft()
+            statuses: dict[str, int] = {}
             reason = NOT_TAKEN
             try:
-                stored = future.result()
+                statuses = future.result()
             except ArchiveError as error:
                 if not self._is_usable(error):
-                    trouble = error
+                    unusable = error
                     continue  # their images keep missing them
                 for owner in set(parcel.owners.values()):
                     owner.wait(str(error))
                 continue
             except TroubleError as error:
-                stored, reason = set(), str(error)
-            for uid, owner in parcel.owners.items():
-                if uid in stored and owner in self._missing:
-                    self._missing[owner].discard(uid)
-            for owner in {owner for uid, owner in parcel.owners.items() if uid not in stored}:
-                owner.fail(reason, self._successes)
-        if trouble:
-            raise trouble
+                reason = str(error)
+            self._settle(parcel, statuses, reason)
+        if unusable:
+            raise unusable
+
+    def _settle(self, parcel: Parcel, statuses: dict[str, int], reason: str) -> None:
+        """Note what the archive has of a parcel, and a failure of each image of which it lacks some.
+
+        Args:
+            parcel: that was sent.
+            statuses: 0 for what is stored, by SOP Instance UID.
+            reason: why something is missing that has no status.
+        """
+        failed: dict[Waiting, str] = {}
+        for uid, owner in parcel.owners.items():
+            status = statuses.get(uid)
+            if status is None:
+                failed.setdefault(owner, reason)
+            elif status != SUCCESS:
+                failed.setdefault(owner, f"{NOT_TAKEN} ({failure_text(status)})")
+            elif owner in self._missing:
+                self._missing[owner].discard(uid)
+        for owner, trouble in failed.items():
+            owner.fail(trouble, self._successes)
 
     def _is_usable(self, error: ArchiveError) -> bool:
         """Tell whether an archive that has failed over a request answers others."""

@@ -6,40 +6,37 @@ Content of images is only carried here, never parsed. No text of an error holds 
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlsplit
 
 import requests
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.exceptions import TimeoutError as SlowBodyError
 
-from braintumor.dicom.exchange import Exchanges, SlowExchangeError, StoppedExchangeError, bounded_session
+from braintumor.dicom.exchange import (
+    CONNECT_SECONDS,
+    SILENT_SECONDS,
+    Exchanges,
+    SlowExchangeError,
+    StoppedExchangeError,
+    bounded_session,
+)
 from braintumor.dicom.multipart import MultipartError, only_part
 from braintumor.dicom.start import dicom_start
+from braintumor.dicom.stow import ANSWERS, DICOM_PARTS, SUCCESS, request_of, statuses_of
 from braintumor.errors import BrainTumorError
 
 USER: Final = "BRAINTUMOR_PACS_USER"
 PASSWORD: Final = "BRAINTUMOR_PACS_PASSWORD"
-TIMEOUTS: Final = (5.0, 30.0)  # seconds to connect, and without a byte
 WHOLE_SECONDS: Final = 300.0  # for an exchange, from connecting to the last byte of the answer
 LARGEST: Final = 256 << 20  # bytes of one image
 LARGEST_ANSWER: Final = 64 << 20  # bytes of JSON
 CHUNK: Final = 1 << 20
 BUSY: Final = (429, 502, 503, 504)
-DICOM: Final = 'multipart/related; type="application/dicom"'
 JSON: Final = "application/dicom+json"
-STORED: Final = "00081199"  # Referenced SOP Sequence of an answer to STOW-RS (PS3.18 10.5.3)
-SOP_INSTANCE: Final = "00081155"
-
-
-STORE_ANSWERS: Final = (200, 202, 409)  # all stored, some, none (PS3.18 10.5.3.1)
-FAILED: Final = "00081198"  # Failed SOP Sequence
-FAILURE: Final = "00081197"  # Failure Reason
-ALREADY_STORED: Final = (0x0111, 45070)
-"""Duplicate SOP instance (PS3.4 B.2.3), and what Microsoft's archive says for it (its conformance statement)."""
+PACKED: Final = ("gzip", "x-gzip", "deflate")
 NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What comes of taking an answer for what it should be."""
 
@@ -199,7 +196,7 @@ class Archive:
             TroubleError: it is there and not given.
             TooLargeError: it has more than 256 MiB.
         """
-        accept = f"{DICOM}; transfer-syntax=*"
+        accept = f"{DICOM_PARTS}; transfer-syntax=*"
         try:
             reply = self._call("GET", self.web + image.path, accept=accept, largest=LARGEST)
         except SlowError as error:  # perhaps this image alone
@@ -212,11 +209,11 @@ class Archive:
                 return None
         raise TroubleError(f"the archive does not give it (status {reply.status})")
 
-    def store(self, objects: Mapping[str, bytes]) -> set[str]:
-        """Send files by STOW-RS and return the SOP Instance UIDs of those that the archive now has.
+    def store(self, objects: Mapping[str, bytes]) -> dict[str, int]:
+        """Send files by STOW-RS and return the status of each, by SOP Instance UID: 0 if the archive now has it.
 
         Those that it had before count: our UIDs are made of what the files say. What its answer names neither as stored
-        nor as failed, as in XML or without a word, it is asked for.
+        nor as failed, as in XML or without a word, it is asked for; a file is missing if that is not known either.
 
         Args:
             objects: content by SOP Instance UID.
@@ -224,22 +221,17 @@ class Archive:
         Raises:
             TroubleError: the archive does not say which of them it has.
         """
-        boundary = uuid.uuid4().hex
-        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        body = b"".join(part for content in objects.values() for part in (head, content, b"\r\n"))
-        kind = f"{DICOM}; boundary={boundary}"
-        reply = self._call(
-            "POST", f"{self.web}/studies", accept=JSON, data=body + f"--{boundary}--\r\n".encode(), kind=kind
-        )
+        content, kind = request_of(objects)
+        reply = self._call("POST", f"{self.web}/studies", accept=JSON, data=content, kind=kind)
         try:
-            stored, failed = outcome_of(json.loads(reply.content))
+            statuses = statuses_of(json.loads(reply.content))
         except NONSENSE:
-            stored, failed = set(), set()
-        if reply.status in STORE_ANSWERS:
-            stored |= {uid for uid in set(objects) - stored - failed if self._has(uid)}
-        if not stored | failed:
+            statuses = {}
+        if reply.status in ANSWERS:
+            statuses |= {uid: SUCCESS for uid in objects if uid not in statuses and self._has(uid)}
+        if not statuses:
             raise TroubleError(f"the archive does not take the results (status {reply.status})")
-        return stored & set(objects)
+        return {uid: status for uid, status in statuses.items() if uid in objects}
 
     def _has(self, uid: str) -> bool:
         """Tell whether a search finds an instance; not where the archive does not search for instances."""
@@ -269,7 +261,7 @@ class Archive:
         *,
         accept: str = "application/json",
         largest: int = LARGEST_ANSWER,
-        data: bytes | None = None,
+        data: BinaryIO | None = None,
         kind: str | None = None,
         value: Any = None,
     ) -> Reply:
@@ -283,7 +275,7 @@ class Archive:
                 headers=headers,
                 data=data,
                 json=value,
-                timeout=TIMEOUTS,
+                timeout=(CONNECT_SECONDS, SILENT_SECONDS),
                 stream=True,
                 allow_redirects=False,
             ) as answer:
@@ -315,22 +307,6 @@ def file_of(reply: Reply) -> bytes:
     return file
 
 
-def outcome_of(answer: Any) -> tuple[set[str], set[str]]:
-    """Return the SOP Instance UIDs of what an archive has, and of what it refuses, by its answer to STOW-RS.
-
-    Raises:
-        One of `NONSENSE`: it is none.
-
-    Source: PS3.18 10.5.3.
-    """
-    stored = {item[SOP_INSTANCE]["Value"][0] for item in answer.get(STORED, {}).get("Value", [])}
-    reasons = {
-        item[SOP_INSTANCE]["Value"][0]: item[FAILURE]["Value"][0] for item in answer.get(FAILED, {}).get("Value", [])
-    }
-    had = {uid for uid, reason in reasons.items() if reason in ALREADY_STORED}
-    return stored | had, set(reasons) - had
-
-
 def latin(text: str) -> str:
     """Return what `requests` sends as the UTF-8 of a text (RFC 7617, 2.1)."""
     return text.encode().decode("latin-1")
@@ -353,16 +329,19 @@ def check(answer: requests.Response) -> None:
 
 
 def body(answer: requests.Response, largest: int) -> bytearray:
-    """Return the content of an answer as it was sent; what is packed could unpack to any size.
+    """Return the content of an answer.
+
+    It is asked for as it is, but what stands between may pack it.
 
     Raises:
-        ArchiveError: it is packed or too large.
+        ArchiveError: it is packed in an unknown way, or too large.
         TooLargeError: it is an image and too large.
     """
-    if answer.headers.get("Content-Encoding", "identity") != "identity":
-        raise ArchiveError("the archive packs its answer, which was not asked for; turn off HTTP compression")
+    way = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    if way not in ("identity", *PACKED):
+        raise ArchiveError("the archive packs its answer in an unknown way; turn off HTTP compression")
     content = bytearray()
-    while chunk := answer.raw.read1(CHUNK, decode_content=False):
+    while chunk := answer.raw.read1(CHUNK, decode_content=way in PACKED):
         content += chunk
         if len(content) > largest:
             text = f"more than {largest >> 20} MiB"
@@ -372,6 +351,8 @@ def body(answer: requests.Response, largest: int) -> bytearray:
 
 def why(error: Exception) -> str:
     """Return what was wrong with a connection; the text of the error itself would hold addresses with UIDs."""
+    if isinstance(error.__context__, ProtocolError) and isinstance(error.__context__.__context__, TimeoutError):
+        return "no answer in time"  # while sending
     kinds: Sequence[tuple[type[Exception], str]] = (
         (
             requests.exceptions.SSLError,
