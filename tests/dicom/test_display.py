@@ -53,8 +53,8 @@ def test_an_exact_window_is_that_of_the_standard() -> None:
 
 
 def test_an_exact_window_may_be_narrower_than_1() -> None:
-    shown = grey([1, 2, 3], RescaleSlope="0.1", WindowCenter=0.2, WindowWidth=0.4, VOILUTFunction="LINEAR_EXACT")
-    assert shown == [0.25, 0.5, 0.75]
+    shown = grey([1, 2, 3], RescaleSlope="0.1", WindowCenter=0.2, WindowWidth=0.25, VOILUTFunction="LINEAR_EXACT")
+    assert shown == [0.1, 0.5, 0.9]
 
 
 def test_a_sigmoid_window_is_that_of_the_standard() -> None:
@@ -86,6 +86,8 @@ def test_windows_agree_with_pydicom(function: str, centre: float, width: float) 
         ((0, 1123), -5000, 100),
         ((0, 1123), 60_000, 100),
         ((0, 4095), 4000, 40),
+        ((50, 1400), 1000, 3000),  # less than half of the greys: such windows changed 13 to 86 of 100 decisions
+        ((50, 1400), 300, 4000),
     ],
 )
 def test_a_window_that_hides_the_image_is_not_used(values: tuple[int, int], centre: float, width: float) -> None:
@@ -104,7 +106,7 @@ def test_tissue_that_is_all_white_on_black_is_hidden_too() -> None:
     assert display(head, header(WindowCenter=3174, WindowWidth=2426))[1] == (HIDING_WINDOW,)
 
 
-@pytest.mark.parametrize(("centre", "width"), [(700, 1400), (400, 500), (1000, 3000), (300, 4000)])
+@pytest.mark.parametrize(("centre", "width"), [(700, 1400), (400, 500), (1000, 2400), (300, 2000)])
 def test_a_window_that_a_person_would_choose_is_used(centre: float, width: float) -> None:
     head = np.zeros((64, 64), np.uint16)
     head[16:48, 16:48] = np.linspace(50, 1400, 1024).reshape(32, 32)

@@ -16,8 +16,8 @@ from braintumor.grey import BY_PERCENTILES, LUMA, between, limits
 Field = NDArray[np.float64]
 NO_WINDOW: Final = f"no window in the file: {BY_PERCENTILES}"
 ODD_WINDOW: Final = f"unusable window in the file: {BY_PERCENTILES}"
-HIDING_WINDOW: Final = f"the window in the file hides the image: {BY_PERCENTILES}"
-LEAST_SHOWN: Final = 0.1  # of the greys from black to white, that the values have to use
+HIDING_WINDOW: Final = f"the window in the file shows too little of the image: {BY_PERCENTILES}"
+LEAST_SHOWN: Final = 0.5  # of the greys from black to white, that the values have to use
 BACKGROUND: Final = 0.05  # of the values' range, below which lies no tissue
 ENDS: Final = (0.01, 0.99)
 LEAST_BETWEEN: Final = 0.05  # of the tissue, that has to be neither black nor white
