@@ -25,8 +25,8 @@ from record import ROOT, WEIGHTS, data_folder, number, record
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import read_manifest
 from braintumor.evaluate.intervals import accuracy
-from braintumor.inference import softmax
 from braintumor.model import load
+from braintumor.predictor import softmax
 from braintumor.preprocess import network_input
 from braintumor.read import read
 from braintumor.training.folds import Log, divided, part_of

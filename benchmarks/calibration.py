@@ -18,9 +18,10 @@ import numpy as np
 from record import ROOT, data_folder, number, record
 
 from braintumor.data.manifest import read_manifest
+from braintumor.evaluate.decisions import KINDS
 from braintumor.evaluate.intervals import mean
-from braintumor.inference import Prediction, predict
 from braintumor.model import load
+from braintumor.predictor import Prediction, predict
 from braintumor.training.quantize import quantize
 
 FOLDS: Final = 5
@@ -82,8 +83,8 @@ def compared(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def refused(answer: Prediction) -> bool:
-    """Tell whether a slice was refused as unusual."""
-    return any(reason in ("unusual image", "not a brain MRI") for reason in answer.reasons)
+    """Tell whether a slice was referred as out of distribution."""
+    return any(reason.code in KINDS["refused"] for reason in answer.reasons)
 
 
 if __name__ == "__main__":

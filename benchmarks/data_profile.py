@@ -27,8 +27,8 @@ from braintumor.data import alignment, groups, layout, miniatures
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, read_manifest, write_manifest
 from braintumor.evaluate import charts, leakage, metrics, report
-from braintumor.inference import Prediction
 from braintumor.model import load
+from braintumor.predictor import Prediction
 
 REPEATS = 5
 CHARTS = ("receiver_operating", "precision_recall", "reliability_diagram")

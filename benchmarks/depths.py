@@ -21,7 +21,7 @@ from PIL import Image
 from record import data_folder, number, record
 
 import braintumor
-from braintumor.inference import Prediction
+from braintumor.predictor import Prediction
 
 PER_CLASS = 25
 LARGEST = (900, 1_030, 2_000, 4_200, 8_000, 17_000, 33_000, 60_000)

@@ -28,8 +28,8 @@ from braintumor.decision import REFER
 from braintumor.dicom.read import slices
 from braintumor.dicom.write import encoded, results
 from braintumor.errors import ImageError
-from braintumor.inference import Prediction, judge_each
 from braintumor.model import Model
+from braintumor.predictor import Prediction, Predictor
 from braintumor.scan import Choice, Scan
 
 sys.path.insert(0, str(ROOT))  # the files of the tests
@@ -88,15 +88,16 @@ def write_mutants(model: Model) -> tuple[int, list[str]]:
     """Write results for all slices that are read of the first malformed files; return how many, and what failed."""
     sources = ((content, f"m{index}") for index, content in enumerate(mutants(WRITTEN)))
     written, failures = 0, []
-    for answer in judge_each(sources, model):
-        if isinstance(answer, ImageError) or answer[0].origin is None:
-            continue
-        written += 1
-        try:
-            for result in results(*answer, model):
-                encoded(result)
-        except Exception as error:  # whatever it is, it is what is looked for
-            failures.append(f"results of {answer[1].image}: {type(error).__name__}")
+    with Predictor(model) as predictor:
+        for answer in predictor.run_with_scans(sources):
+            if isinstance(answer, ImageError) or answer[0].origin is None:
+                continue
+            written += 1
+            try:
+                for result in results(*answer, model):
+                    encoded(result)
+            except Exception as error:  # whatever it is, it is what is looked for
+                failures.append(f"results of {answer[1].image}: {type(error).__name__}")
     return written, failures
 
 

@@ -27,8 +27,8 @@ from typing import NamedTuple
 from record import ROOT
 
 from braintumor.errors import ImageError
-from braintumor.inference import predict_each
 from braintumor.model import Model
+from braintumor.predictor import Predictor
 from braintumor.web.app import create_app
 from braintumor.web.server import Server, configuration
 from braintumor.web.settings import Settings
@@ -401,7 +401,7 @@ class Fuzzed(NamedTuple):
 
 
 def fuzz(count: int, seed: int = 0) -> Fuzzed:
-    """Send mutants through `predict_each`, the service, and every 25th through `braintumor predict`.
+    """Send mutants through `Predictor`, the service, and every 25th through `braintumor predict`.
 
     A failure is an exception, an end of the process, a status of 500 or more, an answer that is no JSON, more than
     three seconds, or planted patient data in what is said.
@@ -419,7 +419,7 @@ def through_inference(made: list[bytes], model: Model) -> Iterator[str]:
     Answers come in batches, so that the time is that since the batch before, for each file in it.
     """
     answered, began = set(), time.perf_counter()
-    for answer in predict_each(((content, f"m{index}") for index, content in enumerate(made)), model):
+    for answer in Predictor(model).run((content, f"m{index}") for index, content in enumerate(made)):
         seconds, began = time.perf_counter() - began, time.perf_counter()
         name = answer.source if isinstance(answer, ImageError) else answer.image
         said = answer.reason if isinstance(answer, ImageError) else " ".join(map(str, answer.record().values()))

@@ -47,8 +47,8 @@ from braintumor.data.miniatures import miniatures
 from braintumor.errors import ModelError
 from braintumor.evaluate.intervals import accuracy, accuracy_difference
 from braintumor.files import cache_folder
-from braintumor.inference import BATCH, predict
 from braintumor.model import Model, load, open_session, usable_cores
+from braintumor.predictor import BATCH, predict
 from braintumor.read import read
 from braintumor.training.networks import Network, build
 from braintumor.training.quantize import compare, quantize

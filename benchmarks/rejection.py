@@ -28,8 +28,8 @@ from safetensors.torch import load_file
 from braintumor.data.manifest import Manifest, read_manifest
 from braintumor.evaluate.metrics import areas_under_curves
 from braintumor.evaluate.reject import fit_gate
-from braintumor.inference import predict_each
 from braintumor.model import Model, load
+from braintumor.predictor import Predictor
 from braintumor.read import read
 from braintumor.scan import Scan
 from braintumor.training.networks import build, stages_of
@@ -94,9 +94,9 @@ def pictures_of(test: Manifest) -> dict[str, list[Scan]]:
 
 
 def scores(scans: Sequence[Scan], model: Model) -> Floats:
-    """Return (N,) how unusual scans are, in units of the model's threshold."""
-    answers = predict_each(scans, model)
-    return np.array([getattr(answer, "unusual", np.nan) for answer in answers]) / model.policy.unusual
+    """Return (N,) OOD scores of scans, in units of the model's threshold."""
+    answers = Predictor(model).run(scans)
+    return np.array([getattr(answer, "ood_score", np.nan) for answer in answers]) / model.policy.ood_threshold
 
 
 def rate(flags: NDArray[np.bool_], members: Integers) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def compared(folder: Path) -> Numbers:
 
 
 def published(usual: dict[str, Floats], head: torch.nn.Module) -> dict[str, Callable[[dict[str, Floats]], Floats]]:
-    """Return scores that are higher for unusual images, fitted to usual ones.
+    """Return scores that are higher for out-of-distribution images, fitted to training images.
 
     Sources: maximum softmax arXiv:1610.02136; energy arXiv:2010.03759; nearest neighbours arXiv:2204.06507; ViM
     arXiv:2203.10807; Mahalanobis arXiv:1807.03888, here one Gaussian for all classes.

@@ -14,7 +14,7 @@ import numpy as np
 from record import data_folder, number, record
 
 import braintumor
-from braintumor.inference import predict_each
+from braintumor.predictor import Predictor
 from braintumor.scan import Scan
 
 PAIRS = ((0.0, 100.0), (0.1, 99.9), (0.5, 99.5), (1.0, 99.0))
@@ -26,11 +26,12 @@ def main() -> None:
     files = sorted((data_folder() / "brain-tumor-mri" / "Training").rglob("*.jpg"))
     scans = [braintumor.read(file) for file in random.Random(0).sample(files, SLICES)]
     model = braintumor.load()
-    usual = list(predict_each(scans, model))
+    predictor = Predictor(model)
+    expected = list(predictor.run(scans))
     numbers = {}
     for low, high in PAIRS:
-        found = predict_each([stretched(scan, low, high) for scan in scans], model)
-        pairs = list(zip(usual, found, strict=True))
+        found = predictor.run([stretched(scan, low, high) for scan in scans])
+        pairs = list(zip(expected, found, strict=True))
         for name in ("decision", "predicted"):
             same = float(np.mean([getattr(before, name) == getattr(after, name) for before, after in pairs]))
             numbers[f"{low:g}-{high:g}.same_{name}"] = number(same, "share", n=SLICES)

@@ -21,14 +21,14 @@ from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.cli import main
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, write_manifest
-from braintumor.inference import predict
 from braintumor.model import Model, load
 from braintumor.paths import UniqueNames
+from braintumor.predictor import predict
 
 ROOT = Path(__file__).parents[1]
 HEADER = (
-    "image,label,predicted,decision,reasons,p_glioma,p_meningioma,p_pituitary,p_no_tumor,model,"
-    "unusual,prediction_set,notes,volume,slice"
+    "image,label,predicted,decision,reason_codes,reasons,p_glioma,p_meningioma,p_pituitary,p_no_tumor,model,"
+    "ood_score,prediction_set,notes,volume,slice"
 )
 COLUMNS = HEADER.split(",")
 
@@ -109,9 +109,9 @@ def test_csv_answers_have_the_columns_of_predictions_csv(
     header, *rows = csv.reader(output.out.splitlines())
     assert header == COLUMNS
     for row, answer in zip(rows, predict(slices[:2], model), strict=True):
-        assert row[:5] == [answer.image, "", answer.predicted, answer.predicted, ""]
-        assert [float(value) for value in row[5:9]] == pytest.approx(answer.probabilities.tolist(), abs=1e-6)
-        assert row[9] == "tiny 1.2"
+        assert row[:6] == [answer.image, "", answer.predicted, answer.predicted, "", ""]
+        assert [float(value) for value in row[6:10]] == pytest.approx(answer.probabilities.tolist(), abs=1e-6)
+        assert row[10] == "tiny 1.2"
     assert DISCLAIMER in output.err
 
 
@@ -121,7 +121,8 @@ def test_json_answers_have_the_same_names(
     assert status_of("predict", slices[0], slices[1], "--model", model_folder, "--format", "json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["model"], answer["disclaimer"]) == ("tiny 1.2", DISCLAIMER)
-    assert [list(entry) for entry in answer["predictions"]] == [COLUMNS, COLUMNS]
+    names = [name for name in COLUMNS if name != "reason_codes"]
+    assert [list(entry) for entry in answer["predictions"]] == [names, names]
     assert [entry["image"] for entry in answer["predictions"]] == [str(slices[0]), str(slices[1])]
     assert answer["predictions"][0]["p_glioma"] == pytest.approx(
         predict(slices[0], model)[0].probabilities[0], abs=1e-6
@@ -135,7 +136,7 @@ def test_answers_are_withheld_at_the_wished_operating_point(
     card = json.loads((folder / "card.json").read_text())
     points = [{"coverage": share, "confidence": least, "error": 0.0} for share, least in ((1.0, 0.0), (0.9, 1.1))]
     sets = {"0.1": [1.0, 1.0, 0.0, 0.0]}
-    card["rejection"] = {"float32": {"unusual": 1e9, "foreign": 2e9, "points": points, "sets": sets}}
+    card["rejection"] = {"float32": {"ood_threshold": 1e9, "far_ood_threshold": 2e9, "points": points, "sets": sets}}
     (folder / "card.json").write_text(json.dumps(card))
     assert status_of("predict", slices[0], "--model", folder, "--coverage", "1") == 0
     assert "refer" not in capsys.readouterr().out
@@ -160,7 +161,10 @@ def test_unreadable_files_are_named_and_the_others_answered(
         f"tiny 1.2. {DISCLAIMER}\n", ""
     )
     if kind == "json":
-        assert json.loads(output.out)["predictions"][1] == {"image": str(mixed / "b.jpg"), "error": reason}
+        assert json.loads(output.out)["predictions"][1] == {
+            "image": str(mixed / "b.jpg"),
+            "error": {"code": "unknown_format", "text": reason},
+        }
 
 
 def test_only_unreadable_files_still_give_valid_output(

@@ -8,10 +8,12 @@ import pytest
 
 from braintumor.decision import Policy
 from braintumor.errors import ModelError
+from braintumor.referral import Referral
+from tests.referrals import NOT_BRAIN_MRI, OUT_OF_DISTRIBUTION, uncertain
 
 REJECTION: dict[str, Any] = {
-    "unusual": 2.0,
-    "foreign": 4.0,
+    "ood_threshold": 2.0,
+    "far_ood_threshold": 4.0,
     "points": [
         {"coverage": 1.0, "confidence": 0.0, "error": 0.06},
         {"coverage": 0.95, "confidence": 0.6, "error": 0.04},
@@ -48,7 +50,7 @@ def test_an_operating_point_answers_at_least_the_coverage_or_errs_at_most_so_oft
         ({"coverage": 1.1}, r"no operating point answers 1\.1 of the images; choose from 0\.9 to 1"),
         ({"coverage": 0.0}, r"no operating point answers 0 of the images; choose from 0\.9 to 1"),
         ({"max_error": 0.001}, r"errs on at most 0\.001 of the answers; the least is 0\.0200"),
-        ({"coverage": 0.9, "max_error": 0.02}, "cannot both be wished for"),
+        ({"coverage": 0.9, "max_error": 0.02}, "not both"),
         ({"set_error": 0.3}, r"no prediction sets for an error of 0\.3; choose 0\.05, 0\.1"),
     ],
 )
@@ -65,21 +67,21 @@ def test_a_model_without_operating_points_withholds_nothing_and_takes_no_wishes(
 
 
 @pytest.mark.parametrize(
-    ("shares", "unusual", "reasons"),
+    ("shares", "ood_score", "reasons"),
     [
         (SURE, 2.0, ()),
-        (SURE, 2.001, ("unusual image",)),
-        (SURE, 4.0, ("unusual image",)),
-        (SURE, 4.001, ("not a brain MRI",)),
-        (SURE, math.nan, ("not a brain MRI",)),
-        (UNSURE, 1.0, ("uncertain between No tumor and Meningioma",)),
-        (UNSURE, 3.0, ("unusual image",)),
+        (SURE, 2.001, (OUT_OF_DISTRIBUTION,)),
+        (SURE, 4.0, (OUT_OF_DISTRIBUTION,)),
+        (SURE, 4.001, (NOT_BRAIN_MRI,)),
+        (SURE, math.nan, (NOT_BRAIN_MRI,)),
+        (UNSURE, 1.0, (uncertain("no_tumor", "meningioma"),)),
+        (UNSURE, 3.0, (OUT_OF_DISTRIBUTION,)),
     ],
 )
 def test_an_answer_is_withheld_for_one_reason(
-    shares: np.ndarray[Any, Any], unusual: float, reasons: tuple[str, ...]
+    shares: np.ndarray[Any, Any], ood_score: float, reasons: tuple[Referral, ...]
 ) -> None:
-    assert Policy.of(REJECTION).reasons(shares, unusual) == reasons
+    assert Policy.of(REJECTION).reasons(shares, ood_score) == reasons
 
 
 def test_a_prediction_set_holds_what_is_likely_enough_for_its_class_and_the_best_class_always() -> None:

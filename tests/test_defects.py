@@ -10,6 +10,7 @@ from braintumor.data.phantom import phantom
 from braintumor.defects import defects, drawn, regions
 from braintumor.overlay import font
 from braintumor.scan import Scan
+from tests.referrals import EMPTY, SATURATED, TOO_SMALL, WRITING
 
 
 def head(size: int = 224) -> np.ndarray:
@@ -24,10 +25,10 @@ def test_a_plain_slice_has_none(label: str) -> None:
 def test_nothing_to_see_is_empty() -> None:
     corner = np.zeros((200, 200), np.float32)
     corner[:28, :28] = 0.8  # 2 % of the pixels, less 0.04 %
-    assert defects(Scan(corner)) == ("image quality: empty",)
+    assert defects(Scan(corner)) == (EMPTY,)
     corner[:29, :29] = 0.8
     assert defects(Scan(corner)) == ()
-    assert defects(Scan(np.full((200, 200), 0.7, np.float32))) == ("image quality: empty",)
+    assert defects(Scan(np.full((200, 200), 0.7, np.float32))) == (EMPTY,)
 
 
 def test_much_white_is_saturated() -> None:
@@ -36,18 +37,18 @@ def test_much_white_is_saturated() -> None:
     pixels[:9] = 1.0  # 18 % of what is lit
     assert defects(Scan(pixels)) == ()
     pixels[:11] = 1.0
-    assert defects(Scan(pixels)) == ("image quality: saturated",)
+    assert defects(Scan(pixels)) == (SATURATED,)
 
 
 def test_few_pixels_are_too_small() -> None:
     assert defects(Scan(head(64))) == ()
-    assert defects(Scan(head()[:63])) == ("image quality: smaller than 64 pixels",)
+    assert defects(Scan(head()[:63])) == (TOO_SMALL,)
 
 
 def test_writing_beside_the_head_is_named() -> None:
     image = Image.fromarray(np.rint(head() * 255).astype(np.uint8))
     ImageDraw.Draw(image).text((4, 3), "Se 4", 255, font(14))
-    assert defects(Scan(np.asarray(image, np.float32) / 255)) == ("image quality: writing in the image",)
+    assert defects(Scan(np.asarray(image, np.float32) / 255)) == (WRITING,)
 
 
 @pytest.mark.parametrize("seed", range(20))

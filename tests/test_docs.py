@@ -135,15 +135,15 @@ def write_model(folder: Path) -> None:
     pool = helper.make_node("AveragePool", ["image"], ["quarters"], kernel_shape=[32, 32], strides=[32, 32])
     flat = helper.make_node("Flatten", ["quarters"], ["logits"])
     maps = helper.make_node("Mul", ["quarters", "ones"], ["class_maps"])
-    unusual = helper.make_node("ReduceMean", ["image"], ["unusual"], axes=[1, 2, 3], keepdims=0)
+    ood_score = helper.make_node("ReduceMean", ["image"], ["ood_score"], axes=[1, 2, 3], keepdims=0)
     graph = helper.make_graph(
-        [pool, flat, maps, unusual],
+        [pool, flat, maps, ood_score],
         "quarters",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 64, 64])],
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4]),
             helper.make_tensor_value_info("class_maps", TensorProto.FLOAT, ["N", 4, 2, 2]),
-            helper.make_tensor_value_info("unusual", TensorProto.FLOAT, ["N"]),
+            helper.make_tensor_value_info("ood_score", TensorProto.FLOAT, ["N"]),
         ],
         [numpy_helper.from_array(np.ones((1, 4, 2, 2), np.float32), "ones")],
     )

@@ -11,7 +11,7 @@ import braintumor
 
 SOURCE = Path(braintumor.__file__).parent
 LAYERS = (
-    "text errors classes files confinement dicom dicom.start web.settings web.shares web.answers web.numbers "
+    "text errors classes referral files confinement dicom dicom.start web.settings web.shares web.answers "
     "web.reference",
     "web.pace web.pieces scan grey square preprocess card decision data.manifest data.split data.phantom "
     "data.orientations data.download data.unzip data.matlab evaluate.metrics evaluate.intervals "
@@ -28,8 +28,8 @@ LAYERS = (
     "training.export training.sanity training.loader training.checkpoint "
     "training.weights training.artefact training.schedule training.start training.hardware training.board "
     "data.quality data.copies data.crossing data.shortcuts "
-    "inference sandbox child untrusted decoder braintumor evaluate.faithful evaluate.localise evaluate.decisions "
-    "evaluate.compare evaluate.gallery evaluate.leakage",
+    "predictor sandbox child untrusted decoder braintumor evaluate.faithful evaluate.localise evaluate.decisions "
+    "web.numbers evaluate.compare evaluate.gallery evaluate.leakage",
     "training.quantize training.train data.audit archive volumes dicom.case dicom.pacs dicom.retry dicom.stop "
     "dicom.study evaluate.report",
     "training.folds evaluate.pooled evaluate.audit_page terminal paths dicom.report dicom.journal dicom.news "

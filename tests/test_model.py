@@ -21,8 +21,8 @@ CARD = Card(
     "cnn-reference", "0.1.0", "cnn", Preprocess(64), 2.5, "0.1.0", temperature=1.3, train={"seed": 1}, metrics={"n": 4}
 )
 REJECTION = {
-    "unusual": 4.0,
-    "foreign": 8.0,
+    "ood_threshold": 4.0,
+    "far_ood_threshold": 8.0,
     "points": [{"coverage": 1.0, "confidence": 0.0, "error": 0.04}],
     "sets": {"0.1": [0.5, 0.5, 0.5, 0.5]},
 }
@@ -90,9 +90,12 @@ def test_a_card_reads_back() -> None:
         (changed(metrics={"accuracy": float("nan")}), "card.json cannot be used .*JSON compliant"),
         (changed(rejection=[]), "expected a JSON object as rejection"),
         (changed(rejection={"int8": 3}), "card.json cannot be used"),
-        (changed(rejection={"int8": REJECTION | {"unusual": "much"}}), "expected positive thresholds under rejection"),
-        (changed(rejection={"int8": REJECTION | {"foreign": float("nan")}}), "expected positive thresholds"),
-        (changed(rejection={"int8": REJECTION | {"unusual": float("inf")}}), "expected positive thresholds"),
+        (
+            changed(rejection={"int8": REJECTION | {"ood_threshold": "much"}}),
+            "expected positive thresholds under rejection",
+        ),
+        (changed(rejection={"int8": REJECTION | {"far_ood_threshold": float("nan")}}), "expected positive thresholds"),
+        (changed(rejection={"int8": REJECTION | {"ood_threshold": float("inf")}}), "expected positive thresholds"),
         (changed(rejection={"int8": REJECTION | {"points": []}}), "operating points and sets from 0 to 1"),
         (changed(rejection={"int8": REJECTION | {"points": [{"coverage": 1}]}}), "card.json cannot be used"),
         (changed(rejection={"int8": REJECTION | {"sets": {"0.1": [0.5, 0.5]}}}), "sets of a number for each class"),
@@ -111,11 +114,11 @@ def test_unusable_cards_are_refused(text: str, message: str) -> None:
 
 def test_a_model_answers_with_logits_and_class_maps_of_every_image(model: Model) -> None:
     images = np.random.default_rng(0).random((3, 1, 64, 64), np.float32)
-    logits, class_maps, unusual = model(images)
-    assert (logits.shape, class_maps.shape, unusual.shape) == ((3, 4), (3, 4, 2, 2), (3,))
-    assert (logits.dtype, class_maps.dtype, unusual.dtype) == (np.float32, np.float32, np.float32)
+    logits, class_maps, ood_score = model(images)
+    assert (logits.shape, class_maps.shape, ood_score.shape) == ((3, 4), (3, 4, 2, 2), (3,))
+    assert (logits.dtype, class_maps.dtype, ood_score.dtype) == (np.float32, np.float32, np.float32)
     assert class_maps.min() >= 0
-    assert unusual.min() > 0
+    assert ood_score.min() > 0
 
 
 @pytest.mark.parametrize("file", ["card.json", "model.onnx"])
@@ -250,7 +253,7 @@ FLOAT, DOUBLE = 1, 11  # of onnx.TensorProto
 GOOD: dict[str, tuple[int, list[int], Any]] = {
     "logits": (FLOAT, [1, 4], [0.0] * 4),
     "class_maps": (FLOAT, [1, 4, 2, 2], [0.0] * 16),
-    "unusual": (FLOAT, [1], [1.0]),
+    "ood_score": (FLOAT, [1], [1.0]),
 }
 
 
@@ -263,8 +266,8 @@ GOOD: dict[str, tuple[int, list[int], Any]] = {
         ("class_maps", (FLOAT, [1, 3, 2, 2], [0.0] * 12), "in the shapes"),
         ("class_maps", (FLOAT, [1, 4, 4], [0.0] * 16), "in the shapes"),
         ("class_maps", (FLOAT, [1, 4, 0, 2], []), "in the shapes"),
-        ("unusual", (FLOAT, [1, 1], [1.0]), "in the shapes"),
-        ("unusual", (FLOAT, [1], [float("nan")]), "answers NaN or infinity"),
+        ("ood_score", (FLOAT, [1, 1], [1.0]), "in the shapes"),
+        ("ood_score", (FLOAT, [1], [float("nan")]), "answers NaN or infinity"),
         ("class_maps", (FLOAT, [1, 4, 1, 1], [float("inf")] * 4), "answers NaN or infinity"),
         ("logits", (DOUBLE, [1, 4], [0.0] * 4), "all float32"),
     ],

@@ -1,6 +1,8 @@
 """Whether the summary of a volume tells every slice, and nothing that the slices do not say."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +11,17 @@ import pytest
 from braintumor.classes import CLASSES
 from braintumor.decision import Policy
 from braintumor.defects import defects
-from braintumor.inference import Prediction, predict
+from braintumor.errors import ReferralReason
 from braintumor.model import Model
+from braintumor.predictor import Prediction, predict
+from braintumor.referral import Referral
 from braintumor.scan import Place, Scan
-from braintumor.volumes import Evidence, Summary, Tally, numbered, summarise
+from braintumor.volumes import Evidence, Summary, Tally, in_order, numbered, summarise
+from tests import referrals
+from tests.referrals import uncertain
 from tests.volume_files import brain
 
-EMPTY = ("image quality: empty",)
+EMPTY = (referrals.EMPTY,)
 
 
 def said(
@@ -24,7 +30,7 @@ def said(
     *,
     strength: float = 1.0,
     probability: float = 0.9,
-    reasons: tuple[str, ...] = (),
+    reasons: tuple[Referral, ...] = (),
     volume: str | None = "brain.nii.gz",
     position: float | None = None,
     notes: tuple[str, ...] = (),
@@ -52,7 +58,7 @@ WHOLE = (
     said(5, "glioma", strength=3.0),
     said(6, "glioma", strength=7.0, probability=0.8),
     said(7, "glioma", strength=5.0),
-    said(8, "meningioma", reasons=("uncertain between Meningioma and Glioma",)),
+    said(8, "meningioma", reasons=(uncertain("meningioma", "glioma"),)),
     said(9, "no_tumor", reasons=EMPTY),
     said(10, "glioma", reasons=EMPTY, strength=99.0),
 )
@@ -65,7 +71,7 @@ def test_every_slice_is_told_once() -> None:
     assert [number for number, _ in summary.referred] == [1, 8, 9, 10]
     told = [*sum(summary.decided.values(), ()), *(number for number, _ in summary.referred)]
     assert sorted(told) == list(range(1, 11))
-    assert summary.reasons == {"image quality: empty": 3, "uncertain between Meningioma and Glioma": 1}
+    assert summary.reasons == {ReferralReason.IMAGE_QUALITY: 3, ReferralReason.UNCERTAIN: 1}
 
 
 def test_the_strongest_slice_is_that_of_the_highest_class_map_among_those_decided() -> None:
@@ -82,13 +88,13 @@ def test_a_class_that_was_only_referred_is_still_told() -> None:
 
 def test_a_slice_that_shows_no_brain_is_evidence_for_nothing() -> None:
     black = Scan(np.zeros((64, 64), np.float32))
-    foreign = Policy(unusual=1, foreign=2).reasons(np.full(4, 0.25, np.float32), 3)
+    foreign = Policy(ood_threshold=1, far_ood_threshold=2).reasons(np.full(4, 0.25, np.float32), 3)
     for reasons in (defects(black), foreign):
         summary = one(said(1, "glioma", reasons=reasons))
         assert summary.strongest == {}
         assert str(summary).startswith("brain.nii.gz: 1 slice: no tumor class on 0, referred 1 (1: ")
-    unusual = Policy(unusual=1, foreign=9).reasons(np.full(4, 0.25, np.float32), 3)
-    assert not one(said(1, "glioma", reasons=unusual)).strongest["glioma"].decided
+    ood_score = Policy(ood_threshold=1, far_ood_threshold=9).reasons(np.full(4, 0.25, np.float32), 3)
+    assert not one(said(1, "glioma", reasons=ood_score)).strongest["glioma"].decided
 
 
 def test_of_empty_class_maps_the_most_probable_slice_is_named() -> None:
@@ -204,7 +210,7 @@ def test_no_line_says_what_the_volume_or_the_patient_has() -> None:
 def test_the_record_is_json_and_complete() -> None:
     record: dict[str, Any] = json.loads(json.dumps(one(*WHOLE, scale=4.0).record()))
     assert record["decided"] == {"glioma": [3, 5, 6, 7], "meningioma": [], "pituitary": [], "no_tumor": [2, 4]}
-    assert record["referred"][1] == {"slice": 8, "reasons": ["uncertain between Meningioma and Glioma"]}
+    assert record["referred"][1] == {"slice": 8, "reasons": [uncertain("meningioma", "glioma").record()]}
     assert record["strongest"]["glioma"] == {
         **{"slice": 6, "image": "x#6", "strength": 1.75},
         **{"probability": 0.8, "decided": True},
@@ -243,3 +249,31 @@ def test_a_volume_is_summed_up_from_its_file(model: Model) -> None:
         }
         assert maxima[evidence.image] == max(maxima.values())
     assert summary.strongest
+
+
+RULES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "fixtures" / "volume_rules.json").read_text())
+
+
+@pytest.mark.parametrize("case", RULES, ids=[case["name"] for case in RULES])
+def test_order_and_strongest_evidence_follow_the_rules_that_the_viewer_shares(case: dict[str, Any]) -> None:
+    predictions = [
+        replace(
+            said(
+                slice_["number"],
+                slice_["predicted"],
+                strength=slice_["strength"],
+                probability=slice_["probability"],
+                position=slice_["position"],
+                reasons=tuple(Referral(ReferralReason(code)) for code in slice_["reasons"]),
+            ),
+            decision=slice_["decision"],
+        )
+        for slice_ in case["slices"]
+    ]
+    outcomes = Tally(1.0)
+    for prediction in predictions:
+        outcomes.add(prediction)
+    ((_, answers),) = outcomes._said.items()
+    assert [answer.number for answer in in_order(answers)] == case["order"]
+    evidence = one(*predictions).strongest
+    assert {name: {"slice": best.slice, "decided": best.decided} for name, best in evidence.items()} == case["evidence"]

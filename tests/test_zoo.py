@@ -58,7 +58,7 @@ def test_a_model_comes_with_the_package() -> None:
     tested = model.card.metrics["tested"]
     assert tested["n_images"] > 1000
     assert tested["accuracy"]["low"] < tested["accuracy"]["value"] < tested["accuracy"]["high"]
-    assert model.policy.unusual < float("inf")  # it can refuse
+    assert model.policy.ood_threshold < float("inf")  # it can refuse
     assert model.card.temperature != 1
 
 

@@ -8,8 +8,8 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != os.path
     del sys.path[0]
 
 from braintumor.errors import BrainTumorError, Refusal
-from braintumor.inference import Prediction, Unreadable, predict
 from braintumor.model import Model
+from braintumor.predictor import Prediction, Unreadable, predict
 from braintumor.read import read
 from braintumor.scan import Scan
 from braintumor.zoo import load

@@ -34,8 +34,9 @@ class Card:
         temperature: the logits are divided by it before the softmax; 1 changes nothing.
         data: fingerprint of the manifest, counts per split and class, split fractions, files left out.
         train: every setting of the run, so that it can be repeated.
-        rejection: for each precision, when answers are withheld, from validation images: `unusual` and `foreign`,
-            thresholds of how unusual an image may be; `points`, the least probability for a coverage, with the error
+        rejection: for each precision, when answers are withheld, from validation images: `ood_threshold` and
+            `far_ood_threshold`, the largest OOD scores of images that are answered, and that are classified as brain
+            MRI; `points`, the least probability for a coverage, with the error
             there; `sets`, the quantiles of prediction sets by their error.
         precisions: one entry per ONNX file: how far float32 agrees with the trained network, the others with float32.
     """
@@ -136,7 +137,7 @@ def _check_rejection(entry: Any, precision: str) -> None:
         raise ValueError(f"expected a number as confidence {where}")
     if any(len(quantiles) != len(CLASSES) for quantiles in sets.values()):
         raise ValueError(f"expected sets of a number for each class {where}")
-    if not all(_is_number(entry[name]) and entry[name] > 0 for name in ("unusual", "foreign")):
+    if not all(_is_number(entry[name]) and entry[name] > 0 for name in ("ood_threshold", "far_ood_threshold")):
         raise ValueError(f"expected positive thresholds {where}")
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from braintumor.confinement import PROTECTIONS
 from braintumor.decoder import HEAD, LARGEST
-from braintumor.untrusted import NONSENSE
+from braintumor.errors import MALFORMED_ERRORS, ChildCrashedError, ChildLostError, DecodeTimeoutError
 
 NEXT_SECONDS: Final = 0.1  # more, for each further slice of a file
 START_SECONDS: Final = 60.0
@@ -43,18 +43,6 @@ CRASHES: Final = frozenset(
     )
 )
 """Exit statuses of a child that its file has ended; by any other signal somebody else has."""
-
-
-class LostError(Exception):
-    """A child that will not answer, for a reason that lies outside its file."""
-
-
-class CrashError(Exception):
-    """A child that its file has ended."""
-
-
-class SlowError(Exception):
-    """A file that takes more of a processor's time than it may."""
 
 
 class Child:
@@ -90,7 +78,7 @@ class Child:
         """Return which of `PROTECTIONS` hold in the process; waits until it has started.
 
         Raises:
-            LostError: it has not.
+            ChildLostError: it has not.
         """
         if self._protections is None:
             patience = Patience(self, math.inf, START_SECONDS)
@@ -98,8 +86,8 @@ class Child:
                 message = json.loads(received(self.socket, LONGEST_MESSAGE, patience))
                 received(self.socket, 0, patience)
                 self._protections = tuple(name for name in PROTECTIONS if name in message["protections"])
-            except (OSError, CrashError, *NONSENSE) as error:  # no file has been seen yet
-                raise LostError from error
+            except (OSError, ChildCrashedError, *MALFORMED_ERRORS) as error:  # no file has been seen yet
+                raise ChildLostError from error
         return self._protections
 
     def ask(self, content: bytes, asked: dict[str, Any], seconds: float) -> Iterator[tuple[dict[str, Any], bytearray]]:
@@ -111,9 +99,9 @@ class Child:
             seconds: of a processor's time that the first message may take.
 
         Raises:
-            SlowError: it takes more of a processor's time.
-            CrashError: the process has ended itself.
-            LostError: the process was ended or stopped, or gets no processor.
+            DecodeTimeoutError: it takes more of a processor's time.
+            ChildCrashedError: the process has ended itself.
+            ChildLostError: the process was ended or stopped, or gets no processor.
             ValueError: it says what no child says, or something about another file.
         """
         self._files += 1
@@ -137,13 +125,13 @@ class Child:
             raise self._ended() from error
         raise ValueError("expected an end")
 
-    def _ended(self) -> CrashError | LostError:
+    def _ended(self) -> ChildCrashedError | ChildLostError:
         """Return why the process does not answer any more."""
         try:
             status = self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:  # it has closed its socket, which no decoder does
-            return CrashError()
-        return CrashError() if status >= 0 or status in CRASHES else LostError()
+            return ChildCrashedError()
+        return ChildCrashedError() if status >= 0 or status in CRASHES else ChildLostError()
 
     def end(self) -> None:
         """Kill the process; it holds nothing worth keeping."""
@@ -164,14 +152,14 @@ class Patience:
         """Raise where the child is not to be waited for any longer.
 
         Raises:
-            SlowError: it has had its time.
-            LostError: it was stopped, or gets no processor.
+            DecodeTimeoutError: it has had its time.
+            ChildLostError: it was stopped, or gets no processor.
             OSError: it has ended.
         """
         if processor_time(self._pid) > self._processor_until:
-            raise SlowError
+            raise DecodeTimeoutError
         if time.monotonic() > self._clock_until or is_stopped(self._pid):
-            raise LostError
+            raise ChildLostError
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -227,7 +215,7 @@ def received(stream: socket.socket, longest: int, patience: Patience) -> bytearr
     Raises:
         OSError: the other side has gone.
         ValueError: it has more bytes than such a part can have.
-        LostError, SlowError: as `Patience.check`.
+        ChildLostError, DecodeTimeoutError: as `Patience.check`.
     """
     (length,) = HEAD.unpack(filled(stream, bytearray(HEAD.size), patience))
     if length > longest:

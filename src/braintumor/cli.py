@@ -22,14 +22,15 @@ from braintumor.confinement import hide
 from braintumor.decision import REFER
 from braintumor.errors import BrainTumorError, ImageError, MissingExtraError
 from braintumor.files import user_folder
+from braintumor.referral import sentence
 from braintumor.scan import Choice
 from braintumor.terminal import say, say_aside
 from braintumor.text import visible
 from braintumor.zoo import DEFAULT, is_path
 
 if TYPE_CHECKING:
-    from braintumor.inference import Prediction
     from braintumor.model import Model
+    from braintumor.predictor import Prediction
     from braintumor.scan import Scan
 
 DONE, BAD_INPUT, FINDINGS, INTERRUPTED, CLOSED_PIPE = 0, 2, 3, 130, 141
@@ -304,7 +305,7 @@ class Predict:
     precision: Literal["float32", "int8"] | None = None
     """float32 where the model has it, by default; int8 is faster, braintumor quantize writes it."""
     coverage: float | None = None
-    """Share of usual images that is answered, the least certain others are referred; 0.95 by default, 1 answers all."""
+    """Share of in-distribution images that is answered, the most certain ones; 0.95 by default, 1 answers all."""
     max_error: float | None = None
     """Instead: largest share of the answers that may be wrong."""
     set_error: float | None = None
@@ -318,18 +319,22 @@ class Predict:
 
     def run(self) -> int:
         """Print one answer per slice as they come; what cannot be read goes to the error stream."""
-        from braintumor.inference import predict_each
         from braintumor.paths import FoundImages
-        from braintumor.terminal import csv_writer, json_writer, tell_passed_over, text_writer, written
+        from braintumor.predictor import Predictor
+        from braintumor.terminal import AnswerWriter, csv_writer, json_writer, tell_passed_over, text_writer
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
         model = model.deciding(coverage=self.coverage, max_error=self.max_error, set_error=self.set_error)
-        writer = {"text": text_writer, "json": json_writer, "csv": csv_writer}[self.format]
+        writer_for = {"text": text_writer, "json": json_writer, "csv": csv_writer}[self.format]
         choice = Choice.of(self.slices, self.plane)
         images = FoundImages(self.paths)
+        writer = AnswerWriter(writer_for(model))
         try:
-            failures = written(predict_each(images, model, choice), writer(model))
+            with Predictor(model, choice) as predictor:
+                for answer in predictor.run(images):
+                    writer.add(answer)
+            failures = writer.finish()
         finally:
             tell_passed_over(images.passed_over, verbose=self.verbose)
         return FINDINGS if failures else DONE
@@ -360,9 +365,9 @@ class Explain:
 
     def run(self) -> int:
         """Write the files and say for each slice what they show."""
-        from braintumor.inference import judge_each
         from braintumor.paths import FoundImages, UniqueNames, output_name, refuse_overwriting
-        from braintumor.terminal import tell_passed_over, written
+        from braintumor.predictor import Predictor
+        from braintumor.terminal import AnswerWriter, tell_passed_over
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
@@ -381,8 +386,12 @@ class Explain:
                 name = names.take(output_name(prediction))
                 say(explained(scan, prediction, model, shown_class, self.out, name))
 
+        writer = AnswerWriter(write)
         try:
-            failures = written(judge_each(sources, model, choice), write)
+            with Predictor(model, choice) as predictor:
+                for answer in predictor.run_with_scans(sources):
+                    writer.add(answer)
+            failures = writer.finish()
         finally:
             tell_passed_over(images.passed_over, verbose=self.verbose)
         return FINDINGS if failures else DONE
@@ -574,22 +583,16 @@ class DicomClassify:
         from braintumor.dicom.quiet import quiet
         from braintumor.dicom.study import survey
         from braintumor.dicom.write import result_files
-        from braintumor.inference import judge_each
         from braintumor.paths import FoundImages, UniqueNames, place_of, refuse_overwriting
-        from braintumor.terminal import tell_passed_over, written
+        from braintumor.predictor import DECODERS, Predictor
+        from braintumor.sandbox import Sandbox
+        from braintumor.terminal import AnswerWriter, tell_passed_over
         from braintumor.zoo import load
 
         model = load(self.model, precision=self.precision)
         images = FoundImages(self.paths)
         sources = list(images)
         refuse_overwriting(sources, self.out)
-        study = survey(sources, best=self.series == "best")
-        say(*study.explanations)
-        for problem in study.unreadable:
-            say_aside(f"unreadable: {problem}")
-        if not study.files:
-            tell_passed_over(images.passed_over, verbose=self.verbose)
-            raise BrainTumorError("nothing to classify: no file is a DICOM image of a series that is taken; see above")
         names: defaultdict[Path, UniqueNames] = defaultdict(UniqueNames)
         distinct = Distinct()
 
@@ -599,23 +602,33 @@ class DicomClassify:
                 return answer
             scan, prediction = answer
             try:
-                made = result_files(scan, prediction, model)
-                distinct.check(made, scan.source)
+                results = result_files(scan, prediction, model)
+                distinct.check(results, scan.source)
             except ImageError as error:
                 return error
             folder, name = place_of(scan, self.out, names)
-            save(made, folder, name)
-            reasons = f" ({'; '.join(prediction.reasons)})" if prediction.reasons else ""
+            save(results, folder, name)
+            reasons = f" ({sentence(prediction.reasons)})" if prediction.reasons else ""
             decision = f"{DECISIONS[prediction.decision].meaning}{reasons}"
-            return f"{prediction.image}: {decision} -> {folder / name}-*.dcm ({len(made)})"
+            return f"{prediction.image}: {decision} -> {folder / name}-*.dcm ({len(results)})"
 
-        def write(said: str | ImageError | None) -> None:
-            if not isinstance(said, ImageError):
-                say(f"{model.identity}. {DISCLAIMER}" if said is None else said)
+        def write(line: str | ImageError | None) -> None:
+            if not isinstance(line, ImageError):
+                say(f"{model.identity}. {DISCLAIMER}" if line is None else line)
 
-        with quiet():
-            answers = judge_each(study.files, model, Choice.of(self.slices))
-            failures = written(map(answered, answers), write)
+        writer = AnswerWriter(write)
+        with quiet(), Sandbox(DECODERS) as sandbox:
+            study = survey(sources, sandbox, best=self.series == "best")
+            say(*study.explanations)
+            for problem in study.unreadable:
+                say_aside(f"unreadable: {problem}")
+            if not study.files:
+                tell_passed_over(images.passed_over, verbose=self.verbose)
+                raise BrainTumorError("nothing to classify: no DICOM image of a series that is classified; see above")
+            predictor = Predictor(model, Choice.of(self.slices), sandbox=sandbox)
+            for answer in predictor.run_with_scans(study.files):
+                writer.add(answered(answer))
+        failures = writer.finish()
         tell_passed_over(images.passed_over, verbose=self.verbose)
         return FINDINGS if study.unreadable or failures else DONE
 

@@ -8,12 +8,13 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.classes import CLASSES, TITLES
-from braintumor.errors import ModelError
+from braintumor.classes import CLASSES
+from braintumor.errors import ModelError, ReferralReason
+from braintumor.referral import Referral
 
 REFER: Final = "refer"
 COVERAGE: Final = 0.95
-"""Share of usual images that is answered unless the user wishes otherwise; the least certain others are referred."""
+"""Share of in-distribution images that is answered unless the user asks otherwise; the least certain are referred."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,14 @@ class Policy:
 
     Attributes:
         confidence: least probability of the predicted class.
-        unusual: the most that an image may be unlike those of training, see `reject.Gate`.
-        foreign: from here on it is not taken for a brain MRI at all.
+        ood_threshold: largest OOD score of an image that is answered, see `reject.Gate`.
+        far_ood_threshold: largest OOD score of an image that is classified as a brain MRI at all.
         sets: (4,) largest 1 - probability with which a class is in the prediction set; None without sets.
     """
 
     confidence: float = 0.0
-    unusual: float = math.inf
-    foreign: float = math.inf
+    ood_threshold: float = math.inf
+    far_ood_threshold: float = math.inf
     sets: tuple[float, ...] | None = None
 
     @classmethod
@@ -45,7 +46,7 @@ class Policy:
 
         Args:
             rejection: the card's entry; an empty one, of a model that was never validated, withholds nothing.
-            coverage: share of usual images to be answered, from 0.5 to 1; 0.95 by default.
+            coverage: share of in-distribution images to be answered, from 0.5 to 1; 0.95 by default.
             max_error: instead, the largest share of the answers that may be wrong.
             set_error: share of images whose true class may be missing from the prediction set; without it no sets.
 
@@ -57,26 +58,27 @@ class Policy:
                 return cls()
             raise ModelError("the model's card has no operating points; train it again with this version")
         if coverage is not None and max_error is not None:
-            raise ModelError("a coverage and a largest error cannot both be wished for; give one of them")
+            raise ModelError("pass either a coverage or a largest error (--coverage, --max_error), not both")
         return cls(
             least_confidence(rejection["points"], COVERAGE if coverage is None else coverage, max_error),
-            rejection["unusual"],
-            rejection["foreign"],
+            rejection["ood_threshold"],
+            rejection["far_ood_threshold"],
             None if set_error is None else quantiles(rejection["sets"], set_error),
         )
 
-    def reasons(self, probabilities: NDArray[np.float32], unusual: float) -> tuple[str, ...]:
+    def reasons(self, probabilities: NDArray[np.float32], ood_score: float) -> tuple[Referral, ...]:
         """Return why an answer is withheld; nothing if it is given.
 
         Args:
             probabilities: (4,).
-            unusual: how unlike the images of training the slice is.
+            ood_score: how unlike the training images the slice is.
         """
-        if not unusual <= self.unusual:
-            return ("not a brain MRI" if not unusual <= self.foreign else "unusual image",)
+        if not ood_score <= self.ood_threshold:
+            far = not ood_score <= self.far_ood_threshold
+            return (Referral(ReferralReason.NOT_BRAIN_MRI if far else ReferralReason.OUT_OF_DISTRIBUTION),)
         first, second = np.argsort(-probabilities, kind="stable")[:2].tolist()
         if probabilities[first] < self.confidence:
-            return (f"uncertain between {TITLES[CLASSES[first]]} and {TITLES[CLASSES[second]]}",)
+            return (Referral(ReferralReason.UNCERTAIN, (CLASSES[first], CLASSES[second])),)
         return ()
 
     def prediction_set(self, probabilities: NDArray[np.float32]) -> tuple[str, ...]:

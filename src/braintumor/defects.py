@@ -9,6 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from braintumor.errors import ReferralReason
+from braintumor.referral import SMALLEST_SIDE, QualityDefect, Referral
 from braintumor.scan import Scan
 
 Grey = NDArray[np.uint8]
@@ -21,7 +23,6 @@ LIT: Final = 0.05  # of all grey levels: what is darker shows nothing
 LEAST_LIT: Final = 0.02  # share of the pixels
 WHITE: Final = 0.995  # of all grey levels
 MOST_WHITE: Final = 0.2  # share of the lit pixels
-SMALLEST: Final = 64  # pixels along the shorter side
 
 GRID: Final = 112  # fields along the longer side
 VISIBLE: Final = 40
@@ -30,18 +31,18 @@ TALLEST, LONGEST, SHORTEST = 12, 80, 3  # of a line of writing, in fields
 STROKES: Final = 2.5
 
 
-def defects(scan: Scan) -> tuple[str, ...]:
-    """Return why a slice is not good enough to be judged, in words; nothing if it is."""
+def defects(scan: Scan) -> tuple[Referral, ...]:
+    """Return why a slice is not good enough to be judged; nothing if it is."""
     pixels = scan.pixels
     lit = pixels > LIT
     if float(np.ptp(pixels)) < FLAT_RANGE or lit.mean() < LEAST_LIT:
-        return ("image quality: empty",)
-    found = {
-        "saturated": float((pixels[lit] > WHITE).mean()) > MOST_WHITE,
-        f"smaller than {SMALLEST} pixels": min(pixels.shape) < SMALLEST,
-        "writing in the image": has_writing(np.rint(pixels * 255).astype(np.uint8)),
+        return (Referral(ReferralReason.IMAGE_QUALITY, (QualityDefect.EMPTY,)),)
+    holds = {
+        QualityDefect.SATURATED: float((pixels[lit] > WHITE).mean()) > MOST_WHITE,
+        QualityDefect.TOO_SMALL: min(pixels.shape) < SMALLEST_SIDE,
+        QualityDefect.WRITING: has_writing(np.rint(pixels * 255).astype(np.uint8)),
     }
-    return tuple(f"image quality: {name}" for name, holds in found.items() if holds)
+    return tuple(Referral(ReferralReason.IMAGE_QUALITY, (defect,)) for defect, is_so in holds.items() if is_so)
 
 
 def has_writing(grey: Grey) -> bool:

@@ -1,15 +1,28 @@
 """What can go wrong because of what came in. The command line prints these and exits 2; all else is our bug."""
 
-from collections.abc import Mapping
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
 from enum import StrEnum, auto
 from pathlib import Path
+from typing import Final
 
 from braintumor.text import visible
+
+DECODE_ERRORS: Final = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError),
+    *(OSError, RecursionError, SyntaxError, TypeError, ValueError, struct.error, zlib.error),
+)
+"""What libraries raise on damaged files, besides exceptions of their own; these are added where they are called."""
+MALFORMED_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What comes of taking a message for what it should be, when it is something else."""
 
 
 class Refusal(StrEnum):
     """Why a file has no answer: what programs compare, where people read `ImageError.reason`."""
 
+    ABANDONED = auto()
+    """Not looked at, since a file before it in the request, or what is said about one, took too much."""
     BUSY = auto()
     """Not the file's fault: its decoder was killed or stopped, or none could be started. Trying again may help."""
     CANNOT_OPEN = auto()
@@ -31,6 +44,19 @@ class Refusal(StrEnum):
     UNKNOWN_FORMAT = auto()
     UNSUPPORTED = auto()
     """Intact, but of a kind of pixels, values or header that is not read."""
+
+
+class ReferralReason(StrEnum):
+    """Why an answer is withheld: what programs compare, where people read `referral.Referral.text`."""
+
+    NOT_BRAIN_MRI = auto()
+    """By its picture, whose features are far from those of all training images."""
+    OUT_OF_DISTRIBUTION = auto()
+    """Its features are farther from those of the training images than almost all validation images are."""
+    UNCERTAIN = auto()
+    """The most probable class is less probable than the operating point asks for."""
+    IMAGE_QUALITY = auto()
+    """Empty, saturated, tiny, or with writing in it."""
 
 
 class BrainTumorError(Exception):
@@ -101,3 +127,103 @@ class MissingExtraError(BrainTumorError):
 
     def __init__(self, extra: str, missing: str) -> None:
         super().__init__(f"this needs the library {missing}; install it with: pip install 'braintumor[{extra}]'")
+
+
+class DicomRefusalError(ValueError):
+    """A DICOM file that is not read.
+
+    Attributes:
+        code: why, for programs. The text says it for people and holds nothing of the file's own text.
+    """
+
+    def __init__(self, reason: str, code: Refusal = Refusal.UNDECODABLE) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class ChildLostError(Exception):
+    """A decoder's process that will not answer, for a reason that lies outside its file."""
+
+
+class ChildCrashedError(Exception):
+    """A decoder's process that its file has ended."""
+
+
+class DecodeTimeoutError(Exception):
+    """A file that takes more of a processor's time than it may."""
+
+
+class ArchiveError(BrainTumorError):
+    """An archive that cannot be used now. What waits for it stays as it is and is tried again later."""
+
+
+class ArchiveAnswerError(ArchiveError):
+    """An answer that cannot be used, of an archive that can be reached."""
+
+
+class ArchiveTimeoutError(ArchiveError):
+    """An exchange that was not over in time, though bytes may have come."""
+
+
+class ArchiveStoppedError(ArchiveError):
+    """An exchange that was ended because we stop."""
+
+
+class InstanceError(BrainTumorError):
+    """One image that the archive does not give, or whose results it does not take, though it answers."""
+
+
+class InstanceTooLargeError(BrainTumorError):
+    """One image that is too large to be fetched."""
+
+
+class ExchangeTimeoutError(Exception):
+    """An exchange over HTTP that was not over in time."""
+
+
+class ExchangeStoppedError(Exception):
+    """An exchange over HTTP that was ended because we stop."""
+
+
+class MultipartError(ValueError):
+    """A multipart message that is cut off, or holds another number of files than one."""
+
+
+class UploadError(Exception):
+    """A file or an archive that came with a request and is not used.
+
+    Attributes:
+        status: of HTTP, if nothing else in the request can be used either.
+        code: why, for programs.
+        reason: why, for people; names none of its content.
+    """
+
+    def __init__(self, status: int, code: Refusal, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.code = code
+        self.reason = reason
+
+
+class ProblemError(Exception):
+    """Why a request to the service is not answered.
+
+    Attributes:
+        status: of HTTP.
+        detail: why, for people.
+        refused: files that were refused, as `RefusedFile` in JSON.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        refused: Sequence[Mapping[str, object]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.refused = tuple(refused)
+        self.headers = headers

@@ -29,12 +29,12 @@ class Answers(NamedTuple):
     Attributes:
         logits: (N, 4).
         class_maps: (N, 4, h, w), non-negative, unscaled.
-        unusual: (N,) how unlike the images of training each is, see `evaluate.reject.Gate`.
+        ood_score: (N,) how unlike the training images each is, see `evaluate.reject.Gate`.
     """
 
     logits: NDArray[np.float32]
     class_maps: NDArray[np.float32]
-    unusual: NDArray[np.float32]
+    ood_score: NDArray[np.float32]
 
 
 OUTPUTS = Answers._fields
@@ -78,7 +78,7 @@ class Model:
         except Exception as error:  # as in `open_session`
             raise ModelError(f"the network in {self.folder} cannot be computed; copy or export it again") from error
         n, classes = len(images), len(CLASSES)
-        shapes = answers.logits.shape, answers.class_maps.shape, answers.unusual.shape
+        shapes = answers.logits.shape, answers.class_maps.shape, answers.ood_score.shape
         if shapes != ((n, classes), (n, classes, *shapes[1][2:4]), (n,)) or len(shapes[1]) != 4 or 0 in shapes[1]:
             raise ModelError(
                 f"the network in {self.folder} answers {n} images in the shapes {shapes}, expected "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from braintumor.data.layout import IMAGE_SUFFIXES
 from braintumor.errors import BrainTumorError, ImageError
-from braintumor.inference import Prediction
+from braintumor.predictor import Prediction
 from braintumor.read import volume_kind
 from braintumor.scan import SERIES, Scan, number_in_file
 

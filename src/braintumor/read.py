@@ -3,9 +3,7 @@
 import io
 import re
 import stat
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,28 +17,12 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from braintumor.deep import check_deep, deep_colour, deep_grey, is_deep_colour, raw_modes, take_low_bytes
 from braintumor.dicom.start import dicom_start
-from braintumor.errors import ImageError, MissingExtraError, Refusal
+from braintumor.errors import DECODE_ERRORS, ImageError, MissingExtraError, Refusal
 from braintumor.scan import EVERYTHING, LARGEST_SIDE, Choice, Scan, unusable_size
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
 UNKNOWN_FORMAT: Final = "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"
-DECODER_ERRORS: Final = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+PILLOW_ERRORS: Final = (*DECODE_ERRORS, Image.DecompressionBombError)
 """What Pillow raises on damaged files."""
 
 
@@ -106,7 +88,7 @@ def read_all(
             yield scan
     except (ModuleNotFoundError, ImageError):
         raise
-    except DECODER_ERRORS as error:
+    except PILLOW_ERRORS as error:
         raise ImageError(name, *(OUT_OF_MEMORY if isinstance(error, MemoryError) else DAMAGED)) from error
     if not count:
         raise ImageError(name, "none of its slices has a wanted number", Refusal.NO_SLICE)
@@ -300,7 +282,7 @@ def decoding(source: str | Path | bytes, name: str, largest: int = LARGEST_SIDE*
         try:
             with upright(stream, name, largest) as picture:
                 yield picture
-        except DECODER_ERRORS as error:
+        except PILLOW_ERRORS as error:
             raise ImageError(name, *failure_reason(error)) from error
 
 
@@ -347,7 +329,7 @@ def turn_upright(image: Image.Image) -> None:
     """Apply the EXIF orientation in place; damaged EXIF data leaves the image as stored."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except DECODER_ERRORS:
+    except PILLOW_ERRORS:
         return
 
 

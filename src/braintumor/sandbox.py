@@ -14,12 +14,20 @@ from itertools import islice
 from threading import Event
 from typing import Any, Final, Self, TypeVar
 
-from braintumor.child import Child, CrashError, LostError, SlowError
+from braintumor.child import Child
 from braintumor.confinement import PROTECTIONS
-from braintumor.errors import BrainTumorError, ImageError, Refusal
+from braintumor.errors import (
+    MALFORMED_ERRORS,
+    BrainTumorError,
+    ChildCrashedError,
+    ChildLostError,
+    DecodeTimeoutError,
+    ImageError,
+    Refusal,
+)
 from braintumor.read import GZIP, SEVERAL, UNDECODABLE, volume_kind
 from braintumor.scan import EVERYTHING, LARGEST_VOLUME, Choice, Scan
-from braintumor.untrusted import NONSENSE, refusal_of, scan_of
+from braintumor.untrusted import refusal_of, scan_of
 
 DEADLINE_SECONDS: Final = 0.8
 MIB_PER_SECOND: Final = 64  # more time for large volumes, which are unpacked before the first slice
@@ -59,11 +67,11 @@ class Sandbox:
         """Return which of `PROTECTIONS` this system does not give; waits until a child has started.
 
         Raises:
-            LostError: none starts.
+            ChildLostError: none starts.
         """
         child = self._living()
         if child is None:
-            raise LostError
+            raise ChildLostError
         try:
             return tuple(name for name in PROTECTIONS if name not in child.protections())
         finally:
@@ -137,7 +145,7 @@ class Sandbox:
                         given += 1
                         yield message
                 return
-            except LostError as error:
+            except ChildLostError as error:
                 lost = error
         raise ImageError(name, NOT_NOW, Refusal.BUSY) from lost
 
@@ -151,12 +159,12 @@ class Sandbox:
         """Yield what one child says about a file, as `_messages`.
 
         Raises:
-            LostError: the child is, or there is none.
+            ChildLostError: the child is, or there is none.
         """
         child = self._living()
         if child is None:
             self._free.put(None)
-            raise LostError
+            raise ChildLostError
         whole = False
         try:
             self._warn(child)
@@ -167,9 +175,9 @@ class Sandbox:
                 told = understood(answer, pixels)
                 whole = "shape" not in answer
                 yield told
-        except SlowError as error:
+        except DecodeTimeoutError as error:
             raise ImageError(name, TOO_LONG, Refusal.TIMEOUT) from error
-        except (CrashError, *NONSENSE) as error:
+        except (ChildCrashedError, *MALFORMED_ERRORS) as error:
             raise ImageError(name, UNDECODABLE) from error
         finally:
             self._free.put(child if whole else self._replace(child))
@@ -183,7 +191,7 @@ class Sandbox:
         """Say once in the process what this system lacks to confine children.
 
         Raises:
-            LostError: the child does not start.
+            ChildLostError: the child does not start.
         """
         missing = [name for name in PROTECTIONS if name not in child.protections()]
         if missing and not _warned.is_set():
@@ -228,7 +236,7 @@ def require_confinement() -> None:
     with Sandbox(1) as sandbox:
         try:
             missing = sandbox.missing_protections()
-        except LostError as error:
+        except ChildLostError as error:
             raise BrainTumorError(
                 "no process for decoding starts; see how many processes and how much memory this account may have"
             ) from error

@@ -4,14 +4,15 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.decision import REFER
 from braintumor.errors import BrainTumorError, ImageError
-from braintumor.inference import COLUMNS, Prediction
+from braintumor.predictor import COLUMNS, Prediction
+from braintumor.referral import sentence
 from braintumor.text import to_cell, visible
 from braintumor.volumes import Tally
 
@@ -55,7 +56,7 @@ def text_writer(model: "Model") -> Writer:
 def said(prediction: Prediction) -> str:
     """Return the decision about a slice in words, with the reasons where it is referred."""
     refused = prediction.decision == REFER
-    return f"refer ({'; '.join(prediction.reasons)})" if refused else TITLES[prediction.decision]
+    return f"refer ({sentence(prediction.reasons)})" if refused else TITLES[prediction.decision]
 
 
 def json_writer(model: "Model") -> Writer:
@@ -74,7 +75,9 @@ def json_writer(model: "Model") -> Writer:
             if isinstance(answer, Prediction):
                 tally.add(answer)
             entry = (
-                {"image": answer.source, "error": answer.reason} if isinstance(answer, ImageError) else answer.record()
+                {"image": answer.source, "error": {"code": answer.code, "text": answer.reason}}
+                if isinstance(answer, ImageError)
+                else answer.record()
             )
             print(separator + ascii_json(entry), end="", flush=True)
             separator = ",\n"
@@ -97,7 +100,7 @@ def csv_writer(model: "Model") -> Writer:
         if answer is None:
             say_aside(*summary_lines(tally), f"{model.identity}. {DISCLAIMER}")
         elif not isinstance(answer, ImageError):
-            writer.writerow(map(to_cell, answer.record().values()))
+            writer.writerow(map(to_cell, answer.row().values()))
             tally.add(answer)
 
     return write
@@ -108,26 +111,44 @@ def summary_lines(tally: Tally) -> list[str]:
     return [line for summary in tally.summaries() if summary.slices > 1 for line in summary.lines()]
 
 
-def written(answers: Iterator[Answer | ImageError], write: Callable[[Answer | ImageError | None], None]) -> int:
-    """Give every answer to the writer, None at the end; return how many files could not be read, having said so.
+def tell_failures(failures: int) -> None:
+    """Say how many files could not be read, if any."""
+    if failures:
+        say_aside(f"{failures} file(s) could not be read")
 
-    Raises:
-        BrainTumorError: there is no answer.
+
+class AnswerWriter(Generic[Answer]):
+    """Gives every answer to a writer as it comes, and says which files could not be read.
+
+    Args:
+        write: takes every answer, then None at the end.
     """
-    failures = total = 0
-    for answer in answers:
-        total += 1
+
+    def __init__(self, write: Callable[[Answer | ImageError | None], None]) -> None:
+        self._write = write
+        self._answers = self._failures = 0
+
+    def add(self, answer: Answer | ImageError) -> None:
+        """Write one answer."""
+        self._answers += 1
         if isinstance(answer, ImageError):
-            failures += 1
+            self._failures += 1
             say_aside(f"unreadable: {answer}")
-        write(answer)
-    write(None)
-    if not total:
-        raise BrainTumorError(
-            "no images found; name PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, or a folder that holds some"
-        )
-    tell_failures(failures)
-    return failures
+        self._write(answer)
+
+    def finish(self) -> int:
+        """Write what comes at the end, and return how many files could not be read.
+
+        Raises:
+            BrainTumorError: there was no answer.
+        """
+        self._write(None)
+        if not self._answers:
+            raise BrainTumorError(
+                "no images found; name PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, or a folder that holds some"
+            )
+        tell_failures(self._failures)
+        return self._failures
 
 
 def tell_passed_over(files: Sequence[Path], *, verbose: bool) -> None:
@@ -137,12 +158,6 @@ def tell_passed_over(files: Sequence[Path], *, verbose: bool) -> None:
     if files:
         names = "" if verbose else "; --verbose names them"
         say_aside(f"{len(files)} file(s) and folder(s) without an image were passed over{names}")
-
-
-def tell_failures(failures: int) -> None:
-    """Say how many files could not be read, if any."""
-    if failures:
-        say_aside(f"{failures} file(s) could not be read")
 
 
 class Bar:

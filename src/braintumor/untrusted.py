@@ -12,24 +12,22 @@ from braintumor.scan import SERIES, Place, Scan, slice_name, unusable_size
 LONGEST_REASON: Final = 500  # letters
 MOST_NOTES: Final = 20
 LARGEST_NUMBER: Final = 2**31  # of a slice; DICOM's Instance Number is a whole number of 31 bits with a sign
-NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What comes of an answer that no child gives unless its file has taken it over."""
 
 
 def refusal_of(answer: dict[str, Any], name: str) -> ImageError:
     """Return the refusal in a child's message; nothing that a terminal could take for more than text.
 
     Raises:
-        One of `NONSENSE`: it is none that a child gives.
+        One of `MALFORMED_ERRORS`: it is none that a child gives.
     """
     reason = answer["reason"]
-    if not is_text(reason) or answer["code"] == Refusal.BUSY:  # which only this process can know
+    if not is_text(reason) or answer["code"] in (Refusal.ABANDONED, Refusal.BUSY):  # which only this process can know
         raise ValueError("expected a reason of letters")
     return ImageError(name, reason, Refusal(answer["code"]))
 
 
 def is_text(value: object) -> bool:
-    """Tell whether something is one line of text of a usual length."""
+    """Tell whether something is one printable line of text, not too long."""
     return isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_REASON
 
 
@@ -37,7 +35,7 @@ def scan_of(answer: dict[str, Any], pixels: bytearray, name: str) -> Scan:
     """Return the slice in a child's message about a file of this name.
 
     Raises:
-        One of `NONSENSE`: it is none, or names another file or place.
+        One of `MALFORMED_ERRORS`: it is none, or names another file or place.
     """
     height, width = answer["shape"]
     if type(height) is not int or type(width) is not int or unusable_size(width, height, LARGEST):

@@ -8,8 +8,10 @@ from typing import Any, Final
 
 from braintumor.classes import CLASSES, TITLES
 from braintumor.decision import REFER
-from braintumor.inference import Prediction
+from braintumor.errors import ReferralReason
 from braintumor.overlay import EVIDENCE
+from braintumor.predictor import Prediction
+from braintumor.referral import Referral, sentence
 
 
 def summarise(predictions: Iterable[Prediction], scale: float) -> "list[Summary]":
@@ -25,6 +27,8 @@ def summarise(predictions: Iterable[Prediction], scale: float) -> "list[Summary]
     return tally.summaries()
 
 
+NO_PICTURE: Final = (ReferralReason.IMAGE_QUALITY, ReferralReason.NOT_BRAIN_MRI)
+"""Reasons after which the classes of a slice mean nothing."""
 TUMORS: Final = tuple(name for name in CLASSES if name != "no_tumor")
 SHOWN_GAPS: Final = 5
 Range = tuple[int, int]
@@ -78,7 +82,7 @@ class Summary:
     volume: str
     slices: int
     decided: Mapping[str, tuple[int, ...]]
-    referred: tuple[tuple[int, tuple[str, ...]], ...]
+    referred: tuple[tuple[int, tuple[Referral, ...]], ...]
     strongest: Mapping[str, Evidence]
     longest_run: Mapping[str, Range]
     gaps: tuple[Range, ...]
@@ -86,9 +90,9 @@ class Summary:
     notes: Mapping[str, tuple[int, ...]]
 
     @property
-    def reasons(self) -> dict[str, int]:
-        """Return on how many slices each reason to refer was given, the most frequent first."""
-        return dict(Counter(reason for _, reasons in self.referred for reason in reasons).most_common())
+    def reasons(self) -> dict[ReferralReason, int]:
+        """Return for how many slices each reason to refer was given, the most frequent first."""
+        return dict(Counter(code for _, reasons in self.referred for code in {r.code for r in reasons}).most_common())
 
     def record(self) -> dict[str, Any]:
         """Return the summary for JSON; slices are given by their numbers."""
@@ -96,7 +100,10 @@ class Summary:
             "volume": self.volume,
             "slices": self.slices,
             "decided": {name: list(self.decided[name]) for name in CLASSES},
-            "referred": [{"slice": number, "reasons": list(reasons)} for number, reasons in self.referred],
+            "referred": [
+                {"slice": number, "reasons": [reason.record() for reason in reasons]}
+                for number, reasons in self.referred
+            ],
             "reasons": self.reasons,
             "strongest": {
                 name: {
@@ -121,7 +128,7 @@ class Summary:
         if self.referred:
             alike: dict[str, list[int]] = {}
             for number, reasons in self.referred:
-                alike.setdefault("; ".join(reasons), []).append(number)
+                alike.setdefault(sentence(reasons), []).append(number)
             listed = "; ".join(f"{numbered(numbers)}: {reasons}" for reasons, numbers in alike.items())
             parts.append(f"referred {len(self.referred)} ({listed})")
         if self.gaps:
@@ -152,7 +159,7 @@ class Said:
     position: float | None
     image: str
     decision: str
-    reasons: tuple[str, ...]
+    reasons: tuple[Referral, ...]
     notes: tuple[str, ...]
     predicted: str
     strength: float
@@ -222,11 +229,7 @@ def evidence(answers: Sequence[Said], name: str) -> Evidence | None:
 
 def shows_a_brain(said: Said) -> bool:
     """Tell whether a slice was not referred for being no usable picture of a brain; else its classes mean nothing."""
-    return not any(reason.startswith(NO_PICTURE) for reason in said.reasons)
-
-
-NO_PICTURE: Final = ("image quality", "not a brain MRI")
-"""How such reasons begin, see `defects` and `decision`."""
+    return not any(reason.code in NO_PICTURE for reason in said.reasons)
 
 
 def longest_run(answers: Sequence[Said], name: str) -> Range | None:
@@ -238,9 +241,7 @@ def longest_run(answers: Sequence[Said], name: str) -> Range | None:
 
 def neighbours(answers: Sequence[Said]) -> Iterator[list[Said]]:
     """Yield runs of neighbouring slices with the same decision; together they are all slices."""
-    positions = [said.position for said in answers if said.position is not None]
-    if len(set(positions)) == len(answers):
-        answers = sorted(answers, key=lambda said: said.position or 0.0)
+    answers = in_order(answers)
     run = [answers[0]]
     for before, said in pairwise(answers):
         if said.decision != before.decision or abs(said.number - before.number) > 1:
@@ -248,6 +249,14 @@ def neighbours(answers: Sequence[Said]) -> Iterator[list[Said]]:
             run = []
         run.append(said)
     yield run
+
+
+def in_order(answers: Sequence[Said]) -> list[Said]:
+    """Return slices by position along the normal where each has one of its own, else by number."""
+    positions = [said.position for said in answers if said.position is not None]
+    if len(set(positions)) == len(answers):
+        return sorted(answers, key=lambda said: said.position or 0.0)
+    return sorted(answers, key=lambda said: said.number)
 
 
 def numbered(numbers: Sequence[int]) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from braintumor.inference import predict
 from braintumor.model import Model, load
+from braintumor.predictor import predict
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright, of the extra dev")
 
@@ -140,7 +140,10 @@ def models(model_folder: Path, slices: list[Path], tmp_path_factory: pytest.Temp
     shares = sorted(float(each.probabilities.max()) for each in predict(slices, load(model_folder)))
     points = [{"coverage": 0.95, "confidence": shares[len(shares) // 2], "error": 0.0}]
     card = json.loads((folder / "card.json").read_text())
-    card |= {"name": "strict", "rejection": {"float32": {"unusual": 1e9, "foreign": 2e9, "points": points, "sets": {}}}}
+    card |= {
+        "name": "strict",
+        "rejection": {"float32": {"ood_threshold": 1e9, "far_ood_threshold": 2e9, "points": points, "sets": {}}},
+    }
     card["metrics"] = {
         "parameters": 2566116,
         "tested": {

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from braintumor.classes import DISCLAIMER, TITLES
-from braintumor.inference import COLUMNS, predict
 from braintumor.model import Model
 from braintumor.overlay import COLOURS, EVIDENCE, OPACITY, overlay, png
+from braintumor.predictor import COLUMNS, predict
 
 pytestmark = pytest.mark.browser
 
@@ -188,7 +188,7 @@ def test_no_tumor_is_never_told_as_a_finding(
             const {Wording} = await import("./static/wording.js");
             const {classes} = await (await fetch("v1/models")).json();
             const wording = new Wording(classes);
-            const answer = {predicted: "no_tumor", decision: "no_tumor", reasons: "", p_no_tumor: 0.97};
+            const answer = {predicted: "no_tumor", decision: "no_tumor", reasons: [], p_no_tumor: 0.97};
             const model = {card: {rejection: {float32: {}}}};
             return [wording.heading(answer), wording.meaning(answer, model), wording.caution(answer)];
         }"""

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import zipfile
 from collections.abc import Callable
@@ -17,9 +18,10 @@ import pydicom
 
 from braintumor.classes import CLASSES, TITLES
 from braintumor.decision import REFER
-from braintumor.inference import Prediction, predict
 from braintumor.model import Model
+from braintumor.predictor import Prediction, predict
 from tests.dicom import make
+from tests.referrals import OUT_OF_DISTRIBUTION
 from tests.volume_files import brain
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("shared_decoders")]
@@ -102,19 +104,24 @@ def test_text_for_screen_readers_names_runs_of_slices(open_viewer: Opener) -> No
         """async () => {
             const {curveWords, strongest, tallyWords} = await import("./static/volume.js");
             const {Wording} = await import("./static/wording.js");
-            const {classes} = await (await fetch("v1/models")).json();
+            const {classes, reasons: titles} = await (await fetch("v1/models")).json();
             const shares = {p_glioma: 0.01, p_meningioma: 0.01, p_pituitary: 0.01, p_no_tumor: 0.97};
-            const slice = (decision, reasons = "") => ({predictions: [{decision, reasons, ...shares}]});
+            const slice = (decision, ...codes) => {
+                const reasons = codes.map((code) => ({code, text: `${code} in words`}));
+                return {predictions: [{decision, reasons, ...shares}]};
+            };
             const none = slice("no_tumor");
-            const slices = [slice("refer", "a; b"), none, none, slice("refer", "a"), none];
-            const words = new Wording(classes);
-            return [curveWords(slices, 0, words), tallyWords(slices, 0, words), strongest(slices, 0, classes)];
+            const unsure = slice("refer", "uncertain");
+            const slices = [slice("refer", "uncertain", "image_quality"), none, none, unsure, none];
+            const words = new Wording(classes, titles);
+            return [curveWords(slices, 0, words), tallyWords(slices, 0, words),
+                strongest(slices, 0, classes, {class_map_scale: 1, evidence: 0.05})];
         }"""
     )
     assert "No tumor: highest 0.97 on slice 1, decided on 2 to 3, 5." in said[0]
     assert "Glioma: highest 0.01 on slice 1, decided on none." in said[0]
     assert said[0].endswith("Referred: 1, 4.")
-    assert said[1] == "5 slices: No tumor class on 3, referred 2 (a on 2; b on 1)."
+    assert said[1] == "5 slices: No tumor class on 3, referred 2 (uncertain on 2; image quality on 1)."
     assert said[2] is None
 
 
@@ -233,8 +240,10 @@ def test_the_strongest_evidence_is_found_among_decided_tumor_slices(open_viewer:
         for each, decision, peak in zip(body["slices"], decisions, peaks, strict=True):
             maps = [[[peak * scale if name == decision or decision == REFER else 8 * scale]] for name in CLASSES]
             each["predictions"][0] |= {"decision": decision, "predicted": decision, "class_maps": maps}
-            each["predictions"][0] |= {"predicted": "glioma", "reasons": "x"} if decision == REFER else {}
-            each["predictions"][1] |= {"decision": "no_tumor", "predicted": "no_tumor", "reasons": ""}
+            each["predictions"][0] |= (
+                {"predicted": "glioma", "reasons": [OUT_OF_DISTRIBUTION.record()]} if decision == REFER else {}
+            )
+            each["predictions"][1] |= {"decision": "no_tumor", "predicted": "no_tumor", "reasons": []}
         route.fulfill(response=reply, json=body)
 
     viewer.page.route("**/v1/predictions*", answer)
@@ -355,3 +364,35 @@ def test_the_page_stays_small(open_viewer: Opener) -> None:
     )
     assert len(sizes) > 15
     assert sum(sizes) <= 150 << 10
+
+
+def test_order_and_strongest_evidence_follow_the_rules_that_the_commands_share(open_viewer: Opener) -> None:
+    cases = json.loads((Path(__file__).parents[1] / "fixtures" / "volume_rules.json").read_text())
+    found = open_viewer().page.evaluate(
+        """async (cases) => {
+            const {evidenceOf, inOrder} = await import("./static/volume.js");
+            const {classes, scale: {evidence}} = await (await fetch("v1/models")).json();
+            const others = (share) => Object.fromEntries(classes.map(({name}) => [`p_${name}`, (1 - share) / 3]));
+            const answered = ({decision, predicted, reasons, strength, probability}) => ({
+                ...others(probability),
+                [`p_${predicted}`]: probability,
+                decision,
+                predicted,
+                reasons: reasons.map((code) => ({code, text: code})),
+                class_maps: classes.map(({name}) => [[0, name === predicted ? strength : 0]]),
+            });
+            const options = {class_map_scale: 1, evidence};
+            return cases.map(({slices}) => {
+                const ordered = inOrder(slices.map((slice) => ({...slice, predictions: [answered(slice)]})));
+                const best = classes
+                    .filter(({name}) => name !== "no_tumor")
+                    .map(({name}) => [name, evidenceOf(ordered, 0, name, classes, options)])
+                    .filter(([, each]) => each)
+                    .map(([name, {at, decided}]) => [name, {slice: ordered[at].number, decided}]);
+                return {order: ordered.map(({number}) => number), evidence: Object.fromEntries(best)};
+            });
+        }""",
+        cases,
+    )
+    for case, result in zip(cases, found, strict=True):
+        assert result == {"order": case["order"], "evidence": case["evidence"]}, case["name"]

@@ -15,8 +15,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from braintumor.dicom.attributes import RefusalError
 from braintumor.dicom.codestream import Size, check_rle, size
+from braintumor.errors import DicomRefusalError
 from tests.dicom.make import SIZE, capture, mr
 
 SYNTAXES = {JPEGBaseline8Bit: 8, JPEGLossless: 12, JPEGLosslessSV1: 12, JPEGLSLossless: 12, JPEG2000Lossless: 12}
@@ -69,14 +69,14 @@ def test_fill_bytes_before_markers_are_passed_over() -> None:
     ],
 )
 def test_a_stream_without_a_size_is_refused(content: bytes, syntax: str, reason: str) -> None:
-    with pytest.raises(RefusalError, match=reason):
+    with pytest.raises(DicomRefusalError, match=reason):
         size(content, syntax)
 
 
 def test_a_stream_of_another_kind_than_the_transfer_syntax_is_refused() -> None:
-    with pytest.raises(RefusalError, match="another kind of JPEG"):
+    with pytest.raises(DicomRefusalError, match="another kind of JPEG"):
         size(stream(JPEGLSLossless), JPEGBaseline8Bit)
-    with pytest.raises(RefusalError, match="another kind of JPEG"):
+    with pytest.raises(DicomRefusalError, match="another kind of JPEG"):
         size(stream(JPEGLosslessSV1), JPEGExtended12Bit)
 
 
@@ -97,7 +97,7 @@ def siz(right: int = 8, bottom: int = 8, width: int = 8, height: int = 8, compon
     ],
 )
 def test_a_jpeg_2000_stream_that_no_decoder_should_see_is_refused(content: bytes, reason: str) -> None:
-    with pytest.raises(RefusalError, match=reason):
+    with pytest.raises(DicomRefusalError, match=reason):
         size(content, JPEG2000Lossless)
 
 
@@ -123,5 +123,5 @@ def rle(*offsets: int, length: int = 200) -> bytes:
     ],
 )
 def test_rle_that_lies_is_refused(content: bytes, reason: str) -> None:
-    with pytest.raises(RefusalError, match=reason):
+    with pytest.raises(DicomRefusalError, match=reason):
         check_rle(content, 20, 20, 1, 16)

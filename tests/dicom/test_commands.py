@@ -14,6 +14,7 @@ from braintumor.classes import DISCLAIMER
 from braintumor.cli import main
 from braintumor.dicom import write
 from tests.dicom import make
+from tests.referrals import EMPTY
 from tests.volume_files import brain
 
 pytestmark = pytest.mark.usefixtures("shared_decoders")
@@ -166,7 +167,7 @@ def test_predict_answers_every_slice_of_a_volume_in_json(
     answers = said["predictions"]
     assert [each["slice"] for each in answers] == list(range(1, 13))
     assert {each["volume"] for each in answers} == {str(volume)}
-    assert answers[0]["reasons"] == "image quality: empty"
+    assert answers[0]["reasons"] == [EMPTY.record()]
     (summary,) = said["volumes"]
     assert (summary["volume"], summary["slices"]) == (str(volume), 12)
     told = [*itertools.chain(*summary["decided"].values()), *(each["slice"] for each in summary["referred"])]

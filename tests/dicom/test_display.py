@@ -8,7 +8,6 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing
 
-from braintumor.dicom.attributes import RefusalError
 from braintumor.dicom.display import (
     COLOUR,
     HIDING_WINDOW,
@@ -19,6 +18,7 @@ from braintumor.dicom.display import (
     spacing,
     window_values,
 )
+from braintumor.errors import DicomRefusalError
 from tests.dicom.make import enhanced, item, levels
 
 RAMP = np.arange(0, 4095, 7, np.uint16).reshape(9, 65)
@@ -192,7 +192,7 @@ def test_a_table_may_be_stored_as_bytes(little: bool) -> None:
 def test_a_table_that_is_shorter_than_it_says_is_refused() -> None:
     voi = header(VOILUTSequence=[table()])
     voi.VOILUTSequence[0].LUTDescriptor = [300, 0, 8]
-    with pytest.raises(RefusalError, match="has 3 entries and says 300"):
+    with pytest.raises(DicomRefusalError, match="has 3 entries and says 300"):
         display(RAMP, voi)
 
 
@@ -306,24 +306,24 @@ def test_palettes_agree_with_pydicom() -> None:
 
 
 def test_an_index_outside_of_the_palette_is_refused() -> None:
-    with pytest.raises(RefusalError, match="a colour that the palette does not have"):
+    with pytest.raises(DicomRefusalError, match="a colour that the palette does not have"):
         display(np.full((16, 16), 100, np.uint8), palette(count=50))
 
 
 def test_a_palette_that_is_shorter_than_it_says_is_refused() -> None:
     dataset = palette()
     dataset.GreenPaletteColorLookupTableDescriptor = [0, 0, 16]  # 0 is 65,536
-    with pytest.raises(RefusalError, match="says 65,536"):
+    with pytest.raises(DicomRefusalError, match="says 65,536"):
         display(np.zeros((16, 16), np.uint8), dataset)
     del dataset.GreenPaletteColorLookupTableData
-    with pytest.raises(RefusalError, match="missing or segmented"):
+    with pytest.raises(DicomRefusalError, match="missing or segmented"):
         display(np.zeros((16, 16), np.uint8), dataset)
 
 
 def test_a_rescaling_beyond_all_numbers_is_refused() -> None:
     dataset = header()
     dataset.add_new("RescaleSlope", "FD", 1e308)
-    with pytest.raises(RefusalError, match="not finite"):
+    with pytest.raises(DicomRefusalError, match="not finite"):
         display(RAMP, dataset)
 
 
@@ -331,7 +331,7 @@ def test_a_window_beyond_all_numbers_is_refused() -> None:
     dataset = header()
     dataset.add_new("WindowCenter", "FD", -1.7e308)
     dataset.add_new("WindowWidth", "FD", 1.7e308)
-    with pytest.raises(RefusalError, match="not finite"):
+    with pytest.raises(DicomRefusalError, match="not finite"):
         display(RAMP, dataset)
 
 

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from braintumor.dicom.multipart import MultipartError, only_part
+from braintumor.dicom.multipart import only_part
+from braintumor.errors import MultipartError
 
 FILE = b"\0" * 128 + b"DICM\r\n\r\n--y\r\n--\n\0\xff--x\r\n"  # with what looks a little like boundaries
 KIND = 'multipart/related; type="application/dicom"; boundary=x'

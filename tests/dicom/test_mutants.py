@@ -63,13 +63,17 @@ def test_a_leak_of_planted_data_is_a_failure(said: str, mutants: ModuleType) -> 
 def test_silence_leaks_and_delays_on_the_path_of_the_command_line_are_failures(
     mutants: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answers(*_: object) -> Iterator[ImageError]:
-        yield ImageError("m0", f"no patient {make.NAME} here")
-        yield ImageError("m1", "")
-        time.sleep(0.05)
-        yield ImageError("m2", "damaged")
+    class Answers:
+        def __init__(self, *_: object) -> None:
+            pass
 
-    monkeypatch.setattr(mutants, "predict_each", answers)
+        def run(self, _: object) -> Iterator[ImageError]:
+            yield ImageError("m0", f"no patient {make.NAME} here")
+            yield ImageError("m1", "")
+            time.sleep(0.05)
+            yield ImageError("m2", "damaged")
+
+    monkeypatch.setattr(mutants, "Predictor", Answers)
     monkeypatch.setattr(mutants, "SLOW_SECONDS", 0.04)
     failures = list(mutants.through_inference([b""] * 4, None))
     assert [each.split(":")[0] for each in failures] == [f"inference m{index}" for index in range(4)]

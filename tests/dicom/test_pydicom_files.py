@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
-from braintumor.dicom.attributes import RefusalError
 from braintumor.dicom.display import HIDING_WINDOW, NO_WINDOW, display
 from braintumor.dicom.frames import check_amount, decode
 from braintumor.dicom.parse import parse
 from braintumor.dicom.read import opened, silence
+from braintumor.errors import DicomRefusalError
 from braintumor.scan import EVERYTHING
 
 FILES: Final = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -153,6 +153,6 @@ def test_each_file_agrees_with_pydicom(file: str) -> None:
 
 @pytest.mark.parametrize("file", REFUSED)
 def test_each_other_file_is_refused_with_its_reason(file: str) -> None:
-    with pytest.raises(RefusalError) as caught:
+    with pytest.raises(DicomRefusalError) as caught:
         first_frame(file)
     assert str(caught.value) == REFUSED[file]

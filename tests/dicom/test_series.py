@@ -7,6 +7,7 @@ from pydicom.dataset import Dataset
 from braintumor.dicom.series import Chosen, contrast, described, series_code
 from braintumor.dicom.series import choose as choose_files
 from braintumor.dicom.study import survey
+from braintumor.sandbox import Sandbox
 from tests.dicom.make import NAME, PATIENT, capture, ct, encoded, enhanced, mr
 
 PLAIN = {"ContrastBolusAgent": None, "ProtocolName": None, "BodyPartExamined": None}
@@ -124,11 +125,13 @@ def test_a_study_is_surveyed_in_files(tmp_path: Path) -> None:
         paths[-1].write_bytes(encoded(dataset))
     (tmp_path / "broken").write_bytes(paths[0].read_bytes()[:140])
     (tmp_path / "text").write_text("no DICOM file")
-    study = survey([*paths, tmp_path / "broken", tmp_path / "text", tmp_path / "missing"])
+    with Sandbox(1) as sandbox:
+        study = survey([*paths, tmp_path / "broken", tmp_path / "text", tmp_path / "missing"], sandbox)
+        best = survey(paths, sandbox, best=True)
     assert study.files == tuple(map(str, [*paths[:2], paths[3]]))
     assert [error.source for error in study.unreadable] == [str(tmp_path / n) for n in ("broken", "text", "missing")]
     assert study.explanations[0] == f"{code_of(series('t1')[0])}: T1 with contrast agent, axial, 2 slices"
-    assert survey(paths, best=True).files == tuple(map(str, paths[:2]))
+    assert best.files == tuple(map(str, paths[:2]))
 
 
 def test_no_explanation_holds_text_of_the_files() -> None:

@@ -17,10 +17,11 @@ from braintumor.classes import CLASSES
 from braintumor.dicom import codes, origin
 from braintumor.dicom.codes import Code
 from braintumor.dicom.write import encoded, results
-from braintumor.inference import Prediction
 from braintumor.model import Model
+from braintumor.predictor import Prediction
 from braintumor.scan import Scan
 from tests.dicom import make
+from tests.referrals import EMPTY, OUT_OF_DISTRIBUTION, uncertain
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +81,11 @@ def test_each_class_has_its_probability(model: Model, prediction: Prediction) ->
         found[modifier.ConceptCodeSequence[0].CodeMeaning] = each.value
     assert found == {"Glioma": 0.8125, "Meningioma": 0.125, "Pituitary tumor": 0.0375, "No tumor class": 0.025}
     assert {each.unit.value for each in measured} == {"1"}
-    assert [each.value for each in measured if each.name.value == "unusual"] == [1.25]
+    assert [each.value for each in measured if each.name.value == "ood_score"] == [1.25]
 
 
-def test_an_unusual_score_that_is_no_number_is_left_out(model: Model, prediction: Prediction) -> None:
-    report = reported(dataclasses.replace(prediction, unusual=float("inf")), model)
+def test_an_ood_score_that_is_no_number_is_left_out(model: Model, prediction: Prediction) -> None:
+    report = reported(dataclasses.replace(prediction, ood_score=float("inf")), model)
     assert [each.name.value for each in group_of(report).get_measurements()] == ["122157"] * 4
 
 
@@ -113,7 +114,7 @@ def codes_of(code: Code) -> highdicom.sr.CodedConcept:
 
 
 def test_a_referral_says_why_and_predicts_nothing(model: Model, prediction: Prediction) -> None:
-    reasons = ("image quality: empty", "uncertain between Glioma and No tumor")
+    reasons = (EMPTY, uncertain("glioma", "no_tumor"))
     report = reported(dataclasses.replace(prediction, decision="refer", reasons=reasons), model)
     assert said(report, codes.DECISION) == ["Referred to a reader"]
     assert said(report, codes.REASON) == ["image quality: empty", "uncertain between Glioma and No tumor class"]
@@ -122,7 +123,7 @@ def test_a_referral_says_why_and_predicts_nothing(model: Model, prediction: Pred
 
 @pytest.mark.parametrize("decision", ["no_tumor", "refer"])
 def test_no_tumor_is_never_a_finding(decision: str, model: Model, prediction: Prediction) -> None:
-    reasons = ("uncertain between No tumor and Glioma",) if decision == "refer" else ()
+    reasons = (uncertain("no_tumor", "glioma"),) if decision == "refer" else ()
     report = reported(dataclasses.replace(prediction, predicted="no_tumor", decision=decision, reasons=reasons), model)
     assert not any(node.ConceptNameCodeSequence[0].CodeValue == "121071" for node in nodes(report))  # Finding
     content = encoded(report)
@@ -232,7 +233,7 @@ def test_dsrdump_reads_the_report(decision: str, model: Model, prediction: Predi
     program = shutil.which("dsrdump")
     if program is None:
         pytest.skip("dsrdump is not installed; it comes with Debian's dcmtk")
-    reasons = ("unusual image",) if decision == "refer" else ()
+    reasons = (OUT_OF_DISTRIBUTION,) if decision == "refer" else ()
     report = reported(dataclasses.replace(prediction, decision=decision, reasons=reasons), model, make.enhanced(), 2)
     (tmp_path / "report.dcm").write_bytes(encoded(report))
     done = subprocess.run([program, "+Pl", tmp_path / "report.dcm"], capture_output=True, text=True, check=False)
@@ -242,4 +243,4 @@ def test_dsrdump_reads_the_report(decision: str, model: Model, prediction: Predi
     assert '"Probability")="0.812500" (1,UCUM,"no units")' in done.stdout
     assert "PRELIMINARY" in done.stdout
     assert "UNVERIFIED" in done.stdout
-    assert ("unusual image" in done.stdout) == (decision == "refer")
+    assert (OUT_OF_DISTRIBUTION.text() in done.stdout) == (decision == "refer")

@@ -24,10 +24,10 @@ from braintumor.dicom.incoming import Incoming
 from braintumor.dicom.journal import Journal
 from braintumor.dicom.multipart import only_part
 from braintumor.dicom.outgoing import Waiting
-from braintumor.dicom.pacs import ArchiveError, Image
+from braintumor.dicom.pacs import Image
 from braintumor.dicom.retry import backoff
 from braintumor.dicom.watch import MOST_FAILURES, Tally, watch
-from braintumor.errors import ImageError, ModelError, Refusal, StorageError
+from braintumor.errors import ArchiveError, ImageError, InstanceError, ModelError, Refusal, StorageError
 from braintumor.model import Model
 from braintumor.sandbox import TOO_LONG, Sandbox
 from tests.dicom import make
@@ -605,7 +605,7 @@ def test_where_the_archive_does_not_say_what_it_has_it_is_asked(archive: Archive
     archive.said = {"/studies": answer, "/instances?SOPInstanceUID=1.2.3&": b'[{"00080018": {"Value": ["1.2.3"]}}]'}
     archive.said["/instances"] = b"[]"
     assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3": 0}
-    with pytest.raises(pacs.TroubleError, match="does not take the results"):
+    with pytest.raises(InstanceError, match="does not take the results"):
         reached.store({"1.2.4": b"x"})
 
 
@@ -679,5 +679,5 @@ def test_what_an_answer_names_neither_stored_nor_failed_is_asked_for(
 
     monkeypatch.setattr(reached, "_call", answered)
     assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3": 0}
-    with pytest.raises(pacs.TroubleError, match=f"status {status}"):
+    with pytest.raises(InstanceError, match=f"status {status}"):
         reached.store({"1.2.4": b"x"})

@@ -24,10 +24,11 @@ from braintumor.classes import CLASSES
 from braintumor.dicom import case, codes, origin
 from braintumor.dicom.read import slices
 from braintumor.dicom.write import encoded, results
-from braintumor.inference import Prediction
 from braintumor.model import Model
+from braintumor.predictor import Prediction
 from braintumor.scan import EVERYTHING, Choice, Scan
 from tests.dicom import make
+from tests.referrals import EMPTY, NOT_BRAIN_MRI, OUT_OF_DISTRIBUTION, uncertain
 
 SIDE = make.SIZE
 OBLIQUE = [0.8, 0.6, 0.0, 0.0, 0.0, -1.0]
@@ -160,8 +161,8 @@ def test_the_overlay_is_the_figure_in_colour(model: Model, prediction: Predictio
 
 
 def test_long_reasons_stay_under_the_slice(model: Model, prediction: Prediction) -> None:
-    many = dataclasses.replace(prediction, decision="refer", reasons=("uncertain between this and that, " * 20,))
-    without = dataclasses.replace(prediction, decision="refer", reasons=(".",))
+    many = dataclasses.replace(prediction, decision="refer", reasons=(uncertain("glioma", "no_tumor"),) * 20)
+    without = dataclasses.replace(prediction, decision="refer", reasons=(NOT_BRAIN_MRI,))
     long, short = (by_kind(results(taken(make.mr()), each, model))[0].pixel_array for each in (many, without))
     rows = np.argwhere((long != short).any(axis=(1, 2)))
     columns = np.argwhere((long != short).any(axis=(0, 2)))
@@ -211,7 +212,7 @@ def test_the_class_map_has_a_fixed_scale_and_ends_there(model: Model, prediction
 def test_the_map_of_the_predicted_class_is_written_also_when_referred(model: Model, prediction: Prediction) -> None:
     maps = np.zeros((4, 14, 14), np.float32)
     maps[CLASSES.index("no_tumor")] = model.card.class_map_scale
-    said = dataclasses.replace(prediction, predicted="no_tumor", decision="refer", reasons=("r",), class_maps=maps)
+    said = dataclasses.replace(prediction, predicted="no_tumor", decision="refer", reasons=(EMPTY,), class_maps=maps)
     made = by_kind(results(taken(make.mr()), said, model))[1]
     assert made.ContentDescription == "Class map of No tumor class, research use only"
     assert map_values(made).min() == pytest.approx(1)
@@ -418,7 +419,7 @@ def tool(name: str) -> str:
 @pytest.mark.parametrize("name", KINDS)
 def test_dciodvfy_finds_no_error(name: str, model: Model, prediction: Prediction, tmp_path: Path) -> None:
     program = tool("dciodvfy")
-    for decision, reasons in (("glioma", ()), ("refer", ("image quality: empty", "unusual image"))):
+    for decision, reasons in (("glioma", ()), ("refer", (EMPTY, OUT_OF_DISTRIBUTION))):
         said = dataclasses.replace(prediction, decision=decision, reasons=reasons, prediction_set=("glioma",))
         for result in results(taken(KINDS[name](), notes=("something was assumed",)), said, model):
             (tmp_path / "result.dcm").write_bytes(encoded(result))

@@ -38,7 +38,7 @@ def save(root: Path, part: str, label: str, file: str, pixels: NDArray[np.uint8]
 def make_model(folder: Path, confuse: tuple[str, str] | None = None, **card: object) -> Model:
     """Return a model whose class has the quarter of the image with most light; `confuse` exchanges two classes.
 
-    How unusual an image is, is its mean.
+    The OOD score of an image is its mean.
     """
     names = list(CLASSES)
     if confuse:
@@ -51,7 +51,7 @@ def make_model(folder: Path, confuse: tuple[str, str] | None = None, **card: obj
         helper.make_node("Gemm", ["flat", "weights"], ["logits"], transB=1),
         helper.make_node("Mul", ["features", "weight_maps"], ["evidence"]),
         helper.make_node("Relu", ["evidence"], ["class_maps"]),
-        helper.make_node("ReduceMean", ["image"], ["unusual"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("ReduceMean", ["image"], ["ood_score"], axes=[1, 2, 3], keepdims=0),
     ]
     graph = helper.make_graph(
         nodes,
@@ -60,7 +60,7 @@ def make_model(folder: Path, confuse: tuple[str, str] | None = None, **card: obj
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4]),
             helper.make_tensor_value_info("class_maps", TensorProto.FLOAT, ["N", 4, 4, 4]),
-            helper.make_tensor_value_info("unusual", TensorProto.FLOAT, ["N"]),
+            helper.make_tensor_value_info("ood_score", TensorProto.FLOAT, ["N"]),
         ],
         [
             numpy_helper.from_array(weights.reshape(4, 16), "weights"),

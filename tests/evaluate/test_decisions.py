@@ -7,9 +7,11 @@ import pytest
 
 from braintumor.classes import CLASSES
 from braintumor.evaluate.decisions import decisions, subgroups, thirds, tumor_shares
-from braintumor.inference import Prediction
 from braintumor.model import Card
+from braintumor.predictor import Prediction
 from braintumor.preprocess import Preprocess
+from braintumor.referral import Referral
+from tests.referrals import OUT_OF_DISTRIBUTION, SATURATED, uncertain
 
 CARD = Card("a", "1", "cnn", Preprocess(64), 1.0, "1")
 POINTS = [{"coverage": coverage, "confidence": 0.0, "error": 0.1} for coverage in (1.0, 0.95)]
@@ -18,7 +20,7 @@ GROUPS = np.arange(4)
 LABELS = np.array([0, 0, 1, 3])
 
 
-def answer(best: int, share: float, *reasons: str) -> Prediction:
+def answer(best: int, share: float, *reasons: Referral) -> Prediction:
     shares = np.full(4, (1 - share) / 3, np.float32)
     shares[best] = share
     name = CLASSES[best]
@@ -28,8 +30,8 @@ def answer(best: int, share: float, *reasons: str) -> Prediction:
 
 ANSWERS = [
     answer(0, 0.9),
-    answer(1, 0.6, "uncertain between Meningioma and Glioma"),
-    answer(1, 0.8, "image quality: saturated", "unusual image"),
+    answer(1, 0.6, uncertain("meningioma", "glioma")),
+    answer(1, 0.8, SATURATED, OUT_OF_DISTRIBUTION),
     answer(0, 0.7),
 ]
 
@@ -47,7 +49,7 @@ def test_shares_worked_by_hand() -> None:
 
 
 def test_prediction_sets_are_those_of_the_model_that_answered() -> None:
-    entry = {"unusual": 2.0, "foreign": 4.0, "points": POINTS, "sets": SETS}
+    entry = {"ood_threshold": 2.0, "far_ood_threshold": 4.0, "points": POINTS, "sets": SETS}
     strict = replace(CARD, rejection={"float32": entry})
     loose = replace(CARD, rejection={"float32": {**entry, "sets": {"0.1": [1.0] * 4}}})
     found = decisions(ANSWERS, [strict, strict, strict, loose], "float32", LABELS, GROUPS).sets

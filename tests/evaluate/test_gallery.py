@@ -8,7 +8,7 @@ from PIL import Image
 
 from braintumor.data.manifest import Row
 from braintumor.evaluate.gallery import MISTAKES, legend, picture, worst_mistakes
-from braintumor.inference import Prediction, predict
+from braintumor.predictor import Prediction, predict
 
 from .conftest import make_model, save, slice_showing
 

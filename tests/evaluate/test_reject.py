@@ -1,4 +1,4 @@
-"""How unusual images are told apart, and from where on they are refused."""
+"""How unlike the training images an image is, and from where on it is referred."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ def test_the_distance_is_that_of_mahalanobis_and_about_1_for_usual_images() -> N
     mix = random.normal(size=(5, 5))
     features = random.normal(size=(4000, 5)) @ mix + 3
     gate = fit_gate(features)
-    unusual = (((features - gate.centre) @ gate.whitening) ** 2).mean(axis=1)
-    assert unusual.mean() == pytest.approx(1, abs=0.03)
+    ood_score = (((features - gate.centre) @ gate.whitening) ** 2).mean(axis=1)
+    assert ood_score.mean() == pytest.approx(1, abs=0.03)
     exact = np.linalg.inv(np.cov(features.T, bias=True))
     apart = features[:10] - features.mean(axis=0)
-    np.testing.assert_allclose(unusual[:10], (apart @ exact * apart).sum(axis=1) / 5, rtol=0.05)
+    np.testing.assert_allclose(ood_score[:10], (apart @ exact * apart).sum(axis=1) / 5, rtol=0.05)
 
 
 def test_features_that_never_vary_do_not_divide_by_zero() -> None:
@@ -29,12 +29,12 @@ def test_features_that_never_vary_do_not_divide_by_zero() -> None:
 
 
 def test_the_threshold_refuses_about_one_in_a_hundred_and_more_margin_where_groups_are_few() -> None:
-    unusual = np.random.default_rng(1).random(10_000)
-    alone = threshold(unusual, np.arange(10_000))
+    ood_score = np.random.default_rng(1).random(10_000)
+    alone = threshold(ood_score, np.arange(10_000))
     assert 0.99 <= alone <= 0.995
     few = np.repeat(np.arange(20), 500)
-    shifted = unusual + few / 20  # the groups differ
+    shifted = ood_score + few / 20  # the groups differ
     assert np.quantile(shifted, 0.99) < threshold(shifted, few) <= shifted.max()
-    assert threshold(unusual, np.arange(10_000)) == alone  # the same every time
+    assert threshold(ood_score, np.arange(10_000)) == alone  # the same every time
     with pytest.raises(DataError, match="no validation images"):
         threshold(np.empty(0), np.empty(0, np.int64))

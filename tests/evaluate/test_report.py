@@ -17,8 +17,9 @@ from braintumor.errors import DataError, UnreadableDataError
 from braintumor.evaluate.decisions import tumor_shares
 from braintumor.evaluate.model_card import model_card
 from braintumor.evaluate.report import evaluate
-from braintumor.inference import predict
 from braintumor.model import Model, load
+from braintumor.predictor import predict
+from tests.referrals import TOO_SMALL
 
 EVIL = "<script>alert(1)<script> & ' \".png"
 
@@ -69,18 +70,15 @@ def test_predictions_csv_says_what_predict_says(data_dir: Path, model: Model, tm
     evaluate(model, data_dir, tmp_path / "out")
     lines = list(csv.reader((tmp_path / "out/predictions.csv").read_text().splitlines()))
     shares = "p_glioma,p_meningioma,p_pituitary,p_no_tumor"
-    assert (
-        ",".join(lines[0])
-        == f"image,label,predicted,decision,reasons,{shares},model,unusual,prediction_set,notes,volume,slice"
-    )
+    first, last = "image,label,predicted,decision,reason_codes,reasons", "model,ood_score,prediction_set,notes"
+    assert ",".join(lines[0]) == f"{first},{shares},{last},volume,slice"
     assert len(lines) == 13
     evil = next(line for line in lines if line[0] == f"Testing/glioma/{EVIL}")
     (said,) = predict(data_dir / evil[0], model)
-    small = "image quality: smaller than 64 pixels"
-    assert evil[1:5] == ["glioma", "meningioma", "refer", small]
-    assert [float(p) for p in evil[5:9]] == pytest.approx(said.probabilities.tolist(), abs=5e-7)
-    assert evil[9] == said.model
-    assert float(evil[10]) == pytest.approx(said.unusual, rel=1e-3)
+    assert evil[1:6] == ["glioma", "meningioma", "refer", "image_quality", TOO_SMALL.text()]
+    assert [float(p) for p in evil[6:10]] == pytest.approx(said.probabilities.tolist(), abs=5e-7)
+    assert evil[10] == said.model
+    assert float(evil[11]) == pytest.approx(said.ood_score, rel=1e-3)
 
 
 def test_test_images_seen_in_training_are_counted(data_dir: Path, model: Model, tmp_path: Path) -> None:

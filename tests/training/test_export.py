@@ -125,14 +125,14 @@ def hand_made() -> Network:
 def test_class_maps_worked_by_hand() -> None:
     gate = Gate(np.array([1.0, 0.0]), np.array([[2.0, 1.0], [0.0, 3.0]]))
     with torch.no_grad():
-        logits, maps, unusual = WithClassMaps(hand_made(), gate)(torch.zeros(1, 1, 2, 2))
+        logits, maps, ood_score = WithClassMaps(hand_made(), gate)(torch.zeros(1, 1, 2, 2))
     torch.testing.assert_close(logits, torch.tensor([[6.0, 2.0, -3.0, 0.5]]))
     # class 0: gradient (3, 0) over 4 positions; class 1: gradient (2, -4)
     torch.testing.assert_close(maps[0, 0], torch.tensor([[0.75, 1.5], [2.25, 4.5]]))
     torch.testing.assert_close(maps[0, 1], torch.tensor([[0.0, 1.0], [1.5, 3.0]]))
     # the roots of the means 3 and 1, less the centre
     first, second = 3**0.5 - 1, 1
-    torch.testing.assert_close(unusual, torch.tensor([((2 * first) ** 2 + (first + 3 * second) ** 2) / 2]))
+    torch.testing.assert_close(ood_score, torch.tensor([((2 * first) ** 2 + (first + 3 * second) ** 2) / 2]))
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -181,7 +181,7 @@ def test_the_file_answers_as_the_network(exported: dict[str, Exported], name: st
     network, gate, file = exported[name]
     differences = check_parity(network, gate, list(IMAGES.split(2)), file)
     assert set(differences) == {
-        *("probability_difference", "class_map_difference", "unusual_difference", "images_at_a_kink")
+        *("probability_difference", "class_map_difference", "ood_score_difference", "images_at_a_kink")
     }
     assert max(differences.values()) < 1e-4
     with torch.no_grad():

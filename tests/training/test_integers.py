@@ -76,7 +76,7 @@ def test_head_and_names_stay_as_they_are(files: dict[str, tuple[Path, Path]], na
         tensors = [initializers(model)[f"network.head.{part}"] for model in (before, after)]
         np.testing.assert_array_equal(*map(numpy_helper.to_array, tensors))
     assert [value.name for value in after.graph.input] == ["image"]
-    assert [value.name for value in after.graph.output] == ["logits", "class_maps", "unusual"]
+    assert [value.name for value in after.graph.output] == ["logits", "class_maps", "ood_score"]
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet"])

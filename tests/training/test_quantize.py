@@ -15,8 +15,8 @@ from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, read_manifest, validation_images, write_manifest
 from braintumor.errors import DataError, ImageError, ModelError
 from braintumor.files import file_sha256
-from braintumor.inference import Prediction, predict
 from braintumor.model import load
+from braintumor.predictor import Prediction, predict
 from braintumor.training import integers
 from braintumor.training import quantize as quantizing
 from braintumor.training.quantize import compare, quantize
@@ -101,7 +101,7 @@ def test_the_card_gets_the_measured_agreement_and_nothing_else_changes(folder: P
     del card["precisions"], card["rejection"]
     withheld = written.pop("rejection")
     assert list(withheld) == ["int8"]
-    assert withheld["int8"]["unusual"] < withheld["int8"]["foreign"]
+    assert withheld["int8"]["ood_threshold"] < withheld["int8"]["far_ood_threshold"]
     del written["class_map_scale"], card["class_map_scale"]  # same number, other digits
     assert written == card
 

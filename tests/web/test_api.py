@@ -18,8 +18,8 @@ from PIL import Image
 
 from braintumor.classes import CLASSES, DISCLAIMER
 from braintumor.errors import ImageError, Refusal
-from braintumor.inference import COLUMNS, predict
 from braintumor.model import Model
+from braintumor.predictor import COLUMNS, predict
 from braintumor.read import read
 from braintumor.sandbox import Sandbox
 from braintumor.web.counter import Counter
@@ -56,7 +56,7 @@ def test_a_slice_gets_the_answer_of_python(client: TestClient, model: Model, sli
     (said,) = found["predictions"]
     expected = predict(read(slices[0]), model)[0].record() | {"image": "file 1", "class_maps": None}
     assert said == expected
-    assert tuple(said) == (*COLUMNS, "class_maps")
+    assert tuple(said) == (*(name for name in COLUMNS if name != "reason_codes"), "class_maps")
 
 
 def test_maps_and_pixels_come_where_they_are_wanted(client: TestClient, model: Model, slices: list[Path]) -> None:
@@ -107,7 +107,7 @@ def test_the_models_say_what_the_page_needs(both: TestClient, model: Model) -> N
     found = answer["models"][0]
     assert found["class_map_scale"] == model.card.class_map_scale
     assert found["identity"] == "tiny 1.2"
-    assert found["unusual"] is None  # its card has no threshold
+    assert found["ood_threshold"] is None  # its card has no threshold
     assert found["card"]["intended_use"] == model.card.intended_use
     assert answer["limits"]["slices"] == 500
 
@@ -213,7 +213,9 @@ def test_monitoring_counts_answers_and_decisions(service: Any, slices: list[Path
     assert 'braintumor_answers_total{path="/v1/predictions",status="200"} 1.0' in text
     assert 'braintumor_answers_total{path="/v1/predictions",status="415"} 1.0' in text
     assert 'braintumor_answers_total{path="other",status="404"} 1.0' in text
-    assert "braintumor_refused_files_total 1.0" in text
+    assert 'braintumor_refused_files_total{code="unknown_format"} 1.0' in text
+    assert 'braintumor_refused_files_total{code="timeout"} 0.0' in text
+    assert 'braintumor_referrals_total{reason="uncertain"} 0.0' in text
     decisions = [line for line in text.splitlines() if line.startswith("braintumor_decisions_total")]
     assert sum(float(line.split()[-1]) for line in decisions) == 2
     assert client.get("/healthz").text == "ok"
@@ -368,7 +370,7 @@ def test_a_decoder_that_was_killed_is_nobodys_fault(
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert answer.json()["detail"] == "a reason"
-        assert [each["reason"] for each in answer.json()["refused"]] == ["a reason"]
+        assert [each["text"] for each in answer.json()["refused"]] == ["a reason"]
 
 
 @pytest.mark.parametrize(
@@ -381,7 +383,7 @@ def test_the_status_follows_the_code_of_the_refusal(
     monkeypatch.setattr(Sandbox, "read", failing(code))
     answer = send(client, slices[:6])
     assert answer.status_code == status
-    reasons = {each["reason"] for each in answer.json()["refused"]}
+    reasons = {each["text"] for each in answer.json()["refused"]}
     assert ("not looked at: a file before it took too long to decode; send it without that one" in reasons) == (
         code == Refusal.TIMEOUT
     )

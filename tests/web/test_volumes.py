@@ -10,8 +10,8 @@ import pydicom
 import pytest
 from fastapi.testclient import TestClient
 
-from braintumor.inference import predict
 from braintumor.model import Model
+from braintumor.predictor import predict
 from tests.dicom import make
 from tests.volume_files import brain
 
@@ -59,7 +59,7 @@ def test_an_answer_that_fills_the_memory_ends_with_the_file(client: TestClient, 
     assert answer.status_code == 200
     assert {each["file"] for each in answer.json()["slices"]} == {0}
     assert sorted(each["file"] for each in answer.json()["refused"]) == list(range(1, 9))
-    assert {each["reason"] for each in answer.json()["refused"]} == {
+    assert {each["text"] for each in answer.json()["refused"]} == {
         "the answer is full; send fewer files in a request, or ask for no pixels"
     }
 
@@ -86,7 +86,7 @@ def test_frames_are_slices_and_stand_beside_other_files(client: TestClient) -> N
     assert [each["file"] for each in found["slices"]][len(frames) :] == [2]
     ((refused),) = found["refused"]
     assert refused["file"] == 1
-    assert "computed tomography" in refused["reason"]
+    assert "computed tomography" in refused["text"]
 
 
 def test_dicom_results_come_as_an_archive(client: TestClient) -> None:
@@ -164,7 +164,7 @@ def test_slices_of_a_volume_can_be_chosen(client: TestClient) -> None:
     assert {name[:9] for name in unpacked(send(client, f"{RESULTS}?slices=3", frames))} == {"0001-0003"}
     answer = send(client, f"{PREDICTIONS}?slices=4", make.encoded(make.mr(number=4)), make.encoded(make.mr(number=5)))
     assert [each["file"] for each in answer.json()["slices"]] == [0]
-    assert answer.json()["refused"][0]["reason"] == "none of its slices has a wanted number"
+    assert answer.json()["refused"][0]["text"] == "none of its slices has a wanted number"
     for query, said in (
         ("slices=9-1", "expected numbers of slices"),
         ("plane=oblique", "no plane is called 'oblique'"),

@@ -2,28 +2,16 @@
 
 import lzma
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from braintumor.errors import DataError
+from braintumor.errors import DECODE_ERRORS, DataError
 
 LARGEST_MEMBER: Final = 64 << 20  # bytes, unpacked
 MOST_MEMBERS: Final = 50_000
-ZIP_ERRORS: Final = (
-    EOFError,
-    NotImplementedError,  # unknown compression
-    OSError,
-    RuntimeError,  # encrypted
-    ValueError,
-    lzma.LZMAError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+ZIP_ERRORS: Final = (*DECODE_ERRORS, RuntimeError, lzma.LZMAError, zipfile.BadZipFile)  # encrypted: RuntimeError
 """What `zipfile` raises on damaged archives."""
 
 

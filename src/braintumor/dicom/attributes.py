@@ -1,7 +1,6 @@
 """What the attributes of a DICOM image say, damaged ones included: numbers, codes, functional groups of a frame."""
 
 import math
-import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -10,33 +9,22 @@ from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
-from braintumor.errors import Refusal
+from braintumor.errors import DECODE_ERRORS, DicomRefusalError
 
-CONVERSION_ERRORS: Final = (
-    *(ArithmeticError, AttributeError, BytesLengthException, EOFError, LookupError, NotImplementedError),
-    *(OSError, TypeError, ValueError, struct.error),
-)
+CONVERSION_ERRORS: Final = (*DECODE_ERRORS, BytesLengthException)
 """What pydicom raises on reading a damaged value."""
-
-
-class RefusalError(ValueError):
-    """A DICOM file that is not read. The text is the reason and holds nothing of the file's own text."""
-
-    def __init__(self, reason: str, code: Refusal = Refusal.UNDECODABLE) -> None:
-        super().__init__(reason)
-        self.code = code
 
 
 def values(dataset: Dataset, keyword: str) -> tuple[Any, ...]:
     """Return an attribute's values as pydicom reads them; none if it is absent or empty.
 
     Raises:
-        RefusalError: they are damaged.
+        DicomRefusalError: they are damaged.
     """
     try:
         value = dataset.get(keyword)
     except CONVERSION_ERRORS as error:
-        raise RefusalError(f"{keyword} is damaged; send the image again") from error
+        raise DicomRefusalError(f"{keyword} is damaged; send the image again") from error
     if value is None or (isinstance(value, str | bytes) and not value):
         return ()
     return tuple(value) if isinstance(value, list | MultiValue) else (value,)
@@ -46,14 +34,14 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     """Return an attribute's values as finite numbers; none if it is absent or empty.
 
     Raises:
-        RefusalError: they are no such numbers.
+        DicomRefusalError: they are no such numbers.
     """
     try:
         found = tuple(float(value) for value in values(dataset, keyword))
     except (OverflowError, TypeError, ValueError) as error:
-        raise RefusalError(f"{keyword} is no number; send the image again") from error
+        raise DicomRefusalError(f"{keyword} is no number; send the image again") from error
     if not all(map(math.isfinite, found)):
-        raise RefusalError(f"{keyword} is not finite; send the image again")
+        raise DicomRefusalError(f"{keyword} is not finite; send the image again")
     return found
 
 
@@ -61,15 +49,15 @@ def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     """Return an attribute's first value as a whole number, or the default if it is absent or empty.
 
     Raises:
-        RefusalError: it is no whole number; or it is absent, and there is no default.
+        DicomRefusalError: it is no whole number; or it is absent, and there is no default.
     """
     found = numbers(dataset, keyword)
     if not found:
         if default is None:
-            raise RefusalError(f"{keyword} is missing; send the image again")
+            raise DicomRefusalError(f"{keyword} is missing; send the image again")
         return default
     if found[0] != int(found[0]):
-        raise RefusalError(f"{keyword} is no whole number; send the image again")
+        raise DicomRefusalError(f"{keyword} is no whole number; send the image again")
     return int(found[0])
 
 
@@ -77,7 +65,7 @@ def counted(dataset: Dataset, keyword: str, otherwise: int) -> int:
     """Return an attribute's first value as a whole number, another one where it is absent or none."""
     try:
         return whole(dataset, keyword, otherwise)
-    except RefusalError:
+    except DicomRefusalError:
         return otherwise
 
 
@@ -85,7 +73,7 @@ def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """Return an attribute's texts in upper case without spaces around them; damaged ones count as absent."""
     try:
         return tuple(value.strip().upper() for value in values(dataset, keyword) if isinstance(value, str))
-    except RefusalError:
+    except DicomRefusalError:
         return ()
 
 
@@ -99,14 +87,14 @@ def items(dataset: Dataset, keyword: str) -> Sequence:
     """Return the items of a sequence; none if it is absent or of another kind.
 
     Raises:
-        RefusalError: it is damaged.
+        DicomRefusalError: it is damaged.
     """
     try:
         sequence = dataset.get(keyword)
     except RecursionError as error:
-        raise RefusalError(TOO_DEEP) from error
+        raise DicomRefusalError(TOO_DEEP) from error
     except CONVERSION_ERRORS as error:
-        raise RefusalError(f"{keyword} is damaged; send the image again") from error
+        raise DicomRefusalError(f"{keyword} is damaged; send the image again") from error
     return sequence if isinstance(sequence, Sequence) else Sequence()
 
 

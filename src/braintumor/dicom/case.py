@@ -19,8 +19,8 @@ from braintumor import __version__
 from braintumor.classes import TITLES
 from braintumor.dicom.codes import CLASSES_OF, MANUFACTURER, PROCESSING_EQUIPMENT, RESEARCH_ONLY, dataset
 from braintumor.dicom.origin import EMPTY_IF_UNKNOWN
-from braintumor.inference import Prediction
 from braintumor.model import ONNX_FILES, Model, content
+from braintumor.predictor import Prediction
 from braintumor.scan import Scan
 
 UTF8: Final = "ISO_IR 192"
@@ -73,8 +73,8 @@ class Case:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Return why the slice is referred; a class is called a class, so that none reads as a finding."""
-        meaning = CLASSES_OF["no_tumor"].meaning
-        return tuple(each.replace(TITLES["no_tumor"], meaning) for each in self.prediction.reasons)
+        titles = TITLES | {"no_tumor": CLASSES_OF["no_tumor"].meaning}
+        return tuple(reason.text(titles) for reason in self.prediction.reasons)
 
     def uid(self, role: str) -> str:
         """Return the UID of something that belongs to this slice; the same for the same image, model and settings.

@@ -96,5 +96,5 @@ DECISIONS: Final = {
     "refer": Code("d-refer", OWN, "Referred to a reader"),
 }
 REASON: Final = Code("reason", OWN, "Reason for referral")
-UNUSUAL: Final = Code("unusual", OWN, "Unlikeness to the images of training")
+OOD_SCORE: Final = Code("ood_score", OWN, "Unlikeness to the training images")
 IN_PREDICTION_SET: Final = Code("prediction-set", OWN, "Class in the prediction set")

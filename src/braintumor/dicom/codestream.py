@@ -20,7 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from braintumor.dicom.attributes import RefusalError
+from braintumor.errors import DicomRefusalError
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def size(frame: bytes, syntax: str) -> Size:
     """Return the size that a compressed frame states.
 
     Raises:
-        RefusalError: it states none, or is not of the kind that the transfer syntax says.
+        DicomRefusalError: it states none, or is not of the kind that the transfer syntax says.
     """
     if syntax in JPEG_2000:
         return jpeg_2000_size(frame)
@@ -71,10 +71,10 @@ def jpeg_size(frame: bytes, starts: tuple[int, ...]) -> Size:
     """Return the size in the start of frame of a JPEG or JPEG-LS stream.
 
     Raises:
-        RefusalError: there is none, or another kind than `starts`.
+        DicomRefusalError: there is none, or another kind than `starts`.
     """
     if not frame.startswith(b"\xff\xd8"):
-        raise RefusalError("compressed pixels that are no JPEG stream; send the image again")
+        raise DicomRefusalError("compressed pixels that are no JPEG stream; send the image again")
     position = 2
     while position + 4 <= len(frame) and frame[position] == 0xFF:
         marker = frame[position + 1]
@@ -84,35 +84,35 @@ def jpeg_size(frame: bytes, starts: tuple[int, ...]) -> Size:
         (length,) = struct.unpack_from(">H", frame, position + 2)
         if marker in FRAME_STARTS:
             if marker not in starts:
-                raise RefusalError("another kind of JPEG than TransferSyntaxUID says; send the image again")
+                raise DicomRefusalError("another kind of JPEG than TransferSyntaxUID says; send the image again")
             if position + 10 > len(frame):
                 break
             bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, position + 4)
             return Size(rows, columns, samples, bits)
         position += 2 + length
-    raise RefusalError("compressed pixels that state no size; send the image again")
+    raise DicomRefusalError("compressed pixels that state no size; send the image again")
 
 
 def jpeg_2000_size(frame: bytes) -> Size:
     """Return the size in the SIZ segment of a JPEG 2000 stream, wrapped into a JP2 file or not.
 
     Raises:
-        RefusalError: there is none, its components differ, or it has more tiles than the standard allows.
+        DicomRefusalError: there is none, its components differ, or it has more tiles than the standard allows.
 
     Source: ISO/IEC 15444-1 A.5.1.
     """
     start = stream_start(frame)
     if frame[start : start + 4] != b"\xff\x4f\xff\x51" or start + 45 > len(frame):
-        raise RefusalError("compressed pixels that are no JPEG 2000 stream; send the image again")
+        raise DicomRefusalError("compressed pixels that are no JPEG 2000 stream; send the image again")
     right, bottom, left, top, width, height, tile_left, tile_top, samples = struct.unpack_from(">8IH", frame, start + 8)
     components = frame[start + 42 : start + 42 + 3 * samples]
     alike = len(components) == 3 * samples and components == samples * components[:3]
     if not samples or not alike or components[1:3] != b"\1\1":
-        raise RefusalError("JPEG 2000 components of different sizes; export the image again without compression")
+        raise DicomRefusalError("JPEG 2000 components of different sizes; export the image again without compression")
     if not width or not height or right <= left or bottom <= top:
-        raise RefusalError("a JPEG 2000 stream without pixels; send the image again")
+        raise DicomRefusalError("a JPEG 2000 stream without pixels; send the image again")
     if -(-(right - tile_left) // width) * -(-(bottom - tile_top) // height) > MOST_TILES:
-        raise RefusalError("more JPEG 2000 tiles than the standard allows; send the image again")
+        raise DicomRefusalError("more JPEG 2000 tiles than the standard allows; send the image again")
     return Size(bottom - top, right - left, samples, (components[0] & 0x7F) + 1)
 
 
@@ -138,23 +138,23 @@ def check_rle(frame: bytes, rows: int, columns: int, samples: int, bits: int) ->
     """Refuse an RLE frame whose segments are not those of this size, or longer than so many pixels can need.
 
     Raises:
-        RefusalError: so.
+        DicomRefusalError: so.
 
     Source: PS3.5 G.
     """
     if len(frame) < RLE_HEADER.size:
-        raise RefusalError("RLE pixels without a header; send the image again")
+        raise DicomRefusalError("RLE pixels without a header; send the image again")
     count, *offsets = RLE_HEADER.unpack_from(frame)
     needed = samples * (bits // 8)
     if count != needed:
-        raise RefusalError(f"RLE pixels in {count:,} segments; Rows, Columns and BitsAllocated ask for {needed}")
+        raise DicomRefusalError(f"RLE pixels in {count:,} segments; Rows, Columns and BitsAllocated ask for {needed}")
     used = [*offsets[:count], len(frame)]
     longest = 2 * rows * columns + SLACK
     for start, end in pairwise(used):
         if not RLE_HEADER.size <= start < end <= len(frame):
-            raise RefusalError("RLE pixels whose segments lie outside of them; send the image again")
+            raise DicomRefusalError("RLE pixels whose segments lie outside of them; send the image again")
         if end - start > longest:
-            raise RefusalError("RLE pixels that are longer than Rows and Columns can need; send the image again")
+            raise DicomRefusalError("RLE pixels that are longer than Rows and Columns can need; send the image again")
 
 
 RLE_HEADER: Final = struct.Struct("<16I")

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from braintumor.dicom.attributes import RefusalError, code, group, items, numbers, place_of, values, whole
+from braintumor.dicom.attributes import code, group, items, numbers, place_of, values, whole
+from braintumor.errors import DicomRefusalError
 from braintumor.grey import BY_PERCENTILES, LUMA, between, limits
 
 Field = NDArray[np.float64]
@@ -40,7 +41,7 @@ def display(stored: NDArray[Any], header: Dataset, frame: int = 1) -> tuple[NDAr
         frame: from 1.
 
     Raises:
-        RefusalError: an attribute that is needed is damaged, or an index lies outside of the palette.
+        DicomRefusalError: an attribute that is needed is damaged, or an index lies outside of the palette.
     """
     if stored.ndim == 3:
         return luma(stored, whole(header, "BitsStored")), (COLOUR,)
@@ -49,7 +50,7 @@ def display(stored: NDArray[Any], header: Dataset, frame: int = 1) -> tuple[NDAr
     with np.errstate(all="ignore"):
         shown, notes = grey_values(stored, header, frame)
     if not np.isfinite(shown).all():
-        raise RefusalError("the window leads to values that are not finite; send the image again")
+        raise DicomRefusalError("the window leads to values that are not finite; send the image again")
     if is_inverted(header):
         np.subtract(1, shown, out=shown)
     return np.clip(shown, 0, 1, out=shown).astype(np.float32), notes
@@ -59,7 +60,7 @@ def grey_values(stored: NDArray[Any], header: Dataset, frame: int) -> tuple[Fiel
     """Return the (H, W) values in [0, 1] of a grey frame before presentation, and notes, see `display`."""
     modality = modality_values(stored, header, frame)
     if not np.isfinite(modality).all():
-        raise RefusalError("rescaling leads to values that are not finite; send the image again")
+        raise DicomRefusalError("rescaling leads to values that are not finite; send the image again")
     padded = padding(stored, header)
     real = np.ones(stored.shape, np.bool_) if padded is None else ~padded
     shown = window_values(modality.copy(), header, frame)
@@ -105,14 +106,14 @@ def palette_colours(indices: NDArray[Any], header: Dataset) -> NDArray[np.int64]
     """Return the (H, W, 3) 16-bit colours of palette indices (PS3.3 C.7.6.3.1.5 and .6).
 
     Raises:
-        RefusalError: the palette is missing, segmented or shorter than it says, or an index lies outside of it.
+        DicomRefusalError: the palette is missing, segmented or shorter than it says, or an index lies outside of it.
     """
     channels = []
     for colour in ("Red", "Green", "Blue"):
         table, first, bits = lookup(header, f"{colour}PaletteColorLookupTable", header)
         index = indices.astype(np.int64) - first
         if index.min() < 0 or index.max() >= len(table):
-            raise RefusalError("a pixel asks for a colour that the palette does not have; export the image as RGB")
+            raise DicomRefusalError("a pixel asks for a colour that the palette does not have; export the image as RGB")
         channels.append(table[index] * (2**16 - 1) // (2**bits - 1))
     return np.stack(channels, axis=-1)
 
@@ -126,20 +127,20 @@ def lookup(place: Dataset, keyword: str, header: Dataset) -> tuple[NDArray[np.in
         header: the image's attributes, which say whether values are signed and in which order bytes are.
 
     Raises:
-        RefusalError: it is missing, or its data does not fit its descriptor.
+        DicomRefusalError: it is missing, or its data does not fit its descriptor.
     """
     described, data = numbers(place, f"{keyword}Descriptor"), values(place, f"{keyword}Data")
     if len(described) != 3 or not data:
-        raise RefusalError(f"{keyword} is missing or segmented; export the image again")
+        raise DicomRefusalError(f"{keyword} is missing or segmented; export the image again")
     count, first, bits = (int(value) for value in described)
     count = count % 2**16 or 2**16  # stored as SS where values are signed
     if not 8 <= bits <= 16:
-        raise RefusalError(f"{keyword} has entries of {bits} bits; 8 to 16 are read")
+        raise DicomRefusalError(f"{keyword} has entries of {bits} bits; 8 to 16 are read")
     if whole(header, "PixelRepresentation", 0) and first > 32_767:
         first -= 2**16
     table = entries(data, count, "big" if header.original_encoding[1] is False else "little")
     if len(table) < count:
-        raise RefusalError(f"{keyword} has {len(table):,} entries and says {count:,}; send the image again")
+        raise DicomRefusalError(f"{keyword} has {len(table):,} entries and says {count:,}; send the image again")
     return table[:count], first, bits
 
 
@@ -158,7 +159,7 @@ def modality_values(stored: NDArray[Any], header: Dataset, frame: int) -> Field:
     """Return the (H, W) values after the modality LUT, or after rescaling, or as they are (PS3.3 C.11.1).
 
     Raises:
-        RefusalError: damaged attributes.
+        DicomRefusalError: damaged attributes.
     """
     tables = items(header, "ModalityLUTSequence")
     if tables:
@@ -187,7 +188,7 @@ def window_values(modality: Field, header: Dataset, frame: int) -> Field | None:
         if "WindowCenter" in place and "WindowWidth" in place:
             try:
                 centre, width = numbers(place, "WindowCenter"), numbers(place, "WindowWidth")
-            except RefusalError:
+            except DicomRefusalError:
                 return None
             function = code(place, "VOILUTFunction") or "LINEAR"
             is_usable = centre and width and function in SMALLEST_WIDTH and width[0] >= SMALLEST_WIDTH[function]
@@ -228,7 +229,7 @@ def padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
     try:
         marked = numbers(header, "PixelPaddingValue")[:1]
         limit = numbers(header, "PixelPaddingRangeLimit")[:1] or marked
-    except RefusalError:
+    except DicomRefusalError:
         marked = ()
     if not marked:
         return None
@@ -251,7 +252,7 @@ def spacing(header: Dataset, frame: int = 1) -> tuple[float, float] | None:
     for place, keyword in (places, (header, "ImagerPixelSpacing")):
         try:
             found = numbers(place, keyword)
-        except RefusalError:
+        except DicomRefusalError:
             continue
         if len(found) == 2 and all(0 < distance <= LARGEST_SPACING for distance in found):
             return found[0], found[1]
@@ -265,6 +266,6 @@ def aspect(header: Dataset) -> tuple[float, float] | None:
     """Return how high and how wide a pixel is, in no unit, None where the file does not say (PS3.3 C.7.6.3.1.7)."""
     try:
         sizes = numbers(header, "PixelAspectRatio")
-    except RefusalError:
+    except DicomRefusalError:
         return None
     return (sizes[0], sizes[1]) if len(sizes) == 2 and min(sizes) > 0 else None

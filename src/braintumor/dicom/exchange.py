@@ -19,6 +19,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from braintumor.errors import ExchangeStoppedError, ExchangeTimeoutError
+
 CONNECT_SECONDS: Final = 5.0
 SILENT_SECONDS: Final = 30.0  # without a byte, sent or received
 LOOK_SECONDS: Final = 0.1  # how often a waiting caller looks whether to stop
@@ -26,14 +28,6 @@ STOP_SECONDS: Final = 5.0  # for what is under way when we are told to stop, as 
 
 Outcome = TypeVar("Outcome")
 _thread = threading.local()
-
-
-class SlowExchangeError(Exception):
-    """An exchange that was not over in time."""
-
-
-class StoppedExchangeError(Exception):
-    """An exchange that was ended because we stop."""
 
 
 @dataclass(eq=False)
@@ -147,8 +141,8 @@ class Exchanges:
         """Return what the work returns, which is one exchange by a `bounded_session`; raise what it raises.
 
         Raises:
-            SlowExchangeError: it was not over in time.
-            StoppedExchangeError: we were told to stop.
+            ExchangeTimeoutError: it was not over in time.
+            ExchangeStoppedError: we were told to stop.
         """
         exchange, future = _Exchange(), Future[Outcome]()
         # a daemon, since a look-up of a name cannot be ended
@@ -160,7 +154,7 @@ class Exchanges:
                 return future.result()
             if is_late or is_stopped:
                 exchange.end()
-                raise SlowExchangeError if is_late else StoppedExchangeError
+                raise ExchangeTimeoutError if is_late else ExchangeStoppedError
 
     def _is_stopped(self) -> bool:
         """Tell whether the time that is left after we were told to stop is over."""

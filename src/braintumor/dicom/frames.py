@@ -24,8 +24,8 @@ from pydicom.uid import (
 )
 
 from braintumor.dicom import codestream
-from braintumor.dicom.attributes import RefusalError, code, values, whole
-from braintumor.errors import Refusal
+from braintumor.dicom.attributes import code, values, whole
+from braintumor.errors import DicomRefusalError, Refusal
 
 NATIVE: Final = (
     *(ImplicitVRLittleEndian, ExplicitVRLittleEndian),
@@ -89,38 +89,40 @@ def check_syntax(syntax: str) -> None:
     """Refuse a transfer syntax that is not read.
 
     Raises:
-        RefusalError: so.
+        DicomRefusalError: so.
     """
     if syntax not in NATIVE and syntax not in DECODERS:
         called = UID(syntax).name if syntax in AllTransferSyntaxes else "none that is known"
-        raise RefusalError(f"TransferSyntaxUID is {called}; export the image uncompressed", Refusal.UNSUPPORTED)
+        raise DicomRefusalError(f"TransferSyntaxUID is {called}; export the image uncompressed", Refusal.UNSUPPORTED)
 
 
 def layout(header: Dataset) -> Layout:
     """Return how the pixels are stored.
 
     Raises:
-        RefusalError: an attribute is missing, impossible, or of a kind that is not read.
+        DicomRefusalError: an attribute is missing, impossible, or of a kind that is not read.
     """
     rows, columns = (dimension(header, keyword) for keyword in ("Rows", "Columns"))
     kind, samples = code(header, "PhotometricInterpretation"), whole(header, "SamplesPerPixel", 1)
     if kind not in KINDS:
         told = f"is none of {', '.join(KINDS)}; export the image again" if kind else "is missing; send the image again"
-        raise RefusalError(f"PhotometricInterpretation {told}", Refusal.UNSUPPORTED if kind else Refusal.UNDECODABLE)
+        raise DicomRefusalError(
+            f"PhotometricInterpretation {told}", Refusal.UNSUPPORTED if kind else Refusal.UNDECODABLE
+        )
     if samples != KINDS[kind]:
-        raise RefusalError(f"SamplesPerPixel is {samples}; {kind} has {KINDS[kind]}; send the image again")
+        raise DicomRefusalError(f"SamplesPerPixel is {samples}; {kind} has {KINDS[kind]}; send the image again")
     allocated = whole(header, "BitsAllocated")
     stored = whole(header, "BitsStored", allocated)
     if allocated not in (8, 16):
-        raise RefusalError(f"BitsAllocated is {allocated}; 8 and 16 are read", Refusal.UNSUPPORTED)
+        raise DicomRefusalError(f"BitsAllocated is {allocated}; 8 and 16 are read", Refusal.UNSUPPORTED)
     if not 1 <= stored <= allocated or whole(header, "HighBit", stored - 1) != stored - 1:
-        raise RefusalError("BitsStored and HighBit do not fit BitsAllocated; send the image again")
+        raise DicomRefusalError("BitsStored and HighBit do not fit BitsAllocated; send the image again")
     signed, planar = whole(header, "PixelRepresentation", 0), whole(header, "PlanarConfiguration", 0)
     if signed not in (0, 1) or planar not in (0, 1):
-        raise RefusalError("PixelRepresentation or PlanarConfiguration is neither 0 nor 1; send the image again")
+        raise DicomRefusalError("PixelRepresentation or PlanarConfiguration is neither 0 nor 1; send the image again")
     frames = whole(header, "NumberOfFrames", 1)
     if frames < 1:
-        raise RefusalError(f"NumberOfFrames is {frames}; send the image again")
+        raise DicomRefusalError(f"NumberOfFrames is {frames}; send the image again")
     return Layout(rows, columns, frames, kind, allocated, stored, bool(signed), planar)
 
 
@@ -128,13 +130,13 @@ def dimension(header: Dataset, keyword: str) -> int:
     """Return Rows or Columns.
 
     Raises:
-        RefusalError: it is missing, not between 1 and 65,535, or stored in another kind of number than US.
+        DicomRefusalError: it is missing, not between 1 and 65,535, or stored in another kind of number than US.
     """
     found = whole(header, keyword)
     if header[keyword].VR != "US" or len(values(header, keyword)) != 1:
-        raise RefusalError(f"{keyword} is not one unsigned 16-bit number; send the image again")
+        raise DicomRefusalError(f"{keyword} is not one unsigned 16-bit number; send the image again")
     if not 1 <= found <= 65_535:
-        raise RefusalError(f"{keyword} is {found}; send the image again")
+        raise DicomRefusalError(f"{keyword} is {found}; send the image again")
     return found
 
 
@@ -159,39 +161,41 @@ def check_amount(pixels: Pixels, stored: Layout) -> None:
     """Refuse more frames than the data can hold.
 
     Raises:
-        RefusalError: so; or the data is cut off.
+        DicomRefusalError: so; or the data is cut off.
     """
     if pixels.syntax in NATIVE:
         needed, held = stored.frames * stored.frame_bytes, len(pixels.content)
         if needed > held:
-            raise RefusalError(
+            raise DicomRefusalError(
                 f"truncated: {held:,} of {needed:,} bytes of pixels; send the image again", Refusal.TRUNCATED
             )
         swapped = pixels.syntax == ExplicitVRBigEndian and pixels.vr == "OW" and stored.allocated == 8
         if swapped and stored.frames > 1 and stored.frame_bytes % 2:
-            raise RefusalError("big endian 8-bit frames of an odd size; export the image again", Refusal.UNSUPPORTED)
+            raise DicomRefusalError(
+                "big endian 8-bit frames of an odd size; export the image again", Refusal.UNSUPPORTED
+            )
     elif stored.frames > fragments(pixels.content):
-        raise RefusalError(f"NumberOfFrames is {stored.frames:,}, more than the file holds; send the image again")
+        raise DicomRefusalError(f"NumberOfFrames is {stored.frames:,}, more than the file holds; send the image again")
 
 
 def fragments(content: memoryview) -> int:
     """Return of how many items encapsulated pixel data consists, without the offset table (PS3.5 A.4).
 
     Raises:
-        RefusalError: it is cut off or damaged.
+        DicomRefusalError: it is cut off or damaged.
     """
     count, position = -1, 0
     while position + ITEM.size <= len(content):
         tag, length = ITEM.unpack_from(content, position)
         if tag == ITEMS_END:
             if count < 1:
-                raise RefusalError("no pixel data; send the image again", Refusal.NO_SLICE)
+                raise DicomRefusalError("no pixel data; send the image again", Refusal.NO_SLICE)
             return count
         if tag != ITEM_START:
-            raise RefusalError("damaged pixel data: an item does not start where it should; send the image again")
+            raise DicomRefusalError("damaged pixel data: an item does not start where it should; send the image again")
         count += 1
         position += ITEM.size + length
-    raise RefusalError("truncated: the pixel data has no end; send the image again", Refusal.TRUNCATED)
+    raise DicomRefusalError("truncated: the pixel data has no end; send the image again", Refusal.TRUNCATED)
 
 
 ITEM: Final = struct.Struct("<II")
@@ -203,7 +207,7 @@ def frames(pixels: Pixels, stored: Layout) -> Iterator[memoryview | bytes]:
     """Yield the stored data of each frame in order, not decoded.
 
     Raises:
-        RefusalError: there are fewer than NumberOfFrames.
+        DicomRefusalError: there are fewer than NumberOfFrames.
     """
     if pixels.syntax in NATIVE:
         for index in range(stored.frames):
@@ -219,9 +223,9 @@ def frames(pixels: Pixels, stored: Layout) -> Iterator[memoryview | bytes]:
             count += 1
             yield frame
     except ValueError as error:
-        raise RefusalError(FEWER, Refusal.TRUNCATED) from error
+        raise DicomRefusalError(FEWER, Refusal.TRUNCATED) from error
     if count < stored.frames:
-        raise RefusalError(FEWER, Refusal.TRUNCATED)
+        raise DicomRefusalError(FEWER, Refusal.TRUNCATED)
 
 
 FEWER: Final = "truncated: not all frames are in the pixel data; send the image again"
@@ -231,7 +235,7 @@ def decode(frame: memoryview | bytes, pixels: Pixels, stored: Layout) -> NDArray
     """Return the stored values of a frame: (H, W) integers, or (H, W, 3) in RGB.
 
     Raises:
-        RefusalError: the compressed data states another size than the header, or it cannot be decoded.
+        DicomRefusalError: the compressed data states another size than the header, or it cannot be decoded.
     """
     options: dict[str, Any] = {
         "rows": stored.rows,
@@ -255,11 +259,11 @@ def decode(frame: memoryview | bytes, pixels: Pixels, stored: Layout) -> NDArray
     try:
         decoded, properties = get_decoder(UID(pixels.syntax)).as_array(source, index=0, **options)
     except RuntimeError as error:  # what pydicom makes of whatever a decoder raises
-        raise RefusalError("damaged pixels: they cannot be decompressed; send the image again") from error
+        raise DicomRefusalError("damaged pixels: they cannot be decompressed; send the image again") from error
     if decoded.shape[:2] != (stored.rows, stored.columns):
-        raise RefusalError("damaged pixels: of another size than Rows and Columns; send the image again")
+        raise DicomRefusalError("damaged pixels: of another size than Rows and Columns; send the image again")
     if stored.samples > 1 and properties["photometric_interpretation"] != "RGB":
-        raise RefusalError(f"{stored.kind} pixels that cannot be turned into RGB; export the image again")
+        raise DicomRefusalError(f"{stored.kind} pixels that cannot be turned into RGB; export the image again")
     return decoded
 
 
@@ -267,22 +271,24 @@ def check(frame: bytes, syntax: str, stored: Layout) -> None:
     """Refuse a compressed frame that says another size than the header.
 
     Raises:
-        RefusalError: so, or it says none; or 12-bit lossy JPEG.
+        DicomRefusalError: so, or it says none; or 12-bit lossy JPEG.
     """
     if syntax == codestream.RLE:
         codestream.check_rle(frame, stored.rows, stored.columns, stored.samples, stored.allocated)
         return
     size = codestream.size(frame, syntax)
     if (size.rows, size.columns) != (stored.rows, stored.columns):
-        raise RefusalError(
+        raise DicomRefusalError(
             f"the compressed pixels are {size.columns} x {size.rows}, Rows and Columns say "
             f"{stored.columns} x {stored.rows}; send the image again"
         )
     if size.samples != stored.samples:
-        raise RefusalError(f"the compressed pixels have {size.samples} samples, SamplesPerPixel is {stored.samples}")
+        raise DicomRefusalError(
+            f"the compressed pixels have {size.samples} samples, SamplesPerPixel is {stored.samples}"
+        )
     if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit) and size.bits != 8:
-        raise RefusalError(
+        raise DicomRefusalError(
             f"lossy JPEG of {size.bits} bits; 8 are read; export the image uncompressed", Refusal.UNSUPPORTED
         )
     if size.bits > stored.allocated:
-        raise RefusalError(f"the compressed pixels have {size.bits} bits, BitsAllocated is {stored.allocated}")
+        raise DicomRefusalError(f"the compressed pixels have {size.bits} bits, BitsAllocated is {stored.allocated}")

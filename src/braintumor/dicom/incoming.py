@@ -9,9 +9,10 @@ from itertools import islice
 from typing import Final, Self
 
 from braintumor.dicom.outgoing import Waiting
-from braintumor.dicom.pacs import Archive, ArchiveError, Image, TooLargeError, TroubleError
+from braintumor.dicom.pacs import Archive, Image
 from braintumor.dicom.searches import INSTANCE, SERIES, STUDY, first_values
-from braintumor.errors import ImageError, Refusal
+from braintumor.errors import ArchiveError, ImageError, InstanceError, InstanceTooLargeError, Refusal
+from braintumor.read import may_hold_several
 from braintumor.sandbox import Sandbox
 from braintumor.scan import Scan
 
@@ -29,7 +30,8 @@ class Fetched:
         reason: why there are no more of them, for people.
         code: the same for programs; None where the reason is not of the file.
         here: false where it has gone.
-        several: the file instead of its slices where it has more than one, so that they need not be held together.
+        several: the file instead of its slices where it may have more than one: it is decoded when its turn comes, so
+            that they need not be held together. Whose image it is has not been checked then.
     """
 
     slices: tuple[Scan, ...] = ()
@@ -95,7 +97,7 @@ class Incoming:
             each, future = ahead[0]
             try:
                 batch.append((each, future.result()))
-            except TroubleError as error:
+            except InstanceError as error:
                 each.fail(str(error), successes)
             except ArchiveError as error:
                 if batch:
@@ -110,14 +112,16 @@ class Incoming:
 
         Raises:
             ArchiveError: the archive cannot be used now.
-            TroubleError: it does not give this image.
+            InstanceError: it does not give this image.
         """
         try:
             content = self._archive.pull(image)
-        except TooLargeError as error:
+        except InstanceTooLargeError as error:
             return Fetched(reason=str(error))
         if content is None:
             return Fetched(here=False)
+        if may_hold_several(content):
+            return Fetched(several=content)
         slices: list[Scan] = []
         try:
             with closing(self._sandbox.read_all(content, image.key)) as scans:
@@ -133,7 +137,7 @@ def check_identity(scan: Scan, image: Image) -> None:
     """Refuse what an archive gives in place of the image that it was asked for; what has no identifiers cannot be told.
 
     Raises:
-        TroubleError: so.
+        InstanceError: so.
     """
     if scan.origin is not None:
         try:
@@ -141,4 +145,4 @@ def check_identity(scan: Scan, image: Image) -> None:
         except ArchiveError:
             found = {}
         if tuple(found.get(tag) for tag in (STUDY, SERIES, INSTANCE)) != (image.study, image.series, image.instance):
-            raise TroubleError("the archive gives another image")
+            raise InstanceError("the archive gives another image")

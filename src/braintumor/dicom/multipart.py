@@ -4,16 +4,14 @@ import re
 from email.message import Message
 from typing import Final
 
+from braintumor.errors import MultipartError
+
 _LINE_END: Final = re.compile(rb"[ \t]*\r?\n")
 _AFTER_BOUNDARY: Final = re.compile(rb"--|[ \t]*\r?\n")
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n)[ \t]*(?:\r\n|\n)")
 _LARGEST_HEAD: Final = 64 << 10  # bytes of the header of a part
 _LONGEST_KIND: Final = 4096  # letters of a Content-Type, which is taken apart in quadratic time
 _LONGEST_BOUNDARY: Final = 256  # bytes; the standard allows 70
-
-
-class MultipartError(ValueError):
-    """A message that is cut off, or holds another number of files than one."""
 
 
 def only_part(content: bytes | bytearray, kind: str = "") -> bytes:

@@ -8,8 +8,9 @@ from typing import Any, Final, Protocol
 
 from braintumor.dicom.codes import MANUFACTURER
 from braintumor.dicom.journal import Journal
-from braintumor.dicom.pacs import NONSENSE, Archive, ArchiveError, Image
+from braintumor.dicom.pacs import Archive, Image
 from braintumor.dicom.retry import Retry
+from braintumor.errors import MALFORMED_ERRORS, ArchiveError
 
 PAGE: Final = 100  # rows or changes; nearly all archives allow as many, some no more than 200
 
@@ -169,7 +170,7 @@ def understood() -> Iterator[None]:
     """Turn what comes of an answer that is not as Orthanc writes it into an `ArchiveError`."""
     try:
         yield
-    except NONSENSE:
+    except MALFORMED_ERRORS:
         raise ArchiveError("the archive's answer is not as Orthanc writes it") from None
 
 

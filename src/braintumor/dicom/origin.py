@@ -62,7 +62,7 @@ def extract(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]
     Raises:
         ImageError: a UID is missing or invalid, so that no result can refer to the image; or the Patient ID cannot be
             repeated as it is, so that an archive could file results under another patient.
-        RefusalError: the functional groups are damaged.
+        DicomRefusalError: the functional groups are damaged.
     """
     kept = Dataset()
     encodings = encodings_of(dataset)

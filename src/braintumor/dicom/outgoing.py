@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from braintumor.dicom.journal import Journal
-from braintumor.dicom.pacs import Archive, ArchiveError, Image, StoppedError, TroubleError
+from braintumor.dicom.pacs import Archive, Image
 from braintumor.dicom.retry import Retry
 from braintumor.dicom.stow import SUCCESS, failure_text
+from braintumor.errors import ArchiveError, ArchiveStoppedError, InstanceError
 
 PARCEL_BYTES: Final = 4 << 20
 PARCEL_OBJECTS: Final = 12
@@ -133,7 +134,7 @@ class Outgoing:
                 for owner in set(parcel.owners.values()):
                     owner.wait(str(error))
                 continue
-            except TroubleError as error:
+            except InstanceError as error:
                 reason = str(error)
             self._settle(parcel, statuses, reason)
         if unusable:
@@ -161,7 +162,7 @@ class Outgoing:
 
     def _is_usable(self, error: ArchiveError) -> bool:
         """Tell whether an archive that has failed over a request answers others."""
-        if isinstance(error, StoppedError):
+        if isinstance(error, ArchiveStoppedError):
             return False
         try:
             self._archive.check_usable()

@@ -15,18 +15,22 @@ import requests
 from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.exceptions import TimeoutError as SlowBodyError
 
-from braintumor.dicom.exchange import (
-    CONNECT_SECONDS,
-    SILENT_SECONDS,
-    Exchanges,
-    SlowExchangeError,
-    StoppedExchangeError,
-    bounded_session,
-)
-from braintumor.dicom.multipart import MultipartError, only_part
+from braintumor.dicom.exchange import CONNECT_SECONDS, SILENT_SECONDS, Exchanges, bounded_session
+from braintumor.dicom.multipart import only_part
 from braintumor.dicom.start import dicom_start
 from braintumor.dicom.stow import ANSWERS, DICOM_PARTS, SUCCESS, request_of, statuses_of
-from braintumor.errors import BrainTumorError
+from braintumor.errors import (
+    MALFORMED_ERRORS,
+    ArchiveAnswerError,
+    ArchiveError,
+    ArchiveStoppedError,
+    ArchiveTimeoutError,
+    ExchangeStoppedError,
+    ExchangeTimeoutError,
+    InstanceError,
+    InstanceTooLargeError,
+    MultipartError,
+)
 
 USER: Final = "BRAINTUMOR_PACS_USER"
 PASSWORD: Final = "BRAINTUMOR_PACS_PASSWORD"
@@ -37,32 +41,6 @@ CHUNK: Final = 1 << 20
 BUSY: Final = (429, 502, 503, 504)
 JSON: Final = "application/dicom+json"
 PACKED: Final = ("gzip", "x-gzip", "deflate")
-NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What comes of taking an answer for what it should be."""
-
-
-class ArchiveError(BrainTumorError):
-    """An archive that cannot be used now. What waits for it stays as it is and is tried again later."""
-
-
-class AnswerError(ArchiveError):
-    """An answer that cannot be used, of an archive that can be reached."""
-
-
-class SlowError(ArchiveError):
-    """An exchange that was not over in time, though bytes may have come."""
-
-
-class StoppedError(ArchiveError):
-    """An exchange that was ended because we stop."""
-
-
-class TroubleError(BrainTumorError):
-    """One image that the archive does not give, or whose results it does not take, though it answers."""
-
-
-class TooLargeError(BrainTumorError):
-    """One image that is too large to be fetched."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +117,7 @@ class Archive:
             self._session.auth = (latin(os.environ[USER]), latin(os.environ.get(PASSWORD, "")))
 
     def stop_when(self, should_stop: Callable[[], bool]) -> None:
-        """End exchanges soon after a function says that we were told to stop; they raise `StoppedError` then."""
+        """End exchanges soon after a function says that we were told to stop; they raise `ArchiveStoppedError` then."""
         self._exchanges.should_stop = should_stop
 
     def close(self) -> None:
@@ -186,28 +164,28 @@ class Archive:
         query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in wanted.items())
         found = self._json("GET", f"{self.web}{path}?{query}", accept=JSON)
         if not isinstance(found, list):
-            raise AnswerError("the archive's answer to a search is no list")
+            raise ArchiveAnswerError("the archive's answer to a search is no list")
         return found
 
     def pull(self, image: Image) -> bytes | None:
         """Return an image's file by WADO-RS, as it is stored; None if it is no longer there.
 
         Raises:
-            TroubleError: it is there and not given.
-            TooLargeError: it has more than 256 MiB.
+            InstanceError: it is there and not given.
+            InstanceTooLargeError: it has more than 256 MiB.
         """
         accept = f"{DICOM_PARTS}; transfer-syntax=*"
         try:
             reply = self._call("GET", self.web + image.path, accept=accept, largest=LARGEST)
-        except SlowError as error:  # perhaps this image alone
-            raise TroubleError(str(error)) from None
+        except ArchiveTimeoutError as error:  # perhaps this image alone
+            raise InstanceError(str(error)) from None
         if reply.status == 200:
             return file_of(reply)
         if reply.status in (404, 410):
             series = image.path.rsplit("/", 1)[0]
             if not self.search(f"{series}", SOPInstanceUID=image.instance):
                 return None
-        raise TroubleError(f"the archive does not give it (status {reply.status})")
+        raise InstanceError(f"the archive does not give it (status {reply.status})")
 
     def store(self, objects: Mapping[str, bytes]) -> dict[str, int]:
         """Send files by STOW-RS and return the status of each, by SOP Instance UID: 0 if the archive now has it.
@@ -219,25 +197,25 @@ class Archive:
             objects: content by SOP Instance UID.
 
         Raises:
-            TroubleError: the archive does not say which of them it has.
+            InstanceError: the archive does not say which of them it has.
         """
         content, kind = request_of(objects)
         reply = self._call("POST", f"{self.web}/studies", accept=JSON, data=content, kind=kind)
         try:
             statuses = statuses_of(json.loads(reply.content))
-        except NONSENSE:
+        except MALFORMED_ERRORS:
             statuses = {}
         if reply.status in ANSWERS:
             statuses |= {uid: SUCCESS for uid in objects if uid not in statuses and self._has(uid)}
         if not statuses:
-            raise TroubleError(f"the archive does not take the results (status {reply.status})")
+            raise InstanceError(f"the archive does not take the results (status {reply.status})")
         return {uid: status for uid, status in statuses.items() if uid in objects}
 
     def _has(self, uid: str) -> bool:
         """Tell whether a search finds an instance; not where the archive does not search for instances."""
         try:
             return bool(self.search("/instances", SOPInstanceUID=uid, limit=1))
-        except AnswerError:
+        except ArchiveAnswerError:
             return False
 
     def _json(self, method: str, url: str, accept: str = "application/json", value: Any = None) -> Any:
@@ -248,11 +226,11 @@ class Archive:
         if reply.status == 403:
             raise ArchiveError(refusal(reply.status))
         if reply.status != 200:
-            raise AnswerError(f"the archive does not answer a question (status {reply.status})")
+            raise ArchiveAnswerError(f"the archive does not answer a question (status {reply.status})")
         try:
             return json.loads(reply.content)
-        except NONSENSE:
-            raise AnswerError("the archive's answer is no JSON") from None
+        except MALFORMED_ERRORS:
+            raise ArchiveAnswerError("the archive's answer is no JSON") from None
 
     def _call(
         self,
@@ -284,10 +262,10 @@ class Archive:
 
         try:
             return self._exchanges.run(exchange)
-        except SlowExchangeError:
-            raise SlowError("the archive cannot be reached (no answer in time)") from None
-        except StoppedExchangeError:
-            raise StoppedError("stopped while the archive was being asked") from None
+        except ExchangeTimeoutError:
+            raise ArchiveTimeoutError("the archive cannot be reached (no answer in time)") from None
+        except ExchangeStoppedError:
+            raise ArchiveStoppedError("stopped while the archive was being asked") from None
         except (requests.RequestException, HTTPError, OSError) as error:
             raise ArchiveError(f"the archive cannot be reached ({why(error)})") from None
 
@@ -296,14 +274,14 @@ def file_of(reply: Reply) -> bytes:
     """Return the DICOM file in an answer to WADO-RS.
 
     Raises:
-        TroubleError: there is none, or not one.
+        InstanceError: there is none, or not one.
     """
     try:
         file = only_part(reply.content, reply.kind)
     except MultipartError as error:
-        raise TroubleError(f"what the archive gives is not one file ({error})") from None
+        raise InstanceError(f"what the archive gives is not one file ({error})") from None
     if dicom_start(file) is None:  # a page that asks to log in, perhaps
-        raise TroubleError("what the archive gives is no DICOM file")
+        raise InstanceError("what the archive gives is no DICOM file")
     return file
 
 
@@ -335,7 +313,7 @@ def body(answer: requests.Response, largest: int) -> bytearray:
 
     Raises:
         ArchiveError: it is packed in an unknown way, or too large.
-        TooLargeError: it is an image and too large.
+        InstanceTooLargeError: it is an image and too large.
     """
     way = answer.headers.get("Content-Encoding", "identity").strip().lower()
     if way not in ("identity", *PACKED):
@@ -345,7 +323,7 @@ def body(answer: requests.Response, largest: int) -> bytearray:
         content += chunk
         if len(content) > largest:
             text = f"more than {largest >> 20} MiB"
-            raise TooLargeError(text) if largest == LARGEST else ArchiveError(f"an answer of {text}")
+            raise InstanceTooLargeError(text) if largest == LARGEST else ArchiveError(f"an answer of {text}")
     return content
 
 

@@ -16,10 +16,10 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from braintumor.dicom.attributes import CONVERSION_ERRORS, TOO_DEEP, RefusalError, code
+from braintumor.dicom.attributes import CONVERSION_ERRORS, TOO_DEEP, code
 from braintumor.dicom.frames import NATIVE, Pixels, check_syntax
 from braintumor.dicom.start import dicom_start
-from braintumor.errors import Refusal
+from braintumor.errors import DicomRefusalError, Refusal
 
 LARGEST_INFLATED: Final = 128 << 20  # bytes
 USUAL_INFLATED: Final = 16 << 20
@@ -45,11 +45,11 @@ def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
     allocated but for what the file holds, or inflates to.
 
     Raises:
-        RefusalError: no DICOM file, no or an impossible transfer syntax, a DICOMDIR, damaged, nested too deeply.
+        DicomRefusalError: no DICOM file, no or an impossible transfer syntax, a DICOMDIR, damaged, nested too deeply.
     """
     start = dicom_start(content)
     if start is None:
-        raise RefusalError(
+        raise DicomRefusalError(
             "not a DICOM file: neither DICM after 128 bytes nor the first attributes of an image; export it as a DICOM "
             "Part 10 file",
             Refusal.UNKNOWN_FORMAT,
@@ -58,10 +58,10 @@ def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
     stream.seek(start.offset)
     meta = dataset_of(stream, True, lambda tag: tag >> 16 != 2) if start.group != 8 else Dataset()
     if code(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise RefusalError(DIRECTORY, Refusal.NO_SLICE)
+        raise DicomRefusalError(DIRECTORY, Refusal.NO_SLICE)
     syntax = code(meta, "TransferSyntaxUID") if start.group != 8 else BARE[start.explicit, start.little]
     if not syntax:
-        raise RefusalError("TransferSyntaxUID is missing; export it as a DICOM Part 10 file")
+        raise DicomRefusalError("TransferSyntaxUID is missing; export it as a DICOM Part 10 file")
     check_syntax(syntax)
     if syntax == DeflatedExplicitVRLittleEndian:
         content = inflated(memoryview(content)[stream.tell() :])
@@ -70,7 +70,7 @@ def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
     header = dataset_of(stream, syntax != ImplicitVRLittleEndian, lambda tag: tag in PIXEL_DATA, little)
     header.file_meta = meta  # type: ignore[assignment]
     if "DirectoryRecordSequence" in header:
-        raise RefusalError(DIRECTORY, Refusal.NO_SLICE)
+        raise DicomRefusalError(DIRECTORY, Refusal.NO_SLICE)
     return header, pixel_data(memoryview(content)[stream.tell() :], header, syntax)
 
 
@@ -78,14 +78,14 @@ def dataset_of(stream: io.BytesIO, explicit: bool, ends: Callable[[int], bool], 
     """Return the attributes of a stream up to where one tag ends them; the stream stands there then.
 
     Raises:
-        RefusalError: damaged, or nested too deeply.
+        DicomRefusalError: damaged, or nested too deeply.
     """
     try:
         dataset = read_dataset(stream, not explicit, little, stop_when=lambda tag, _vr, _length: ends(int(tag)))
     except RecursionError as error:
-        raise RefusalError(TOO_DEEP) from error
+        raise DicomRefusalError(TOO_DEEP) from error
     except CONVERSION_ERRORS as error:
-        raise RefusalError(UNREADABLE) from error
+        raise DicomRefusalError(UNREADABLE) from error
     dataset.set_original_encoding(not explicit, little, None)
     return dataset
 
@@ -97,20 +97,20 @@ def inflated(content: memoryview) -> bytes:
     """Return what a deflated dataset (PS3.5 A.5) inflates to.
 
     Raises:
-        RefusalError: far more than the file can tell, or more than `LARGEST_INFLATED` bytes, or damaged.
+        DicomRefusalError: far more than the file can tell, or more than `LARGEST_INFLATED` bytes, or damaged.
     """
     largest = min(LARGEST_INFLATED, max(USUAL_INFLATED, LARGEST_RATIO * len(content)))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         result = inflater.decompress(content, largest + 1)
     except zlib.error as error:
-        raise RefusalError("damaged: the deflated file cannot be inflated; send the image again") from error
+        raise DicomRefusalError("damaged: the deflated file cannot be inflated; send the image again") from error
     if len(result) > largest:
-        raise RefusalError(
+        raise DicomRefusalError(
             f"inflates to more than {largest >> 20} MiB; export the image without deflating", Refusal.TOO_LARGE
         )
     if not inflater.eof:
-        raise RefusalError("truncated: the deflated file ends too early; send the image again", Refusal.TRUNCATED)
+        raise DicomRefusalError("truncated: the deflated file ends too early; send the image again", Refusal.TRUNCATED)
     return result
 
 
@@ -118,7 +118,7 @@ def pixel_data(content: memoryview, header: Dataset, syntax: str) -> Pixels | No
     """Return the pixel data element with which the rest of a file starts, None if it is empty or has float pixels.
 
     Raises:
-        RefusalError: its length is missing, or not of the kind that the transfer syntax has.
+        DicomRefusalError: its length is missing, or not of the kind that the transfer syntax has.
     """
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     head = struct.Struct(order + "HHI")
@@ -132,12 +132,12 @@ def pixel_data(content: memoryview, header: Dataset, syntax: str) -> Pixels | No
         vr, start = bytes(content[4:6]).decode("latin-1"), EXPLICIT_HEAD
         (length,) = struct.unpack_from(order + "I", content, 8)
     if vr not in ("OB", "OW"):
-        raise RefusalError("the pixel data is stored as neither OB nor OW; send the image again")
+        raise DicomRefusalError("the pixel data is stored as neither OB nor OW; send the image again")
     if (length == UNDEFINED) == (syntax in NATIVE):
-        raise RefusalError("the pixel data is not compressed as TransferSyntaxUID says; send the image again")
+        raise DicomRefusalError("the pixel data is not compressed as TransferSyntaxUID says; send the image again")
     value = content[start:] if length == UNDEFINED else content[start : start + length]
     if length not in (UNDEFINED, len(value)):
-        raise RefusalError(
+        raise DicomRefusalError(
             f"truncated: {len(value):,} of {length:,} bytes of pixels; send the image again", Refusal.TRUNCATED
         )
     tables = tuple(header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"))

@@ -11,13 +11,13 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from braintumor.dicom import display, scope
-from braintumor.dicom.attributes import TOO_DEEP, RefusalError, counted, numbers, place_of
+from braintumor.dicom.attributes import TOO_DEEP, counted, numbers, place_of
 from braintumor.dicom.frames import Layout, Pixels, check_amount, decode, frames, layout
 from braintumor.dicom.origin import extract
 from braintumor.dicom.parse import parse
 from braintumor.dicom.quiet import nothing
 from braintumor.dicom.series import File, described, volume_of
-from braintumor.errors import ImageError, Refusal
+from braintumor.errors import DicomRefusalError, ImageError, Refusal
 from braintumor.scan import Choice, Place, Scan, slice_name, unusable_size
 from braintumor.square import square_shape, squared
 
@@ -45,10 +45,10 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
     try:
         header, pixels = parse(content)
         if reason := scope.refusal(header):
-            raise RefusalError(reason, Refusal.NOT_MR)
+            raise DicomRefusalError(reason, Refusal.NOT_MR)
         image = opened(header, pixels)
         if unusable := unusable_size(image.stored.columns, image.stored.rows, largest):
-            raise RefusalError(*unusable)
+            raise DicomRefusalError(*unusable)
         check_amount(image.pixels, image.stored)
         notes = scope.notes(header)
         for number, stored in image.wanted(choice):
@@ -57,7 +57,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
             spacing, aspect = display.spacing(header, number.frame), display.aspect(header)
             height, width = square_shape((image.stored.rows, image.stored.columns), *(spacing or aspect or (1, 1)))
             if unusable := unusable_size(width, height, largest):
-                raise RefusalError(*unusable)
+                raise DicomRefusalError(*unusable)
             square, spacing, changed = squared(shown, spacing, aspect)
             yield Scan(
                 np.ascontiguousarray(square),
@@ -67,7 +67,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
                 place(header, number, name),
                 origin,
             )
-    except RefusalError as error:
+    except DicomRefusalError as error:
         raise ImageError(name, str(error), error.code) from error
     except RecursionError as error:
         raise ImageError(name, TOO_DEEP) from error
@@ -106,7 +106,7 @@ def describe(content: bytes, name: str) -> File:
     silence()
     try:
         return described(parse(content)[0], name)
-    except RefusalError as error:
+    except DicomRefusalError as error:
         raise ImageError(name, str(error), error.code) from error
     except RecursionError as error:
         raise ImageError(name, TOO_DEEP) from error
@@ -143,7 +143,7 @@ class Image:
         """Yield number and stored data of the wanted frames.
 
         Raises:
-            RefusalError: there are fewer frames than the header says.
+            DicomRefusalError: there are fewer frames than the header says.
         """
         alone = max(1, counted(self.header, "InstanceNumber", 1))
         for frame, stored in enumerate(frames(self.pixels, self.stored), start=1):
@@ -156,10 +156,10 @@ def opened(header: Dataset, pixels: Pixels | None) -> Image:
     """Return an image, not decoded.
 
     Raises:
-        RefusalError: no pixels, or of a kind that is not read.
+        DicomRefusalError: no pixels, or of a kind that is not read.
     """
     if pixels is None:
-        raise RefusalError("no pixel data; send the image itself", Refusal.NO_SLICE)
+        raise DicomRefusalError("no pixel data; send the image itself", Refusal.NO_SLICE)
     return Image(header, pixels, layout(header))
 
 
@@ -178,7 +178,7 @@ def position(header: Dataset, frame: int) -> float | None:
     try:
         corner = numbers(positions, "ImagePositionPatient")
         directions = numbers(orientations, "ImageOrientationPatient")
-    except RefusalError:
+    except DicomRefusalError:
         return None
     if len(corner) != 3 or len(directions) != 6:
         return None

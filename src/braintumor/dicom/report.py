@@ -129,13 +129,13 @@ NO_MAP = "The image does not say where it lies in the patient: the class map is 
 
 
 def measurements(case: Case) -> Iterator[Dataset]:
-    """Yield the probability of each class, and how unusual the slice is."""
+    """Yield the probability of each class, and how unlike the training images the slice is."""
     for name, share in zip(CLASSES, case.prediction.probabilities.tolist(), strict=True):
         made = measured(codes.PROBABILITY, f"{share:.6f}")
         made.ContentSequence = [coded("HAS CONCEPT MOD", codes.CLASS, codes.CLASSES_OF[name])]
         yield made
-    if math.isfinite(case.prediction.unusual):
-        yield measured(codes.UNUSUAL, f"{case.prediction.unusual:.4g}")
+    if math.isfinite(case.prediction.ood_score):
+        yield measured(codes.OOD_SCORE, f"{case.prediction.ood_score:.4g}")
 
 
 def content_item(relationship: str, kind: str, name: Code, **values: Any) -> Dataset:

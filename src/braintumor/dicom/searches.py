@@ -7,8 +7,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from braintumor.dicom.news import PAGE, is_wanted
-from braintumor.dicom.pacs import AnswerError, Archive, ArchiveError, Image
+from braintumor.dicom.pacs import Archive, Image
 from braintumor.dicom.retry import Retry
+from braintumor.errors import ArchiveAnswerError, ArchiveError
 
 SMALLER_PAGES: Final = (10, 1)  # where one allows fewer, or fails over something in the page
 IDLE_PAGES: Final = 3  # pages in a row that tell of nothing new, after which a list is at its end
@@ -103,7 +104,7 @@ class Searches:
             for study in self._pages("/studies", ModalitiesInStudy="MR", includefield=COUNT):
                 any_study = True
                 yield study
-        except AnswerError as error:
+        except ArchiveAnswerError as error:
             if not any_study:
                 raise
             self._listed.add("")
@@ -140,7 +141,7 @@ class Searches:
         for size in sizes:
             try:
                 rows = self._archive.search(path, **wanted, limit=size, offset=start)
-            except AnswerError:
+            except ArchiveAnswerError:
                 if size == sizes[-1]:
                     raise
             else:
@@ -167,4 +168,4 @@ def first_values(found: Any) -> dict[str, str]:
     try:
         return {tag: str(each["Value"][0]) for tag, each in found.items() if each.get("Value")}
     except (LookupError, TypeError, AttributeError):
-        raise AnswerError("the archive's answer to a search is no DICOM JSON") from None
+        raise ArchiveAnswerError("the archive's answer to a search is no DICOM JSON") from None

@@ -18,8 +18,9 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from braintumor.dicom.attributes import RefusalError, code, codes, counted, numbers, place_of, values
+from braintumor.dicom.attributes import code, codes, counted, numbers, place_of, values
 from braintumor.dicom.scope import refusal
+from braintumor.errors import DicomRefusalError
 
 FEW: Final = 5
 
@@ -181,7 +182,7 @@ def times(header: Dataset) -> tuple[float | None, float | None]:
     for keyword in ("EchoTime", "RepetitionTime"):
         try:
             found.append(next(iter(numbers(header, keyword)), None))
-        except RefusalError:
+        except DicomRefusalError:
             found.append(None)
     return found[0], found[1]
 
@@ -191,7 +192,7 @@ def is_axial(header: Dataset) -> bool:
     place = place_of(header, 1, "PlaneOrientationSequence", "ImageOrientationPatient")
     try:
         directions = numbers(place, "ImageOrientationPatient")
-    except RefusalError:
+    except DicomRefusalError:
         return False
     if len(directions) != 6:
         return False

@@ -36,21 +36,21 @@ class Study:
         return tuple(f"{series.volume}: {series.explanation}" for series in self.series)
 
 
-def survey(paths: Iterable[Path], *, best: bool = False) -> Study:
+def survey(paths: Iterable[Path], sandbox: Sandbox, *, best: bool = False) -> Study:
     """Return which of these files are to be classified, and why; all are parsed in another process.
 
     Args:
         paths: files.
+        sandbox: where they are parsed.
         best: of all series take the one alone that suits the models best.
     """
     files: list[File] = []
     unreadable: list[ImageError] = []
-    with Sandbox(1) as sandbox:
-        for path in paths:
-            try:
-                files.append(file_of(sandbox.describe(whole(path, str(path)), str(path)), str(path)))
-            except ImageError as error:
-                unreadable.append(error)
+    for path in paths:
+        try:
+            files.append(file_of(sandbox.describe(whole(path, str(path)), str(path)), str(path)))
+        except ImageError as error:
+            unreadable.append(error)
     return Study(tuple(choose(files, best=best)), tuple(unreadable))
 
 

@@ -10,19 +10,19 @@ from time import monotonic
 from typing import Final
 
 from braintumor.dicom.case import author
-from braintumor.dicom.incoming import FETCHERS, Fetched, Incoming
+from braintumor.dicom.incoming import FETCHERS, Fetched, Incoming, check_identity
 from braintumor.dicom.journal import Journal
 from braintumor.dicom.news import Changes, News
 from braintumor.dicom.outgoing import Outgoing, Waiting
-from braintumor.dicom.pacs import Archive, ArchiveError, StoppedError
+from braintumor.dicom.pacs import Archive
 from braintumor.dicom.quiet import quiet
 from braintumor.dicom.retry import Reminder, Retry, backoff
 from braintumor.dicom.searches import Searches
 from braintumor.dicom.stop import Stop, stopping
 from braintumor.dicom.write import result_files
-from braintumor.errors import ImageError, ModelError, Refusal
-from braintumor.inference import Prediction, judge_each
+from braintumor.errors import ArchiveError, ArchiveStoppedError, ImageError, InstanceError, ModelError, Refusal
 from braintumor.model import Model
+from braintumor.predictor import Prediction, Predictor
 from braintumor.sandbox import Sandbox
 from braintumor.scan import Scan
 
@@ -98,7 +98,8 @@ def watch(
                 "with which the last watcher was killed; let that one finish them (--once), then change"
             )
         with Incoming(archive, sandbox) as incoming, Outgoing(archive, journal, author(model)) as outgoing:
-            watcher = Watcher(archive, model, journal, sandbox, incoming, outgoing, stop, say)
+            predictor = Predictor(model, sandbox=sandbox)
+            watcher = Watcher(archive, model, journal, predictor, incoming, outgoing, stop, say)
             try:
                 watcher.run(poll_seconds, once)
             finally:
@@ -121,7 +122,7 @@ class Watcher:
     archive: Archive
     model: Model
     journal: Journal
-    sandbox: Sandbox
+    predictor: Predictor
     incoming: Incoming
     outgoing: Outgoing
     stop: Stop
@@ -146,7 +147,7 @@ class Watcher:
                     news.again()
                 done = self._round(news)
                 failures, sure = 0, True
-            except StoppedError:
+            except ArchiveStoppedError:
                 break
             except ArchiveError as error:
                 failures, sure = 1 + failures * (self.tally.answered == before), False
@@ -237,7 +238,7 @@ class Watcher:
     def _answer(self, batch: list[tuple[Waiting, Fetched]]) -> None:
         """Judge the slices of images and hand over their results."""
         ready = [(each, fetched) for each, fetched in batch if not self._put_off(each, fetched)]
-        judged = judge_each((scan for _, fetched in ready for scan in fetched.slices), self.model)
+        judged = self.predictor.run_with_scans(scan for _, fetched in ready for scan in fetched.slices)
         for each, fetched in ready:
             if fetched.several:
                 self._answer_several(each, fetched.several)
@@ -248,10 +249,16 @@ class Watcher:
     def _answer_several(self, each: Waiting, content: bytes) -> None:
         """Judge the slices of an image one after another and hand over their results, unless we stop before the end."""
         reason, code = "", None
-        with closing(judge_each([(content, each.image.key)], self.model, sandbox=self.sandbox)) as judged:
+        with closing(self.predictor.run_with_scans([(content, each.image.key)])) as judged:
             for number, answer in enumerate(judged, start=1):
                 if self.stop.wait():
                     return
+                if number == 1 and not isinstance(answer, ImageError):
+                    try:
+                        check_identity(answer[0], each.image)
+                    except InstanceError as error:
+                        each.fail(str(error), self.tally.answered)
+                        return
                 if number > MOST_SLICES:
                     reason = MORE
                     break

@@ -17,10 +17,10 @@ from braintumor.dicom.codes import dataset
 from braintumor.dicom.origin import restore
 from braintumor.dicom.read import UNREFERABLE, silence
 from braintumor.dicom.report import report
-from braintumor.errors import ImageError
-from braintumor.inference import Prediction
+from braintumor.errors import DECODE_ERRORS, ImageError
 from braintumor.model import Model
 from braintumor.overlay import FAINT_INK, MARGIN, SIDE, TOP, enlarge, figure, font, shown
+from braintumor.predictor import Prediction
 from braintumor.scan import Scan
 from braintumor.square import square_shape
 
@@ -68,12 +68,8 @@ def result_files(scan: Scan, prediction: Prediction, model: Model) -> list[tuple
         raise ImageError(scan.source, UNREFERABLE)
     try:
         return [(made, encoded(made)) for made in results(scan, prediction, model)]
-    except WRITER_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise ImageError(scan.source, f"results cannot be made of it ({type(error).__name__})") from None
-
-
-WRITER_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
-"""What libraries raise on odd attributes."""
 
 
 def encoded(result: Dataset) -> bytes:

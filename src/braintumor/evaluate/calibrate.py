@@ -18,24 +18,24 @@ SET_ERRORS: Final = (0.01, 0.02, 0.05, 0.1)
 LOWEST, HIGHEST, STEPS = 0.05, 20.0, 60
 
 
-def rejection(probabilities: Floats, unusual: Floats, labels: Integers, groups: Integers) -> dict[str, Any]:
+def rejection(probabilities: Floats, ood_score: Floats, labels: Integers, groups: Integers) -> dict[str, Any]:
     """Return the card's entry for a precision: from where on answers are withheld, see `model.Card.rejection`.
 
     Args:
         probabilities: (N, C) of validation images, in that precision.
-        unusual: (N,) how unusual they are, in that precision.
+        ood_score: (N,) their OOD scores, in that precision.
         labels: (N,) true classes.
         groups: (N,) any numbers.
 
     Raises:
         DataError: no images.
     """
-    most = threshold(unusual, groups)
+    most = threshold(ood_score, groups)
     right = probabilities.argmax(axis=1) == labels
     sets = {str(error): conformal_quantiles(probabilities, labels, groups, error).tolist() for error in SET_ERRORS}
     return {
-        "unusual": most,
-        "foreign": FOREIGN * most,
+        "ood_threshold": most,
+        "far_ood_threshold": FOREIGN * most,
         "points": [asdict(point) for point in points(probabilities.max(axis=1), right)],
         "sets": sets,
     }

@@ -9,19 +9,20 @@ from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
 from braintumor.decision import REFER, Policy
+from braintumor.errors import ReferralReason
 from braintumor.evaluate.intervals import FEW, Estimate, Floats, Integers, accuracy, mean
 from braintumor.evaluate.metrics import measure_calibration
-from braintumor.inference import Prediction
 from braintumor.model import Card
+from braintumor.predictor import Prediction
 
 Bools = NDArray[np.bool_]
 
 KINDS: Final = {
-    "refused": ("not a brain MRI", "unusual image"),
-    "uncertain": ("uncertain between",),
-    "quality": ("image quality",),
+    "refused": (ReferralReason.NOT_BRAIN_MRI, ReferralReason.OUT_OF_DISTRIBUTION),
+    "uncertain": (ReferralReason.UNCERTAIN,),
+    "quality": (ReferralReason.IMAGE_QUALITY,),
 }
-"""Kinds of reasons to withhold an answer, by how the reasons begin."""
+"""Kinds of reasons to withhold an answer."""
 UNLIKE: Final = 0.1
 """Difference of the shares of tumors from which on two parts of the images are said to differ in them."""
 
@@ -42,7 +43,7 @@ class Decisions:
     Attributes:
         answered: with a class as the decision.
         accuracy: of the answered ones, those that are right.
-        refused: not taken for a brain MRI, or unusual.
+        refused: classified as not a brain MRI, or unlike the training images.
         uncertain: below the confidence of the operating point.
         quality: not good enough to be judged.
         sets: prediction sets by their error; empty where a model's card holds none.
@@ -77,7 +78,7 @@ class Subgroup:
 
 def withheld(answers: Sequence[Prediction], kind: str) -> Bools:
     """Return which of N answers were withheld for a reason of a kind, one of `KINDS`."""
-    return np.array([any(reason.startswith(KINDS[kind]) for reason in answer.reasons) for answer in answers], bool)
+    return np.array([any(reason.code in KINDS[kind] for reason in answer.reasons) for answer in answers], bool)
 
 
 def decisions(

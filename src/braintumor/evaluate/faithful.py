@@ -15,8 +15,8 @@ from scipy import ndimage, sparse
 from scipy.sparse.linalg import cg
 
 from braintumor.classes import CLASSES
-from braintumor.inference import Slice, decide
 from braintumor.model import Model
+from braintumor.predictor import Predictor, PreparedSlice
 
 STEPS: Final = 10
 ROAD_SHARES: Final = (0.2, 0.4, 0.6, 0.8)
@@ -69,7 +69,7 @@ def asking(model: Model, name: str) -> Ask:
     """Return what asks a model for the probability of a class."""
 
     def ask(slices: Sequence[Levels]) -> NDArray[np.float64]:
-        answers = decide([Slice("", levels) for levels in slices], model)
+        answers = Predictor(model).predict([PreparedSlice("", levels) for levels in slices])
         return np.array([answer.probabilities[CLASSES.index(name)] for answer in answers], np.float64)
 
     return ask

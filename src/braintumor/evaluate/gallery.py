@@ -14,9 +14,9 @@ from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.outlines import outlines
 from braintumor.evaluate.localise import answers, filled, hole_of
-from braintumor.inference import Prediction, predict_all
 from braintumor.model import Model
 from braintumor.overlay import has_evidence, overlay
+from braintumor.predictor import Prediction, predict_all
 from braintumor.preprocess import pad_to_square
 from braintumor.read import read
 

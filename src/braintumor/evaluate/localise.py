@@ -21,8 +21,8 @@ from braintumor.data.outlines import Polygon, mask, outlines
 from braintumor.errors import DataError
 from braintumor.evaluate.faithful import Faith, asking, faith
 from braintumor.evaluate.intervals import Estimate, Integers, mean
-from braintumor.inference import Prediction, Slice, decide
 from braintumor.model import Model
+from braintumor.predictor import Prediction, Predictor, PreparedSlice
 from braintumor.read import read
 
 SIDE: Final = 512
@@ -333,7 +333,7 @@ def look(
 
 def answers(slices: Sequence[Levels], model: Model) -> list[Prediction]:
     """Return the model's answers for slices."""
-    return decide([Slice("", levels) for levels in slices], model) if slices else []
+    return Predictor(model).predict([PreparedSlice("", levels) for levels in slices])
 
 
 def said(slices: Sequence[Levels], holes: Sequence[Bools | None], model: Model) -> list[str | None]:

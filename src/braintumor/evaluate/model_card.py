@@ -59,9 +59,9 @@ def lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
         ("macro-F1", metrics["f1"]),
         *((f"recall, {TITLES[label].lower()}", report["per_class"][label]["recall"]) for label in CLASSES),
         ("calibration error (ECE)", metrics["ece"]),
-        ("answered at the usual operating point", given["answered"]),
+        ("answered at the default operating point", given["answered"]),
         ("accuracy of these answers", given["accuracy"]),
-        ("refused as no brain slice or unusual", given["refused"]),
+        ("referred as not a brain MRI or unlike the training images", given["refused"]),
     ):
         yield f"| {title} | {percent(entry)} |"
     maps = report.get("localisation")

@@ -13,8 +13,8 @@ from braintumor.evaluate.leakage import unseen
 from braintumor.evaluate.localise import Part
 from braintumor.evaluate.report import Progress, Report, ask, compare_maps, judge, write
 from braintumor.files import cache_folder
-from braintumor.inference import Prediction
 from braintumor.model import Model, load
+from braintumor.predictor import Prediction
 
 
 def evaluate_folds(

@@ -1,4 +1,4 @@
-"""How unusual an image is: the distance of its features from those of the training images, and from where on to refuse.
+"""How unlike the training images an image is (its OOD score), and from where on it is referred.
 
 Compared with other scores in docs/concepts/refusal.md.
 """
@@ -14,7 +14,7 @@ from braintumor.errors import DataError
 
 Floats = NDArray[np.float64]
 
-REFUSED: Final = 0.01  # share of usual images
+REFUSED: Final = 0.01  # share of in-distribution images
 UPPER: Final = 0.975
 RESAMPLES: Final = 1000
 FOREIGN: Final = 2.0  # times the threshold: so far out lies nothing that was trained on
@@ -22,9 +22,9 @@ FOREIGN: Final = 2.0  # times the threshold: so far out lies nothing that was tr
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """A Gaussian around the features of usual images.
+    """A Gaussian around the features of training images.
 
-    How unusual an image is, is the mean of the squares of (features - centre) @ whitening: the squared Mahalanobis
+    The OOD score is the mean of the squares of (features - centre) @ whitening: the squared Mahalanobis
     distance over the number of channels, about 1 for images like those of training.
 
     Attributes:
@@ -47,7 +47,7 @@ def fit_gate(features: Floats) -> Gate:
     Source: Ledoit and Wolf, 2004, doi 10.1016/S0047-259X(03)00096-4.
     """
     if len(features) < 2:
-        raise DataError(f"expected at least two training images to tell usual from unusual ones, got {len(features)}")
+        raise DataError(f"expected at least two training images to fit OOD scores, got {len(features)}")
     found = LedoitWolf().fit(features)
     centre, covariance = (np.asarray(part, np.float64) for part in (found.location_, found.covariance_))
     values, vectors = np.linalg.eigh(covariance)
@@ -55,25 +55,25 @@ def fit_gate(features: Floats) -> Gate:
     return Gate(centre, vectors / np.sqrt(np.maximum(values, floor)) @ vectors.T)
 
 
-def threshold(unusual: Floats, groups: NDArray[np.int64]) -> float:
-    """Return from where on an image is refused, so that usual ones are in at most about one case of a hundred.
+def threshold(ood_score: Floats, groups: NDArray[np.int64]) -> float:
+    """Return from where on an image is referred, so that of those like the training images about one in a hundred is.
 
     It is the upper end of the 95 % interval of the 99th percentile, from drawing whole groups: validation images come
     from few patients, and new ones must not be refused because these happened to be alike.
 
     Args:
-        unusual: (N,) how unusual validation images are.
+        ood_score: (N,) of validation images.
         groups: (N,) any numbers.
 
     Raises:
         DataError: no images.
     """
-    if not len(unusual):
+    if not len(ood_score):
         raise DataError("no validation images to choose a threshold on")
-    order = np.argsort(unusual)
+    order = np.argsort(ood_score)
     names, members = np.unique(groups[order], return_inverse=True)
     random = np.random.default_rng(0)
     drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)[:, members]
     shares = drawn.cumsum(axis=1) / np.maximum(drawn.sum(axis=1, keepdims=True), 1)
-    percentiles = unusual[order][(shares >= 1 - REFUSED).argmax(axis=1)]
+    percentiles = ood_score[order][(shares >= 1 - REFUSED).argmax(axis=1)]
     return float(np.quantile(percentiles, UPPER))

@@ -28,8 +28,8 @@ from braintumor.evaluate.leakage import NO_RECORD, Leakage, Relation, leakage_of
 from braintumor.evaluate.localise import Localisation, Part, localise, size_of
 from braintumor.evaluate.metrics import Calibration, Measured, confusion, measure, measure_calibration
 from braintumor.files import cache_folder, check_writable, write_text
-from braintumor.inference import COLUMNS, Prediction, predict_each
 from braintumor.model import Model
+from braintumor.predictor import COLUMNS, Prediction, Predictor
 
 MAIN = ("accuracy", "precision", "recall", "f1")
 PROTOCOLS = {
@@ -306,14 +306,15 @@ def ask(
     """Return the rows with their predictions (without maps), the reason of each unreadable image, and the seconds."""
     start = time.perf_counter()
     answers, unreadable = [], {}
-    results = predict_each([manifest.path(row) for row in manifest], model)
-    for done, (row, result) in enumerate(zip(manifest, results, strict=True), 1):
-        if isinstance(result, ImageError):
-            unreadable[row.image] = result.reason
-        else:
-            answers.append((row, dataclasses.replace(result, class_maps=NO_MAPS)))
-        if progress:
-            progress(done, len(manifest))
+    with Predictor(model) as predictor:
+        results = predictor.run(manifest.path(row) for row in manifest)
+        for done, (row, result) in enumerate(zip(manifest, results, strict=True), 1):
+            if isinstance(result, ImageError):
+                unreadable[row.image] = result.reason
+            else:
+                answers.append((row, dataclasses.replace(result, class_maps=NO_MAPS)))
+            if progress:
+                progress(done, len(manifest))
     return answers, unreadable, time.perf_counter() - start
 
 
@@ -415,7 +416,7 @@ def arrays(answers: Answers) -> tuple[Integers, Floats]:
 def line(answer: tuple[Row, Prediction]) -> tuple[object, ...]:
     """Return one line of predictions.csv."""
     row, said = answer
-    return tuple((said.record(row.label) | {"image": row.image}).values())
+    return tuple((said.row(row.label) | {"image": row.image}).values())
 
 
 def render(

@@ -14,8 +14,8 @@ import braintumor
 from braintumor.data.manifest import Manifest, write_manifest
 from braintumor.evaluate.calibrate import rejection, temperature
 from braintumor.files import write_text
-from braintumor.inference import softmax
 from braintumor.model import ONNX_FILES, Card
+from braintumor.predictor import softmax
 from braintumor.preprocess import Preprocess
 from braintumor.training import checkpoint, export
 from braintumor.training.checkpoint import Epoch, State
@@ -34,13 +34,13 @@ def write_artefact(
     state: State,
     manifest: Manifest,
     skipped: Mapping[str, str],
-    usual: Images,
+    gate_images: Images,
     validation: Images,
     machine: Mapping[str, Any],
 ) -> Card:
     """Write the model folder of a network that is in the state of the epoch to keep; the card comes last.
 
-    `usual` are training images, unaugmented, from which unusual ones are told apart. `machine` is what
+    `gate_images` are training images, unaugmented, to which OOD scores are fitted. `machine` is what
     the card says about what the run was computed on.
 
     Raises:
@@ -51,7 +51,7 @@ def write_artefact(
     file = out / ONNX_FILES["float32"]
     checkpoint.write_tensors(out / "weights.safetensors", network.state_dict())
     cpu = torch.device("cpu")
-    gate = export.gate_of(network, (batch for batch, _ in usual.batches(config.batch_size, cpu)))
+    gate = export.gate_of(network, (batch for batch, _ in gate_images.batches(config.batch_size, cpu)))
     export.export(network, gate, config.size, file)
     batches = [batch for batch, _ in validation.batches(config.batch_size, cpu)]
     parity = export.check_parity(network, gate, batches[:PARITY_BATCHES], file)
@@ -69,7 +69,7 @@ def write_artefact(
         preprocess=Preprocess(config.size),
         class_map_scale=export.class_map_scale(answers.class_maps, labels),
         temperature=heat,
-        rejection={"float32": rejection(shares, answers.unusual.astype(np.float64), labels, groups)},
+        rejection={"float32": rejection(shares, answers.ood_score.astype(np.float64), labels, groups)},
         package_version=braintumor.__version__,
         recipe=config.recipe,
         train={**settings(state), **machine},

@@ -30,7 +30,7 @@ KINK = 1e-5  # a hidden unit nearer to zero than this may fall on either side by
 
 
 class WithClassMaps(nn.Module):
-    """A network in evaluation mode that also answers with the maps of all classes and with how unusual an image is.
+    """A network in evaluation mode that also answers with the maps of all classes and the OOD score.
 
     Between the last features A (K, h, w) and a logit lie only the mean over positions and the head, whose only
     nonlinearity is the ReLU. The gradient of a logit by the pooled features is therefore a product of the two linear
@@ -52,7 +52,7 @@ class WithClassMaps(nn.Module):
         """Return what the network makes of (N, 1, H, W) grey values in [0, 1].
 
         Returns:
-            logits (N, 4); class maps (N, 4, h, w), non-negative, unscaled; unusual (N,), see `reject.Gate`.
+            logits (N, 4); class maps (N, 4, h, w), non-negative, unscaled; OOD scores (N,), see `reject.Gate`.
         """
         first, norm, rectify, _, last = self.network.head
         assert isinstance(first, nn.Linear)
@@ -66,8 +66,8 @@ class WithClassMaps(nn.Module):
         slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (512,)
         active = (hidden > 0).to(hidden.dtype) * slope
         gradient = (active[:, None, :] * last.weight[None]) @ first.weight  # (N, 4, K)
-        unusual = torch.matmul(described - self.centre, self.whitening).square().mean(dim=1)
-        return logits, class_maps(features, gradient, log_attention), unusual
+        ood_score = torch.matmul(described - self.centre, self.whitening).square().mean(dim=1)
+        return logits, class_maps(features, gradient, log_attention), ood_score
 
     def margin(self, image: Tensor) -> Tensor:
         """Return the (N,) distance of the head's hidden unit that is nearest to zero."""
@@ -94,7 +94,7 @@ def class_maps(features: Tensor, gradient: Tensor, log_attention: Tensor) -> Ten
 
 @torch.no_grad()
 def gate_of(network: Network, batches: Iterable[Tensor]) -> Gate:
-    """Return the gate of a network on the CPU, fitted to (B, 1, H, W) batches of usual images.
+    """Return the gate of a network on the CPU, fitted to (B, 1, H, W) batches of training images.
 
     Raises:
         DataError: no images.
@@ -155,22 +155,22 @@ def check_parity(network: Network, gate: Gate, batches: list[Tensor], file: Path
 
     Raises:
         TrainingError: the differences exceed 1e-4 in a probability, 1e-3 of the largest value in a class map, or 1e-3
-            of how unusual an image is.
+            of the OOD score.
     """
-    logits, maps, unusual = run(file, batches)
+    logits, maps, ood_score = run(file, batches)
     module = WithClassMaps(network, gate)
     with torch.no_grad():
         answers = [module(batch) for batch in batches]
         margin = torch.cat([module.margin(batch) for batch in batches])
-    expected, expected_maps, expected_unusual = (torch.cat(parts) for parts in zip(*answers, strict=True))
+    expected, expected_maps, expected_score = (torch.cat(parts) for parts in zip(*answers, strict=True))
     smooth = margin > KINK
     scale = max(float(expected_maps.max()), 1e-12)
     differences = (expected_maps - torch.from_numpy(maps))[smooth].abs().flatten() / scale
-    far = (expected_unusual - torch.from_numpy(unusual)).abs() / expected_unusual.clamp(min=1e-12)
+    far = (expected_score - torch.from_numpy(ood_score)).abs() / expected_score.clamp(min=1e-12)
     found = {
         "probability_difference": float((expected.softmax(1) - torch.from_numpy(logits).softmax(1)).abs().max()),
         "class_map_difference": float(differences.max()) if len(differences) else math.inf,
-        "unusual_difference": float(far.max()),
+        "ood_score_difference": float(far.max()),
     }
     allowed = dict(zip(found, (PROBABILITY_TOLERANCE, CLASS_MAP_TOLERANCE, UNUSUAL_TOLERANCE), strict=True))
     if not all(value <= allowed[name] for name, value in found.items()):

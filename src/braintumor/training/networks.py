@@ -15,7 +15,7 @@ from braintumor.errors import DataError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TIMM_NAMES = {"resnet": "resnet18"}
-GATE_STAGES = 2  # the last ones of the backbone, whose means tell usual images from others
+GATE_STAGES = 2  # the last ones of the backbone, whose means tell training images from others
 FINER_WIDTH = {"cnn": 64}  # channels of the features that join several stages
 DEFAULT_FINER_WIDTH = 128
 FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -25,7 +25,7 @@ FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError
 class Network(nn.Module):
     """A backbone with spatial features, finer or not, their pooling and the head.
 
-    `gate` are the positions among the backbone's stages of those that tell usual images from others.
+    `gate` are the positions among the backbone's stages of those that tell training images from others.
     """
 
     mean: Tensor
@@ -51,7 +51,7 @@ class Network(nn.Module):
         return cast(Tensor, self.finer(stages_of(self.backbone, self.normalised(image), self.finer.stages)[1]))
 
     def features_and_gate(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same features, and the (N, C) features that tell usual images from others.
+        """Return the same features, and the (N, C) features that tell training images from others.
 
         These are the roots of the channel means of the last stages: means of rectified values spread the more, the
         larger they are, their roots evenly.

@@ -13,8 +13,8 @@ from braintumor.data.manifest import Manifest, validation_images
 from braintumor.errors import ModelError
 from braintumor.evaluate.calibrate import rejection
 from braintumor.files import replacing, write_text
-from braintumor.inference import Prediction, predict_all
 from braintumor.model import ONNX_FILES, Card, Model, load, open_session, usable_cores
+from braintumor.predictor import Prediction, predict_all
 from braintumor.read import read
 from braintumor.training.integers import write_integers
 
@@ -64,9 +64,9 @@ def quantize(folder: Path, data_dir: Path, *, precision: str = "int8") -> Card:
 def rejection_of(answers: Sequence[Prediction], images: Manifest) -> dict[str, Any]:
     """Return the card's entry on when answers are withheld, from a variant's answers for validation images."""
     labels = np.array([CLASSES.index(row.label) for row in images], np.int64)
-    unusual = np.array([answer.unusual for answer in answers], np.float64)
+    ood_score = np.array([answer.ood_score for answer in answers], np.float64)
     groups = np.array(images.group_numbers(), np.int64)
-    return rejection(probabilities(answers).astype(np.float64), unusual, labels, groups)
+    return rejection(probabilities(answers).astype(np.float64), ood_score, labels, groups)
 
 
 def calibration_inputs(model: Model, images: Manifest) -> Floats:

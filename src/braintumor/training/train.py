@@ -31,7 +31,7 @@ from braintumor.training.schedule import averaging_decay, epoch_order, epoch_see
 from braintumor.training.start import Start, check_identity, look_up, settings_of
 
 UNFOLDING_BATCHES = 16
-USUAL_IMAGES = 2048  # of training, unaugmented, from which unusual images are told apart
+GATE_IMAGES = 2048  # of training, unaugmented, to which OOD scores are fitted
 AVERAGING_STRIDE = 4  # steps from one update of the averaged weights to the next: it reads and writes all weights
 
 
@@ -162,7 +162,7 @@ def train(
                 images = outlined(images, manifest.part("train"), Path(config.masks), cache)
             images = images.on(place)
             validation = decoded(manifest.part("val"), config.size, cache, progress.say).on(place)
-            usual = decoded(manifest.part("train").some(USUAL_IMAGES), config.size, cache, progress.say)
+            gate_images = decoded(manifest.part("train").some(GATE_IMAGES), config.size, cache, progress.say)
         for image, reason in skipped.items():
             progress.say(f"left out {image}: {reason}")
         check_number_of_images(len(images.labels), group)
@@ -184,7 +184,7 @@ def train(
         progress.say(f"epoch {state.kept.epoch} is kept; exporting and checking the model")
         state = replace(state, seconds=before + time.perf_counter() - began)
         machine = {"device": place.type, "threads": torch.get_num_threads(), "processes": group.size}
-        card = write_artefact(out, run.averaged, config, state, manifest, skipped, usual, validation, machine)
+        card = write_artefact(out, run.averaged, config, state, manifest, skipped, gate_images, validation, machine)
         checkpoint.clear(out / "checkpoint")
         return card
 

@@ -1,28 +1,36 @@
-"""What the service answers, as JSON: the names are those of predictions.csv."""
+"""What the service answers, as JSON: names as in predictions.csv, lists are lists, missing values null."""
 
 from pydantic import BaseModel, Field
 
 from braintumor.classes import DISCLAIMER
+from braintumor.errors import ReferralReason, Refusal
+
+
+class Reason(BaseModel):
+    """Why an answer is withheld: a code for programs, a text for people."""
+
+    code: ReferralReason
+    text: str
 
 
 class PredictionAnswer(BaseModel):
     """One model's answer for one slice, under the names of predictions.csv."""
 
     image: str = Field(description="which file of the request, counted from 1; never the client's name of it")
-    label: str = Field(description="the true class where it is known; empty here")
+    label: str | None = Field(description="the true class where it is known; null here")
     predicted: str = Field(description="the most probable class")
     decision: str = Field(description="a class, or refer where the answer should not be used")
-    reasons: str = Field(description="why it is refer; several reasons are parted by a semicolon")
+    reasons: list[Reason] = Field(description="why it is refer; empty otherwise")
     p_glioma: float = Field(ge=0, le=1)
     p_meningioma: float = Field(ge=0, le=1)
     p_pituitary: float = Field(ge=0, le=1)
     p_no_tumor: float = Field(ge=0, le=1)
     model: str = Field(description="name, version and precision")
-    unusual: float = Field(description="how unlike the images of training it is, about 1 for those")
-    prediction_set: str = Field(description="classes parted by blanks; empty where none was asked for")
-    notes: str = Field(description="what had to be assumed in reading the slice, parted by semicolons")
-    volume: str = Field(description="what the slices of one volume share; empty for an image that stands alone")
-    slice: int | str = Field(description="its number in the volume, counted from 1; empty for an image alone")
+    ood_score: float = Field(description="how unlike the training images it is, about 1 for those")
+    prediction_set: list[str] = Field(description="classes, one of which is the true one; empty if not asked for")
+    notes: list[str] = Field(description="what had to be assumed in reading the slice")
+    volume: str | None = Field(description="what the slices of one volume share; null for an image that stands alone")
+    slice: int | None = Field(description="its number in the volume, counted from 1; null for an image alone")
     class_maps: list[list[list[float]]] | None = Field(
         description="4 x h x w, non-negative, unscaled; divide by the model's class_map_scale to show them"
     )
@@ -49,7 +57,8 @@ class RefusedFile(BaseModel):
 
     file: int
     member: int | None
-    reason: str
+    code: Refusal
+    text: str
 
 
 class Predictions(BaseModel):
@@ -60,11 +69,18 @@ class Predictions(BaseModel):
     refused: list[RefusedFile]
 
 
-class Problem(BaseModel):
+class ProblemAnswer(BaseModel):
     """Why a request was not answered."""
 
     detail: str
     refused: list[RefusedFile] = Field(default_factory=list)
+
+
+class ReasonTitle(BaseModel):
+    """A reason to refer, and what it is called where slices are counted by it."""
+
+    code: ReferralReason
+    title: str
 
 
 class ClassName(BaseModel):
@@ -100,10 +116,14 @@ class ModelAnswer(BaseModel):
     architecture: str
     input_pixels: int
     class_map_scale: float
-    coverage: float | None = Field(description="share of usual images that is answered; null if it was never fitted")
+    coverage: float | None = Field(
+        description="share of in-distribution images that is answered; null if it was never fitted"
+    )
     confidence: float = Field(description="least probability of a class that is not referred")
-    unusual: float | None = Field(description="above it an image is referred as unusual; null for never")
-    foreign: float | None = Field(description="above it an image is taken for no brain MRI; null for never")
+    ood_threshold: float | None = Field(description="OOD score above which an image is referred; null for never")
+    far_ood_threshold: float | None = Field(
+        description="OOD score above which an image is classified as not a brain MRI; null for never"
+    )
     card: dict[str, object]
 
 
@@ -113,6 +133,7 @@ class Models(BaseModel):
     disclaimer: str = DISCLAIMER
     version: str
     classes: list[ClassName]
+    reasons: list[ReasonTitle]
     scale: Scale
     limits: Limits
     dicom: bool = Field(description="whether results are written as DICOM, too")

@@ -8,25 +8,35 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 import braintumor
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.decision import COVERAGE
 from braintumor.decoder import LARGEST
-from braintumor.errors import BrainTumorError
+from braintumor.errors import BrainTumorError, ProblemError
 from braintumor.model import Model
 from braintumor.overlay import COLOURS, EVIDENCE, OPACITY
+from braintumor.referral import REASON_TITLES
 from braintumor.scan import PLANES, Choice
-from braintumor.web.answers import ClassName, Limits, ModelAnswer, Models, Predictions, Problem, Scale
-from braintumor.web.counter import RETRY, Counter, ProblemError, Wishes
+from braintumor.web.answers import (
+    ClassName,
+    Limits,
+    ModelAnswer,
+    Models,
+    Predictions,
+    ProblemAnswer,
+    ReasonTitle,
+    Scale,
+)
+from braintumor.web.counter import RETRY, Counter, Wishes
 from braintumor.web.desk import Desk
 from braintumor.web.forms import FILES_FIELD, uploaded
-from braintumor.web.guard import Guard
+from braintumor.web.guard import Guard, problem_answer
 from braintumor.web.numbers import Numbers
 from braintumor.web.pieces import Pieces
 from braintumor.web.reference import reference_page
@@ -159,7 +169,7 @@ def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> No
         """Classify DICOM files and answer with DICOM objects, in a ZIP archive: all of the files or none."""
         wanted = chosen(models, model)
         if not can_write():
-            raise HTTPException(501, "the libraries that write DICOM are not installed here")
+            raise ProblemError(501, "the libraries that write DICOM are not installed here")
         wishes = Wishes(wanted, choice_of(slices))
         files = await uploaded(request, settings)
         share = request.scope["share"]
@@ -172,11 +182,11 @@ def add_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def misunderstood(request: Request, error: RequestValidationError) -> Response:
         wrong = ", ".join(sorted(QUERY & {str(each["loc"][-1]) for each in error.errors()}))
-        return JSONResponse({"detail": f"expected true or false for {wrong}", "refused": []}, 422)
+        return problem_answer(ProblemError(422, f"expected true or false for {wrong}"))
 
     @app.exception_handler(ProblemError)
     async def refused(request: Request, error: ProblemError) -> Response:
-        return Response(error.content, error.status, error.headers, "application/json")
+        return problem_answer(error)
 
 
 def add_pages(app: FastAPI) -> None:
@@ -205,7 +215,7 @@ def add_monitoring(app: FastAPI, numbers: Numbers) -> None:
     async def ready() -> str:
         """Whether slices are answered; not while all places are taken."""
         if app.state.counter.full:
-            raise HTTPException(503, "all places are taken", RETRY)
+            raise ProblemError(503, "all places are taken", headers=RETRY)
         return "ready"
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=problems(401, 403))
@@ -216,7 +226,7 @@ def add_monitoring(app: FastAPI, numbers: Numbers) -> None:
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what the interface's description says about these statuses."""
-    return {status: {"model": Problem, "description": PROBLEMS[status]} for status in statuses}
+    return {status: {"model": ProblemAnswer, "description": PROBLEMS[status]} for status in statuses}
 
 
 def models_answer(models: Sequence[Model], settings: Settings) -> Models:
@@ -224,6 +234,7 @@ def models_answer(models: Sequence[Model], settings: Settings) -> Models:
     return Models(
         version=braintumor.__version__,
         classes=[ClassName(name=name, title=TITLES[name]) for name in CLASSES],
+        reasons=[ReasonTitle(code=code, title=title) for code, title in REASON_TITLES.items()],
         scale=Scale(evidence=EVIDENCE, opacity=OPACITY, colours=list(COLOURS)),
         limits=Limits(
             file_bytes=settings.file_bytes,
@@ -247,8 +258,8 @@ def model_answer(model: Model) -> ModelAnswer:
         class_map_scale=model.card.class_map_scale,
         coverage=COVERAGE if model.card.rejection else None,
         confidence=model.policy.confidence,
-        unusual=finite(model.policy.unusual),
-        foreign=finite(model.policy.foreign),
+        ood_threshold=finite(model.policy.ood_threshold),
+        far_ood_threshold=finite(model.policy.far_ood_threshold),
         card=dataclasses.asdict(model.card),
     )
 
@@ -257,12 +268,12 @@ def choice_of(slices: str, plane: str = "acquired") -> Choice:
     """Return which slices of volumes are asked for.
 
     Raises:
-        HTTPException: it cannot be understood.
+        ProblemError: it cannot be understood.
     """
     try:
         return Choice.of(slices, plane)
     except BrainTumorError as error:
-        raise HTTPException(422, str(error)) from error
+        raise ProblemError(422, str(error)) from error
 
 
 def finite(value: float) -> float | None:
@@ -274,9 +285,9 @@ def chosen(models: Sequence[Model], names: Sequence[str]) -> tuple[int, ...]:
     """Return the positions of the models of these names, of all without names.
 
     Raises:
-        HTTPException: there is no such model.
+        ProblemError: there is no such model.
     """
     known = [model.card.name for model in models]
     if not set(names) <= set(known):
-        raise HTTPException(404, f"no such model here; there are {', '.join(known)}")
+        raise ProblemError(404, f"no such model here; there are {', '.join(known)}")
     return tuple(number for number, name in enumerate(known) if not names or name in names)

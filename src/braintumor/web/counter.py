@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 from fastapi.concurrency import run_in_threadpool
 
 from braintumor.classes import DISCLAIMER
-from braintumor.errors import BrainTumorError, ImageError, Refusal
+from braintumor.errors import BrainTumorError, ImageError, ProblemError, Refusal, UploadError
 from braintumor.overlay import png
 from braintumor.scan import EVERYTHING, Choice
 from braintumor.web.desk import Desk, Judged, agree, maps_of
@@ -23,13 +23,17 @@ from braintumor.web.numbers import Numbers
 from braintumor.web.results import Results
 from braintumor.web.settings import Settings
 from braintumor.web.shares import Share
-from braintumor.web.uploads import Part, UploadError, is_archive, parts
+from braintumor.web.uploads import Part, is_archive, parts
 
 RETRY: Final = {"retry-after": "1"}
 AHEAD: Final = 4  # files of one request that wait or are worked on at a time
 AHEAD_BYTES: Final = 16 << 20  # these together, but for one
-GIVEN_UP: Final = UploadError(422, "not looked at: a file before it took too long to decode; send it without that one")
-TOO_MUCH: Final = UploadError(413, "the answer is full; send fewer files in a request, or ask for no pixels")
+GIVEN_UP: Final = UploadError(
+    422, Refusal.ABANDONED, "not looked at: a file before it took too long to decode; send it without that one"
+)
+TOO_MUCH: Final = UploadError(
+    413, Refusal.ABANDONED, "the answer is full; send fewer files in a request, or ask for no pixels"
+)
 LARGE_REQUESTS: Final = 2  # of several slices, answered at a time
 STATUS: Final = {Refusal.BUSY: 503, Refusal.UNKNOWN_FORMAT: 415}  # of a file that is refused; of all others 422
 
@@ -42,22 +46,6 @@ class Wishes:
     choice: Choice = EVERYTHING
     maps: bool = False
     pixels: bool = False
-
-
-class ProblemError(Exception):
-    """An answer other than 200 that says which files were refused."""
-
-    def __init__(
-        self,
-        status: int,
-        detail: str,
-        refused: Sequence[dict[str, object]] = (),
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.headers = headers
-        self.content = json.dumps({"detail": detail, "refused": list(refused)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,22 +74,22 @@ class Answer:
         self._refused: list[dict[str, object]] = []
         self._statuses: set[int] = set()
 
-    def refuse(self, part: Part, status: int, reason: str) -> None:
+    def refuse(self, part: Part, status: int, error: UploadError | ImageError) -> None:
         """Note that a file cannot be used."""
         self._statuses.add(status)
-        self._refused.append({"file": part.file, "member": part.member, "reason": reason})
+        self._refused.append({"file": part.file, "member": part.member, "code": error.code, "text": error.reason})
 
     async def take(self, waiting: Waiting) -> None:
         """Wait for what is said about a file, and note it.
 
         Raises:
-            ProblemError: it could not be decoded now, for which the file is not to blame.
-            CrowdedError: there is no room for what is said about it.
+            ProblemError: it could not be decoded now, for which the file is not to blame, or there is no room for what
+                is said about it.
         """
         try:
             found = await asyncio.wrap_future(waiting.judged)
         except ImageError as error:
-            self.refuse(waiting.part, STATUS.get(error.code, 422), error.reason)
+            self.refuse(waiting.part, STATUS.get(error.code, 422), error)
             if error.code == Refusal.BUSY:
                 raise ProblemError(503, error.reason, self._refused[-1:], RETRY) from error
             if error.code == Refusal.TIMEOUT:
@@ -111,13 +99,13 @@ class Answer:
         size = sum(map(len, texts))
         if size > self._share.room:
             self.given_up = TOO_MUCH
-            self.refuse(waiting.part, TOO_MUCH.status, TOO_MUCH.reason)
+            self.refuse(waiting.part, TOO_MUCH.status, TOO_MUCH)
             return
         self._share.take(size)
         self._slices += texts
         for judged in found:
             for prediction in judged.predictions:
-                self._numbers.decided(prediction.decision)
+                self._numbers.decided(prediction)
 
     def check(self, *, all_used: bool) -> None:
         """Raise where nothing could be used, or not everything that had to be.
@@ -125,9 +113,9 @@ class Answer:
         Raises:
             ProblemError: with the files that were refused.
         """
-        self._numbers.refused(len(self._refused))
+        self._numbers.refused(str(refused["code"]) for refused in self._refused)
         if not self._slices or (all_used and self._refused):
-            raise ProblemError(nothing_usable(self._statuses), str(self._refused[0]["reason"]), self._refused)
+            raise ProblemError(nothing_usable(self._statuses), str(self._refused[0]["text"]), self._refused)
 
     def text(self) -> list[bytes]:
         """Return the JSON text of `Predictions`, in pieces: joined they would take as much memory again."""
@@ -166,8 +154,8 @@ class Counter:
         """Return the JSON text of `Predictions` for the contents of files, in pieces.
 
         Raises:
-            ProblemError: there are too many requests, nothing could be used, or it took too long.
-            CrowdedError: there is no room for the answer.
+            ProblemError: there are too many requests, nothing could be used, it took too long, or there is no room for
+                the answer.
         """
         return await self._in_time(self._judged(files, wishes, share))
 
@@ -176,7 +164,6 @@ class Counter:
 
         Raises:
             ProblemError: as `answer`, or one of the files could not be used.
-            CrowdedError: as `answer`.
         """
         with closing(Results(len(wishes.models))) as results:
             return await self._in_time(self._judged(files, wishes, share, results))
@@ -216,7 +203,7 @@ class Counter:
                         break
                     content = await run_in_threadpool(part.content) if answer.given_up is None else answer.given_up
                     if isinstance(content, UploadError):
-                        answer.refuse(part, content.status, content.reason)
+                        answer.refuse(part, content.status, content)
                         continue
                     judged = self.desk.judge(
                         content,

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from braintumor.classes import CLASSES
-from braintumor.defects import defects
 from braintumor.errors import ImageError, Refusal
-from braintumor.inference import Prediction, Slice, decide
 from braintumor.model import Model
+from braintumor.predictor import Prediction, Predictor, PreparedSlice
 from braintumor.read import may_hold_several
 from braintumor.sandbox import Sandbox
 from braintumor.scan import EVERYTHING, Choice, Scan
@@ -88,6 +87,7 @@ class Desk:
         self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._volumes: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._sandbox = Sandbox(children=threads)
+        self._predictors = [Predictor(model, sandbox=self._sandbox) for model in self.models]
         self._threads = [threading.Thread(target=self._work, name=f"desk-{n}", daemon=True) for n in range(threads)]
         self._threads.append(threading.Thread(target=self._work_on_volumes, name="desk-volumes", daemon=True))
         for thread in self._threads:
@@ -202,10 +202,10 @@ class Desk:
     def _judged(self, read: "Sequence[Ready]") -> "list[Judged]":
         """Return what the wanted models say about slices."""
         answers: list[dict[int, Prediction]] = [{} for _ in read]
-        for number, model in enumerate(self.models):
+        for number, predictor in enumerate(self._predictors):
             asked = [place for place, each in enumerate(read) if number in each.slices]
-            said = decide([read[place].slices[number] for place in asked], model) if asked else []
-            for place, prediction in zip(asked, said, strict=True):
+            predictions = predictor.predict([read[place].slices[number] for place in asked])
+            for place, prediction in zip(asked, predictions, strict=True):
                 answers[place][number] = prediction
         return [
             Judged(each.shape, each.picture, tuple(found.values())) for each, found in zip(read, answers, strict=True)
@@ -223,13 +223,7 @@ class Desk:
 
     def _ready(self, job: Job, scan: Scan) -> "Ready":
         """Return what is kept of a slice: far less than its pixels, unless results are wanted."""
-        why = defects(scan)
-        slices = {
-            number: Slice(
-                scan.source, self.models[number].card.preprocess.grey_levels(scan), why, scan.notes, scan.place
-            )
-            for number in job.wanted
-        }
+        slices = {number: self._predictors[number].prepare_scan(scan) for number in job.wanted}
         height, width = scan.pixels.shape
         picture = png_of(scan.pixels) if job.shown else None
         return Ready(job, slices, (height, width), picture, scan if job.write is not None else None)
@@ -240,7 +234,7 @@ class Ready:
     """A slice that was decoded, as each of the wanted models takes it, with its shape, its picture, its pixels."""
 
     job: Job
-    slices: dict[int, Slice]
+    slices: dict[int, PreparedSlice]
     shape: tuple[int, int]
     picture: str | None
     scan: Scan | None

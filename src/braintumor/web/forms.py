@@ -6,11 +6,12 @@ from io import BytesIO
 from math import inf
 from typing import Any, Final
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from braintumor.errors import ProblemError
 from braintumor.web.settings import Settings
 
 FILES_FIELD: Final = "files"
@@ -39,22 +40,22 @@ class InMemory(MultiPartParser):
             file.close()
 
     def on_headers_finished(self) -> None:
-        """Begin with a part; raises `HTTPException` where there are too many."""
+        """Begin with a part; raises `ProblemError` where there are too many."""
         super().on_headers_finished()
         self._text_bytes = 0
         if self._current_files > self._most_files:
-            raise HTTPException(413, f"more than {self._most_files} files in one request; send them in several")
+            raise ProblemError(413, f"more than {self._most_files} files in one request; send them in several")
         if self._current_fields > TEXTS:
-            raise HTTPException(400, f"more than {TEXTS} fields without a file; only files are read")
+            raise ProblemError(400, f"more than {TEXTS} fields without a file; only files are read")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        """Take a piece of a file; raises `HTTPException` for a text that is none that comes along with files."""
+        """Take a piece of a file; raises `ProblemError` for a text that is none that comes along with files."""
         if self._current_part.file is not None:
             super().on_part_data(data, start, end)
             return
         self._text_bytes += end - start
         if self._text_bytes > TEXT_BYTES:
-            raise HTTPException(
+            raise ProblemError(
                 400, f"a field of more than {TEXT_BYTES >> 10} KiB without a file name; send files with their names"
             )
 
@@ -63,7 +64,7 @@ async def uploaded(request: Request, settings: Settings) -> list[bytes]:
     """Return the contents of the files in a request's form.
 
     Raises:
-        HTTPException: it is no form, or holds no file.
+        ProblemError: it is no form, or holds no file.
     """
     check_type(request.headers, settings)
     parser = InMemory(request.headers, request.stream(), settings.slices)
@@ -71,12 +72,12 @@ async def uploaded(request: Request, settings: Settings) -> list[bytes]:
         try:
             parts = (await parser.parse()).multi_items()
         except (MultiPartException, ValueError, LookupError) as error:
-            raise HTTPException(400, "the form is damaged; a part of it cannot be understood") from error
+            raise ProblemError(400, "the form is damaged; a part of it cannot be understood") from error
         if not parser.is_whole:
-            raise HTTPException(400, "the form is cut off; its last boundary is missing")
+            raise ProblemError(400, "the form is cut off; its last boundary is missing")
         contents = [whole(part) for name, part in parts if name == FILES_FIELD and not isinstance(part, str)]
     if not contents:
-        raise HTTPException(400, f"no file in the field {FILES_FIELD}; {why_none(parts)}")
+        raise ProblemError(400, f"no file in the field {FILES_FIELD}; {why_none(parts)}")
     return contents
 
 
@@ -84,13 +85,13 @@ def check_type(headers: Mapping[str, str], settings: Settings) -> None:
     """Raise where what is sent is no form with files.
 
     Raises:
-        HTTPException: it says to be something else, or not what is between its parts.
+        ProblemError: it says to be something else, or not what is between its parts.
     """
     kind, options = parse_options_header(headers.get("content-type"))
     if kind != b"multipart/form-data":
-        raise HTTPException(415, f"expected a form of the type multipart/form-data with the field {FILES_FIELD}")
+        raise ProblemError(415, f"expected a form of the type multipart/form-data with the field {FILES_FIELD}")
     if not options.get(b"boundary"):
-        raise HTTPException(
+        raise ProblemError(
             400,
             f"expected a form of files in the field {FILES_FIELD}, at most {settings.slices}; its Content-Type names "
             "no boundary: let the library that makes the form set this header",

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
+from braintumor.errors import ProblemError
 from braintumor.web.pace import Pace
 from braintumor.web.settings import Settings
-from braintumor.web.shares import CrowdedError, Share, Shares
+from braintumor.web.shares import Share, Shares
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -33,14 +34,6 @@ HEADERS: Final = {
     "x-frame-options": "DENY",
 }
 ENCODED: Final = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-
-
-class TooLargeError(Exception):
-    """A body above the limit."""
-
-
-class TooSlowError(Exception):
-    """A body that came too slowly."""
 
 
 class Guard:
@@ -76,39 +69,37 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", ()), *ENCODED]}
             await send(message)
 
-        refusal = self.refusal(scope)
-        if refusal is not None:
-            await refusal(scope, receive, sent)
-            return
         try:
+            self.check(scope)
             await self.app(scope, Body(share, self.settings, receive).receive, sent)
-        except (TooLargeError, TooSlowError, CrowdedError) as error:
+        except ProblemError as error:
             if started:
                 raise
-            await problem_of(error, self.settings)(scope, receive, sent)
+            await problem_answer(error)(scope, receive, sent)
         except ClientDisconnect:
             return
         finally:
             share.give_back(share.held)
 
-    def refusal(self, scope: Scope) -> JSONResponse | None:
-        """Return why a request is not even read, or None."""
+    def check(self, scope: Scope) -> None:
+        """Raise a `ProblemError` for a request that is not even read."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
         if self.settings.hosts and name_of(host) not in self.settings.hosts:
-            return problem(403, f"ask for this service as {' or '.join(self.settings.hosts)}")
+            raise problem(403, f"ask for this service as {' or '.join(self.settings.hosts)}")
         if not HOST.fullmatch(host):
-            return problem(400, "expected a Host header with a name or an address, and perhaps a port")
+            raise problem(400, "expected a Host header with a name or an address, and perhaps a port")
         origin = headers.get(b"origin")
         if origin is not None and scope["method"] != "GET" and site_of(origin) != host:
-            return problem(403, "pages of other sites may not use this service")
+            raise problem(403, "pages of other sites may not use this service")
         is_closed = self.settings.token and scope["path"].startswith(("/v1/", "/metrics"))
         if is_closed and not is_token(headers.get(b"authorization", ""), self.settings.token):
-            return problem(401, "send the token of this service: Authorization: Bearer TOKEN", **AUTHENTICATE)
+            raise problem(401, "send the token of this service: Authorization: Bearer TOKEN", **AUTHENTICATE)
         length = headers.get(b"content-length", "0")
         if not DIGITS.fullmatch(length):
-            return problem(400, "expected a Content-Length header of digits")
-        return too_large(self.settings) if int(length) > self.settings.request_bytes else None
+            raise problem(400, "expected a Content-Length header of digits")
+        if int(length) > self.settings.request_bytes:
+            raise too_large(self.settings)
 
 
 class Body:
@@ -126,9 +117,8 @@ class Body:
         """Return the next piece of it.
 
         Raises:
-            TooLargeError: it has more bytes than a request may have.
-            TooSlowError: the client does not keep up the pace.
-            CrowdedError: all requests together have too many bytes.
+            ProblemError: it has more bytes than a request may have, the client does not keep up the pace, or all
+                requests together have too many bytes.
         """
         if not self._more:  # nothing but the client's leaving can follow
             return await self._receive()
@@ -137,16 +127,16 @@ class Body:
             async with asyncio.timeout(self._settings.silent_seconds):
                 message = await self._receive()
         except TimeoutError:
-            raise TooSlowError from None
+            raise too_slow(self._settings) from None
         if message["type"] == "http.request":
             count = len(message.get("body", b""))
             self._bytes += count
             self._share.take(count)
             if self._bytes > self._settings.request_bytes:
-                raise TooLargeError
+                raise too_large(self._settings)
             self._more = message.get("more_body", False)
             if not self._pace.keeps_up(count, time.monotonic() - began) and self._more:
-                raise TooSlowError
+                raise too_slow(self._settings)
         return message
 
 
@@ -156,24 +146,25 @@ HOST: Final = re.compile(r"(?:[A-Za-z0-9._~%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?"
 AUTHENTICATE: Final = {"www-authenticate": "Bearer"}
 
 
-def problem(status: int, detail: str, **headers: str) -> JSONResponse:
-    """Return an answer that says what is wrong; the connection is closed after it, since a body may still come."""
-    return JSONResponse({"detail": detail, "refused": []}, status, {**headers, "connection": "close"})
+def problem(status: int, detail: str, **headers: str) -> ProblemError:
+    """Return what is wrong with a request; the connection is closed after the answer, since a body may still come."""
+    return ProblemError(status, detail, headers={**headers, "connection": "close"})
 
 
-def too_large(settings: Settings) -> JSONResponse:
-    """Return the answer to a body above the limit."""
+def too_large(settings: Settings) -> ProblemError:
+    """Return that a body is above the limit."""
     return problem(413, f"more than {settings.request_bytes >> 20} MiB in one request; send the files in several")
 
 
-def problem_of(error: TooLargeError | TooSlowError | CrowdedError, settings: Settings) -> JSONResponse:
-    """Return the answer to a body that could not be taken."""
-    if isinstance(error, TooLargeError):
-        return too_large(settings)
-    if isinstance(error, TooSlowError):
-        slowest = f"{settings.slowest_bytes >> 10} KiB a second over {settings.window_seconds:g} seconds"
-        return problem(408, f"nothing came for {settings.silent_seconds:g} seconds, or less than {slowest}")
-    return problem(503, "too much is being sent at the moment; try again", **{"retry-after": "1"})
+def too_slow(settings: Settings) -> ProblemError:
+    """Return that a body does not come fast enough."""
+    slowest = f"{settings.slowest_bytes >> 10} KiB a second over {settings.window_seconds:g} seconds"
+    return problem(408, f"nothing came for {settings.silent_seconds:g} seconds, or less than {slowest}")
+
+
+def problem_answer(error: ProblemError) -> JSONResponse:
+    """Return the answer to a request that is not answered, as `ProblemAnswer`."""
+    return JSONResponse({"detail": error.detail, "refused": error.refused}, error.status, error.headers)
 
 
 def name_of(host: str) -> str:

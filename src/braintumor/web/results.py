@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from typing import Final
 
 from braintumor.errors import ImageError
-from braintumor.inference import Prediction
 from braintumor.model import Model
+from braintumor.predictor import Prediction
 from braintumor.scan import Scan, number_in_file
 
 MOST: Final = 100

@@ -2,14 +2,18 @@
 
 from typing import Final
 
+from braintumor.errors import ProblemError
+
 PARTS: Final = 4
 """One request has at most one of these parts of the whole; the last one is kept for small requests."""
 SMALL: Final = 128
 """Requests of up to this part of the whole are small."""
 
 
-class CrowdedError(Exception):
-    """More bytes in all requests and answers together than are held, or in one of them than its part."""
+def crowded() -> ProblemError:
+    """Return that there is no room at the moment."""
+    headers = {"retry-after": "1", "connection": "close"}
+    return ProblemError(503, "too much is being sent at the moment; try again", headers=headers)
 
 
 class Shares:
@@ -44,14 +48,14 @@ class Share:
         """Count bytes that are held from now on.
 
         Raises:
-            CrowdedError: there is no room for them; they are counted until they are given back, none the less.
+            ProblemError: there is no room for them; they are counted until they are given back, none the less.
         """
         self.held += count
         self._shares.held += count
         whole = self._shares.most
         most = whole if self.held * SMALL <= whole else whole - whole // PARTS
         if self.room < 0 or self._shares.held > most:
-            raise CrowdedError
+            raise crowded()
 
     def give_back(self, count: int) -> None:
         """Count bytes no more."""

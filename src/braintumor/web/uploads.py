@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from braintumor.data.unzip import ZIP_ERRORS
+from braintumor.errors import Refusal, UploadError
 from braintumor.read import START_BYTES, UNKNOWN_FORMAT, volume_kind
 from braintumor.web.settings import Settings
 
@@ -25,16 +26,7 @@ DIRECTORY_BYTES_PER_MEMBER: Final = 1024
 PACKINGS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-class UploadError(Exception):
-    """A file or a request that is not accepted, with the HTTP status and a reason that names none of its content."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-
-
-NO_IMAGE: Final = UploadError(415, UNKNOWN_FORMAT)
+NO_IMAGE: Final = UploadError(415, Refusal.UNKNOWN_FORMAT, UNKNOWN_FORMAT)
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,9 @@ def parts(files: list[bytes], settings: Settings) -> Iterator[Part]:
         for part in inside or (Part(number, None, partial(usable, content, settings)),):
             count += 1
             if count > settings.slices:
-                raise UploadError(413, f"more than {settings.slices} slices in one request; send them in several")
+                raise UploadError(
+                    413, Refusal.TOO_LARGE, f"more than {settings.slices} slices in one request; send them in several"
+                )
             yield part
 
 
@@ -93,7 +87,7 @@ def may_be_image(start: bytes) -> bool:
 
 def too_large(settings: Settings) -> UploadError:
     """Return what to say of a file above the limit."""
-    return UploadError(413, f"larger than {settings.file_bytes >> 20} MiB; export the slice alone")
+    return UploadError(413, Refusal.TOO_LARGE, f"larger than {settings.file_bytes >> 20} MiB; export the slice alone")
 
 
 def unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Part]:
@@ -110,7 +104,7 @@ def unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Part]:
             for index, member in enumerate(wanted):
                 yield Part(number, index, partial(member_content, archive, member, settings))
     except ZIP_ERRORS as error:
-        raise UploadError(422, "a damaged ZIP archive; make it again") from error
+        raise UploadError(422, Refusal.UNDECODABLE, "a damaged ZIP archive; make it again") from error
 
 
 def check_directory(content: bytes, settings: Settings) -> None:
@@ -122,17 +116,23 @@ def check_directory(content: bytes, settings: Settings) -> None:
         UploadError: it is too large, or not where it should be.
     """
     if len(content) < END.size:
-        raise UploadError(422, "a damaged ZIP archive; make it again")
+        raise UploadError(422, Refusal.UNDECODABLE, "a damaged ZIP archive; make it again")
     signature, *_, members, directory_bytes, _, comment = END.unpack(content[-END.size :])
     if signature != END_SIGNATURE or comment:
         raise UploadError(
-            422, "a ZIP archive that is cut off, or has a comment or other bytes at its end; make it again"
+            422,
+            Refusal.TRUNCATED,
+            "a ZIP archive that is cut off, or has a comment or other bytes at its end; make it again",
         )
     if content[-END.size - LOCATOR_BYTES :].startswith(ZIP64_LOCATOR):
-        raise UploadError(422, "a ZIP archive of the 64-bit kind; make one of fewer or smaller files")
+        raise UploadError(
+            422, Refusal.UNSUPPORTED, "a ZIP archive of the 64-bit kind; make one of fewer or smaller files"
+        )
     most = 4 * settings.slices  # folders and hidden files are members, too
     if members > most or directory_bytes > most * DIRECTORY_BYTES_PER_MEMBER:
-        raise UploadError(413, f"a ZIP archive of more than {settings.slices} files; send it in several parts")
+        raise UploadError(
+            413, Refusal.TOO_LARGE, f"a ZIP archive of more than {settings.slices} files; send it in several parts"
+        )
 
 
 def is_wanted(member: zipfile.ZipInfo) -> bool:
@@ -148,28 +148,32 @@ def check_members(members: list[zipfile.ZipInfo], settings: Settings) -> None:
         UploadError: it does.
     """
     if not members:
-        raise UploadError(422, "a ZIP archive without files")
+        raise UploadError(422, Refusal.NO_SLICE, "a ZIP archive without files")
     if len(members) > settings.slices:
-        raise UploadError(413, f"a ZIP archive of more than {settings.slices} files; send it in several parts")
+        raise UploadError(
+            413, Refusal.TOO_LARGE, f"a ZIP archive of more than {settings.slices} files; send it in several parts"
+        )
     if sum(member.file_size for member in members) > settings.unpacked_bytes:
-        raise UploadError(413, f"a ZIP archive of more than {settings.unpacked_bytes >> 20} MiB; send it in parts")
+        raise UploadError(
+            413, Refusal.TOO_LARGE, f"a ZIP archive of more than {settings.unpacked_bytes >> 20} MiB; send it in parts"
+        )
 
 
 def member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, settings: Settings) -> bytes | UploadError:
     """Return what a member holds, never more than the limit, or why it is not to be had."""
     if member.compress_type not in PACKINGS:
-        return UploadError(422, "packed in an unusual way; make the archive again")
+        return UploadError(422, Refusal.UNSUPPORTED, "packed in an unusual way; make the archive again")
     if member.flag_bits & 1:
-        return UploadError(422, "encrypted; make the archive without a password")
+        return UploadError(422, Refusal.UNSUPPORTED, "encrypted; make the archive without a password")
     if member.file_size > settings.file_bytes:
         return too_large(settings)
     try:
         with archive.open(member) as stream:
             start = stream.read(START_BYTES)
             if is_archive(start):
-                return UploadError(422, "an archive inside an archive; unpack it first")
+                return UploadError(422, Refusal.UNSUPPORTED, "an archive inside an archive; unpack it first")
             if start and not may_be_image(start):
                 return NO_IMAGE
             return start + stream.read(settings.file_bytes - len(start))
     except ZIP_ERRORS:
-        return UploadError(422, "damaged in the archive; make it again")
+        return UploadError(422, Refusal.UNDECODABLE, "damaged in the archive; make it again")

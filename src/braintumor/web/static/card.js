@@ -30,7 +30,7 @@ export function cardTable(models, classes) {
     ["Decisions"],
     ["Share of slices answered", (_, model) => fraction(model.coverage)],
     ["Referred as uncertain below", (_, model) => fraction(model.confidence)],
-    ["Referred as unusual above", (_, model) => fraction(model.unusual) ?? "never"],
+    ["Referred as unlike the training images above", (_, model) => fraction(model.ood_threshold) ?? "never"],
     ["Taken for no brain MRI above", (_, model) => fraction(model.foreign) ?? "never"],
     ["Temperature of the probabilities", (card) => fraction(card.temperature)],
     ["Full colour of the maps at", (_, model) => fraction(model.class_map_scale)],

@@ -3,7 +3,7 @@
 import {$, announce, clamp} from "./page.js";
 import {FITTED, MOST_ZOOM, WHOLE, draw, drawLegend, greyLayer, mapLayer, peakOf, placed} from "./render.js";
 import {baseName, download, picture} from "./save.js";
-import {rounded} from "./wording.js";
+import {rounded, sentence} from "./wording.js";
 
 const look = {choice: null, heatmap: true, original: false, opacity: 0.65};
 const view = {...FITTED, ...WHOLE};
@@ -87,7 +87,7 @@ function showMapState() {
     const prediction = slice.predictions[pane.index];
     pane.canvas.setAttribute(
       "aria-label",
-      `Slice ${slice.name}. ${pane.model.identity}: ${wording.heading(prediction)}${prediction.reasons ? `, ${prediction.reasons}` : ""}. ${words}.`,
+      `Slice ${slice.name}. ${pane.model.identity}: ${wording.heading(prediction)}${prediction.reasons.length ? `, ${sentence(prediction.reasons)}` : ""}. ${words}.`,
     );
     return panes.length > 1 ? `${pane.model.name}: ${words}` : words;
   });
@@ -239,7 +239,7 @@ export async function savePicture() {
       layers: layersOf(pane),
       hasMap: hasMap(),
       lines: [
-        `${wording.heading(prediction)}${prediction.reasons ? `: ${prediction.reasons}` : ""}`,
+        `${wording.heading(prediction)}${prediction.reasons.length ? `: ${sentence(prediction.reasons)}` : ""}`,
         hasMap() ? `${mapWords(found)} (1 = ${pane.model.class_map_scale.toPrecision(3)})` : "No map shown",
         share,
         `Model ${pane.model.identity}   window ${Math.round(window.width)}, level ${Math.round(window.level)}${window.inverted ? ", inverted" : ""}   opacity ${Math.round(100 * look.opacity)} %`,

@@ -43,7 +43,7 @@ export function showAnswer({part, find, model, index, bars}, slice, wording) {
   find(".name").textContent = slice.name;
   find(".decision").textContent = wording.heading(prediction);
   find(".reasons").hidden = !refers;
-  find(".reasons").replaceChildren(...prediction.reasons.split("; ").map((reason) => element("li", reason)));
+  find(".reasons").replaceChildren(...prediction.reasons.map(({text}) => element("li", text)));
   find(".meaning").textContent = wording.meaning(prediction, model);
   find(".caution").textContent = wording.caution(prediction);
   find(".caution").hidden = !wording.caution(prediction);
@@ -60,11 +60,11 @@ export function showAnswer({part, find, model, index, bars}, slice, wording) {
 
 function facts(prediction, model, wording) {
   const found = [];
-  if (model.unusual != null) {
-    found.push(["Unlike training images", `${prediction.unusual.toPrecision(3)} (typical 1, referred above ${model.unusual.toPrecision(3)})`]);
+  if (model.ood_threshold != null) {
+    found.push(["Unlike training images", `${prediction.ood_score.toPrecision(3)} (typical 1, referred above ${model.ood_threshold.toPrecision(3)})`]);
   }
-  if (prediction.prediction_set) {
-    found.push(["Prediction set", prediction.prediction_set.split(" ").map((each) => wording.title(each)).join(", ")]);
+  if (prediction.prediction_set.length) {
+    found.push(["Prediction set", prediction.prediction_set.map((each) => wording.title(each)).join(", ")]);
   }
   if (model.confidence > 0) found.push(["Referred below", rounded(model.confidence, 2)]);
   return found;

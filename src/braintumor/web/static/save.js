@@ -2,19 +2,31 @@
 
 import {canvasOf, draw, drawLegend} from "./render.js";
 import {isSeries} from "./volume.js";
+import {sentence} from "./wording.js";
 
 const COLUMNS = [
-  "image", "label", "predicted", "decision", "reasons", "p_glioma", "p_meningioma", "p_pituitary", "p_no_tumor",
-  "model", "unusual", "prediction_set", "notes", "volume", "slice",
+  "image", "label", "predicted", "decision", "reason_codes", "reasons", "p_glioma", "p_meningioma", "p_pituitary", "p_no_tumor",
+  "model", "ood_score", "prediction_set", "notes", "volume", "slice",
 ];
-const FORMULA = /^[=+\-@\t\r]/;
+// As `text.FORMULA` and `text.NUMBER`.
+const FORMULA = /^'*\s*[=+\-@＝＋－＠]/;
+const NUMBER = /^[+-]?\d+(\.\d+)?(e[+-]?\d+)?$/i;
 const SIDE = 768;
 const MARGIN = 20;
 
 export function csv(slices) {
   const lines = slices.flatMap((slice) =>
     slice.predictions.map((prediction) => {
-      const values = {...prediction, image: slice.name, notes: slice.notes?.join("; "), volume: volumeOf(slice), slice: slice.number};
+      const values = {
+        ...prediction,
+        image: slice.name,
+        reason_codes: prediction.reasons.map(({code}) => code).join("; "),
+        reasons: sentence(prediction.reasons),
+        prediction_set: prediction.prediction_set.join(" "),
+        notes: slice.notes?.join("; "),
+        volume: volumeOf(slice),
+        slice: slice.number,
+      };
       return COLUMNS.map((column) => cell(values[column]));
     }),
   );
@@ -27,7 +39,7 @@ function volumeOf(slice) {
 }
 
 function cell(value) {
-  const text = typeof value === "string" && FORMULA.test(value) ? `'${value}` : String(value ?? "");
+  const text = typeof value === "string" && FORMULA.test(value) && !NUMBER.test(value) ? `'${value}` : String(value ?? "");
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
@@ -43,7 +55,7 @@ export function json(about, slices, refused) {
       const answers = predictions.map((each) => ({...each, image: name, ...(volume != null && {volume})}));
       return {image: name, volume, number, position, notes, width, height, agree, predictions: answers};
     }),
-    refused: refused.map(({name, reason}) => ({image: name, reason})),
+    refused: refused.map(({name, code, text}) => ({image: name, error: {code: code ?? null, text}})),
   });
 }
 

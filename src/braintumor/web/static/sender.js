@@ -157,7 +157,7 @@ export class Sender {
     const small = batch.filter((item) => {
       const most = item.archive ? this.limits.request_bytes : this.limits.file_bytes;
       if (item.file.size < most) return true;
-      this.#settle(item, [], [{reason: `larger than ${most >> 20} MiB; ${item.archive ? "send it in parts" : "export fewer slices"}`}]);
+      this.#settle(item, [], [{code: "too_large", text: `larger than ${most >> 20} MiB; ${item.archive ? "send it in parts" : "export fewer slices"}`}]);
       return false;
     });
     if (!small.length) return;
@@ -181,7 +181,7 @@ export class Sender {
     for (const [number, item] of batch.entries()) {
       const own = (each) => each.file === number;
       const [used, unused] = [slices.filter(own), refused.filter(own)];
-      this.#settle(item, used, used.length || unused.length ? unused : [{reason: otherwise}]);
+      this.#settle(item, used, used.length || unused.length ? unused : [{text: otherwise}]);
     }
   }
 
@@ -193,7 +193,7 @@ export class Sender {
     const named = (slice) => ({...slice, item, file: name(slice), name: several(slice) ? `${name(slice)}#${slice.number}` : name(slice)});
     this.answered(item, {
       slices: inOrder.map(named),
-      refused: refused.map(({member, reason}) => ({name: name({member}), reason})),
+      refused: refused.map(({member, code, text}) => ({name: name({member}), code, text})),
     });
     this.changed();
   }

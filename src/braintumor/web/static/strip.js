@@ -55,15 +55,16 @@ export class Strip {
   }
 
   #findEvidence(find, slices, index) {
-    const best = strongest(slices, index, this.wording.classes);
+    const {evidence} = this.scale;
+    const {class_map_scale} = this.#plots[index].model;
+    const best = strongest(slices, index, this.wording.classes, {class_map_scale, evidence});
     const button = find(".evidence");
     button.hidden = !best;
     find(".no-evidence").hidden = Boolean(best);
     const decided = slices.some(({predictions}) => predictions[index].decision !== REFER);
     find(".no-evidence").textContent = decided ? NO_TUMOR_CLASS : "Every slice is referred.";
     if (!best) return;
-    const peak = best.peak / this.#plots[index].model.class_map_scale;
-    const {evidence} = this.scale;
+    const peak = best.strength;
     const words = peak < evidence ? `no map above ${Math.round(100 * evidence)} % of the scale` : `peak ${this.wording.peak(peak)}`;
     button.textContent = `Strongest evidence: ${this.wording.title(best.name)} on slice ${best.at + 1}, ${words}`;
     button.onclick = () => this.evidence(best.at);

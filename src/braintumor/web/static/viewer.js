@@ -43,7 +43,7 @@ async function start() {
     $("again").hidden = false;
     return;
   }
-  wording = new Wording(about.classes);
+  wording = new Wording(about.classes, about.reasons);
   $("disclaimer").textContent = about.disclaimer;
   $("version").textContent = about.version;
   $("formats").textContent =
@@ -106,13 +106,13 @@ function answered(item, {slices, refused}) {
   }
 }
 
-function refuse({name, reason}) {
-  state.refused.push({name, reason});
+function refuse({name, code, text}) {
+  state.refused.push({name, code, text});
   const line = document.createElement("li");
   const [file, why] = [document.createElement("span"), document.createElement("span")];
   file.textContent = name;
   file.className = "entry-name";
-  why.textContent = reason;
+  why.textContent = text;
   why.className = "faint";
   line.append(file, why);
   $("refused-list").append(line);
@@ -220,10 +220,12 @@ function chooseEvidence(at) {
 
 function findEvidence() {
   const {slices} = state.current.stack;
-  const found = panes.map(({index, model}) => ({best: strongest(slices, index, about.classes), model})).filter(({best}) => best);
-  const share = ({best, model}) => best.peak / model.class_map_scale;
+  const {evidence} = about.scale;
+  const found = panes
+    .map(({index, model: {class_map_scale}}) => strongest(slices, index, about.classes, {class_map_scale, evidence}))
+    .filter(Boolean);
   if (!found.length) return announce(NO_TUMOR_CLASS);
-  chooseEvidence(found.reduce((most, each) => (share(each) > share(most) ? each : most)).best.at);
+  chooseEvidence(found.reduce((most, each) => (each.strength > most.strength ? each : most)).at);
 }
 
 let showing = false;

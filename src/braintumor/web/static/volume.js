@@ -13,10 +13,11 @@ export function volumeKey(slice) {
   return isSeries(slice) ? slice.volume : `${slice.item.number}/${slice.member ?? ""}`;
 }
 
-// By place along the normal where all slices have one, else by number.
+// By place along the normal where all slices have one of their own, else by number; as `volumes.in_order`.
 export function inOrder(slices) {
-  const placed = slices.every(({position}) => position != null);
-  return slices.sort((a, b) => (placed ? a.position - b.position : 0) || a.number - b.number);
+  const positions = slices.map(({position}) => position);
+  const placed = !positions.includes(null) && !positions.includes(undefined) && new Set(positions).size === slices.length;
+  return slices.sort((a, b) => (placed ? a.position - b.position : a.number - b.number));
 }
 
 export function volumeName(slice) {
@@ -35,7 +36,7 @@ export function tally(slices, index, classes) {
     if (decision !== REFER) add(found.decided, decision);
     else {
       found.referred++;
-      for (const reason of reasons.split("; ")) add(found.reasons, reason.replace(/ between .*/, ""));
+      for (const code of new Set(reasons.map((reason) => reason.code))) add(found.reasons, code);
     }
   }
   found.tumor = slices.length - found.referred - found.decided.get(NONE);
@@ -45,31 +46,50 @@ export function tally(slices, index, classes) {
 export function tallyWords(slices, index, wording) {
   const {decided, referred, reasons} = tally(slices, index, wording.classes);
   const parts = [...decided].filter(([, count]) => count).map(([name, count]) => `${wording.decision(name)} on ${count}`);
-  const why = [...reasons].sort((a, b) => b[1] - a[1]).map(([reason, count]) => `${reason} on ${count}`);
+  const why = [...reasons].sort((a, b) => b[1] - a[1]).map(([code, count]) => `${wording.reasons[code] ?? code} on ${count}`);
   if (referred) parts.push(`referred ${referred} (${why.join("; ")})`);
   return `${counted(slices.length)}: ${parts.join(", ")}.`;
 }
 
 export const counted = (count) => `${count} ${count === 1 ? "slice" : "slices"}`;
 
-// The slice on which the map of the tumor class that was decided peaks highest; null where none was decided.
-export function strongest(slices, index, classes) {
+// The slice that speaks most for any tumor class that was decided; null where none was. `scale` is that of class maps.
+export function strongest(slices, index, classes, {class_map_scale, evidence}) {
+  const found = classes
+    .filter(({name}) => name !== NONE)
+    .map(({name}) => evidenceOf(slices, index, name, classes, {class_map_scale, evidence}))
+    .filter((each) => each?.decided);
+  return found.reduce((most, each) => (most && most.strength >= each.strength ? most : each), null);
+}
+
+// The slice that speaks most for a class, of those decided so, else of those referred that show a brain; the first of
+// equals, null where there is none. As `volumes.evidence`; tests/fixtures/volume_rules.json holds for both.
+export function evidenceOf(slices, index, name, classes, {class_map_scale, evidence}) {
+  const number = classes.findIndex((each) => each.name === name);
+  const answers = slices.map(({predictions}, at) => ({at, prediction: predictions[index]}));
+  const decided = answers.filter(({prediction}) => prediction.decision === name);
+  const referred = answers.filter(({prediction}) => prediction.predicted === name && showsBrain(prediction));
   let best = null;
-  for (const [at, {predictions}] of slices.entries()) {
-    const {decision} = predictions[index];
-    if (decision === REFER || decision === NONE) continue;
-    const peak = decidedPeak(predictions[index], classes);
-    if (!best || peak > best.peak) best = {at, peak, name: decision};
+  for (const {at, prediction} of decided.length ? decided : referred) {
+    const strength = peakAt(prediction, number) / class_map_scale;
+    const rank = [strength >= evidence ? strength : 0, prediction[`p_${name}`]];
+    if (!best || rank[0] > best.rank[0] || (rank[0] === best.rank[0] && rank[1] > best.rank[1])) {
+      best = {at, name, strength, rank, decided: decided.length > 0};
+    }
   }
   return best;
 }
 
+const NO_PICTURE = ["image_quality", "not_brain_mri"];
+const showsBrain = ({reasons}) => !reasons.some(({code}) => NO_PICTURE.includes(code));
+
 const peaks = new WeakMap();
 
-function decidedPeak(prediction, classes) {
-  const number = classes.findIndex(({name}) => name === prediction.decision);
-  if (!peaks.has(prediction)) peaks.set(prediction, peakOf(prediction.class_maps[number]));
-  return peaks.get(prediction);
+function peakAt(prediction, number) {
+  if (!peaks.has(prediction)) peaks.set(prediction, new Map());
+  const own = peaks.get(prediction);
+  if (!own.has(number)) own.set(number, peakOf(prediction.class_maps[number]));
+  return own.get(number);
 }
 
 // The curves in words, for those who do not see them.

@@ -5,8 +5,10 @@ export const NONE = "no_tumor";
 export const NO_TUMOR_CLASS = "No tumor class predicted on any slice that was decided.";
 
 export class Wording {
-  constructor(classes) {
+  // `reasons` are the codes of reasons to refer, with their titles.
+  constructor(classes, reasons = []) {
     this.classes = classes;
+    this.reasons = Object.fromEntries(reasons.map(({code, title}) => [code, title]));
     this.titles = Object.fromEntries(classes.map(({name, title}) => [name, title]));
   }
 
@@ -57,10 +59,12 @@ export class Wording {
 
   result(slice) {
     return slice.predictions
-      .map((each) => `${each.model}: ${this.heading(each)}${each.reasons ? `, ${each.reasons}` : `, ${rounded(each[`p_${each.predicted}`])}`}`)
+      .map((each) => `${each.model}: ${this.heading(each)}${each.reasons.length ? `, ${sentence(each.reasons)}` : `, ${rounded(each[`p_${each.predicted}`])}`}`)
       .join("; ");
   }
 }
+
+export const sentence = (reasons) => reasons.map(({text}) => text).join("; ");
 
 export function isCalibrated(model) {
   return Object.keys(model.card.rejection ?? {}).length > 0;

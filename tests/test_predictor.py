@@ -14,17 +14,16 @@ import pytest
 
 from braintumor.classes import CLASSES
 from braintumor.errors import ImageError, Refusal
-from braintumor.inference import (
+from braintumor.model import Model
+from braintumor.predictor import (
     BATCH,
     BATCHES_AHEAD,
     Prediction,
+    Predictor,
     Unreadable,
-    judge_each,
     predict,
     predict_all,
-    predict_each,
 )
-from braintumor.model import Model
 from braintumor.read import UNKNOWN_FORMAT, read, read_all
 from braintumor.scan import Choice, Place, Scan
 from tests.volume_files import brain
@@ -41,13 +40,13 @@ def assert_same(found: Prediction, expected: Prediction, tolerance: float = 0.0)
 
 def test_an_answer_holds_what_the_network_said(slices: list[Path], model: Model) -> None:
     [answer] = predict(slices[0], model)
-    logits, class_maps, unusual = model(model.card.preprocess(read(slices[0]))[None])
+    logits, class_maps, ood_score = model(model.card.preprocess(read(slices[0]))[None])
     shares = [2.718281828459045 ** float(logit) for logit in logits[0]]
     np.testing.assert_allclose(answer.probabilities, np.array(shares) / sum(shares), rtol=1e-5)
     np.testing.assert_array_equal(answer.class_maps, class_maps[0])
     assert answer.predicted == answer.decision == CLASSES[int(np.argmax(shares))]
     assert (answer.image, answer.reasons, answer.model) == (str(slices[0]), (), "tiny 1.2")
-    assert answer.unusual == unusual[0]
+    assert answer.ood_score == ood_score[0]
 
 
 def test_a_path_a_text_a_scan_and_several_of_them_are_accepted(slices: list[Path], model: Model) -> None:
@@ -83,7 +82,7 @@ def test_answers_keep_their_order_with_unreadable_files_between(
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(b"hello")
     sources = [damaged, slices[0], tmp_path / "missing.png", *slices[1:], damaged]
-    answers = list(predict_each(sources, model))
+    answers = list(Predictor(model).run(sources))
     names = [answer.source if isinstance(answer, ImageError) else answer.image for answer in answers]
     assert names == [str(source) for source in sources]
     refused = [place for place, answer in enumerate(answers) if isinstance(answer, ImageError)]
@@ -119,7 +118,7 @@ def test_content_with_a_name_is_one_source(slices: list[Path], model: Model) -> 
 
 
 def test_only_unreadable_files_need_no_network(tmp_path: Path, model: Model) -> None:
-    answers = list(predict_each([tmp_path / "a.png", tmp_path / "b.png"], model))
+    answers = list(Predictor(model).run([tmp_path / "a.png", tmp_path / "b.png"]))
     assert [type(answer) for answer in answers] == [ImageError, ImageError]
 
 
@@ -137,7 +136,7 @@ def test_a_stream_without_end_is_answered_with_a_few_batches_at_hand(model: Mode
             pulled += 1
             yield Scan(np.zeros((64, 64), np.float32), source=str(pulled))
 
-    answers = predict_each(endless(), model)
+    answers = Predictor(model).run(endless())
     for count in itertools.count(1):
         answer = next(answers)
         assert isinstance(answer, Prediction)
@@ -151,7 +150,7 @@ def test_a_stream_without_end_is_answered_with_a_few_batches_at_hand(model: Mode
 def test_answers_that_are_dropped_do_not_stay_in_memory(model: Model) -> None:
     sources = (Scan(np.zeros((64, 64), np.float32), source=str(place)) for place in range(6 * BATCH))
     alive: WeakSet[Prediction | ImageError] = WeakSet()
-    for answer in predict_each(sources, model):
+    for answer in Predictor(model).run(sources):
         alive.add(answer)
         assert len(alive) <= 2 * BATCH
 
@@ -191,7 +190,7 @@ def test_the_slices_of_volumes_are_answered_like_the_slices_alone(tmp_path: Path
     assert [answer.place and answer.place.number for answer in some] == [3, 4, 12]
     assert isinstance(some[0].place, Place)
     record = some[0].record()
-    assert (record["volume"], record["slice"], record["notes"]) == (str(volume), 3, "; ".join(some[0].notes))
+    assert (record["volume"], record["slice"], record["notes"]) == (str(volume), 3, list(some[0].notes))
 
 
 @pytest.mark.usefixtures("shared_decoders")
@@ -200,9 +199,9 @@ def test_judging_gives_each_answer_with_its_slice_and_each_refusal_in_its_place(
 ) -> None:
     missing = tmp_path / "missing.png"
     sources = [*slices[:10], missing, (brain(("glioma", "no_tumor")), "volume"), (b"hello", "text")]
-    found = list(judge_each(sources, model))
+    found = list(Predictor(model).run_with_scans(sources))
     assert [isinstance(each, ImageError) for each in found] == [False] * 10 + [True, False, False, True]
-    expected = list(predict_each(sources, model))
+    expected = list(Predictor(model).run(sources))
     for each, other in zip(found, expected, strict=True):
         if isinstance(each, ImageError):
             assert isinstance(other, ImageError)
@@ -216,7 +215,7 @@ def test_judging_gives_each_answer_with_its_slice_and_each_refusal_in_its_place(
 
 
 def test_a_folder_in_place_of_a_file_is_refused_alone(tmp_path: Path, slices: list[Path], model: Model) -> None:
-    refused, answered = predict_each([tmp_path, slices[0]], model)
+    refused, answered = Predictor(model).run([tmp_path, slices[0]])
     assert isinstance(refused, ImageError)
     assert refused.reason == "is a folder; name one image file"
     assert isinstance(answered, Prediction)
