@@ -139,8 +139,8 @@ def decoders() -> Iterator[Sandbox]:
 @pytest.fixture
 def shared_decoders(decoders: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `predict` and the commands use the shared decoders instead of starting their own."""
-    for module in ("inference", "dicom.study", "dicom.watch"):
-        monkeypatch.setattr(f"braintumor.{module}.Sandbox", lambda children: decoders)
+    for module in ("predictor", "sandbox", "dicom.watch"):
+        monkeypatch.setattr(f"braintumor.{module}.Sandbox", lambda children=2: decoders)
 
 
 @dataclass
@@ -203,7 +203,7 @@ def decoders_of_services(decoders: Sandbox) -> Iterator[None]:
     """Let services in this process use the shared decoders."""
     pytest.importorskip("uvicorn", reason="the service needs the extra serve")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("braintumor.web.desk.Sandbox", lambda children: decoders)
+        patch.setattr("braintumor.web.desk.Sandbox", lambda children=2: decoders)
         yield
 
 

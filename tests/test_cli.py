@@ -173,7 +173,7 @@ def test_only_unreadable_files_still_give_valid_output(
     missing = tmp_path / "missing.png"
     assert status_of("predict", missing, "--model", model_folder, "--format", "json") == 3
     assert json.loads(capsys.readouterr().out)["predictions"] == [
-        {"image": str(missing), "error": "no such file or directory"}
+        {"image": str(missing), "error": {"code": "cannot_open", "text": "no such file or directory"}}
     ]
     assert status_of("predict", missing, "--model", model_folder, "--format", "csv") == 3
     assert capsys.readouterr().out == HEADER + "\n"

@@ -114,7 +114,7 @@ def test_a_child_neither_looks_in_the_working_folder_nor_beside_the_program(
     for made in (program, elsewhere, work):
         made.mkdir()
     monkeypatch.chdir(work)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program / "script.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program / "script.py"), raising=False)
     monkeypatch.setattr(sys, "path", ["", ".", "relative", str(work), str(program), str(elsewhere), *sys.path])
     folders = import_folders()
     assert str(elsewhere) in folders

@@ -354,7 +354,7 @@ def test_the_conformance_page_tells_our_uid_and_own_codes(model: Model, predicti
     for result in results(taken(make.mr()), prediction, model):
         assert f"`{back(result).file_meta.ImplementationClassUID}`" in page
         assert result.SOPClassUID in page
-    for own in (*codes.CLASSES_OF.values(), *codes.DECISIONS.values(), codes.REASON, codes.UNUSUAL, codes.CLASS):
+    for own in (*codes.CLASSES_OF.values(), *codes.DECISIONS.values(), codes.REASON, codes.OOD_SCORE, codes.CLASS):
         assert f"`{own.value}`" in page
 
 

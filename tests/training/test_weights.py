@@ -127,7 +127,7 @@ def test_files_of_other_networks_and_damaged_files_are_refused(tmp_path: Path) -
     (tmp_path / "damaged.safetensors").write_bytes(b"\x00" * 40)
     for name, reason in (
         ("shape", "other shapes conv1.weight"),
-        ("far_ood_threshold", "unexpected patch_embed.weight"),
+        ("foreign", "unexpected patch_embed.weight"),
         ("nan", "not finite"),
         ("damaged", "cannot be read"),
         ("absent", "cannot be read"),

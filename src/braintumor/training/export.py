@@ -25,7 +25,7 @@ from braintumor.training.networks import Network
 
 PROBABILITY_TOLERANCE = 1e-4
 CLASS_MAP_TOLERANCE = 1e-3  # of the largest map value
-UNUSUAL_TOLERANCE = 1e-3  # of the value
+OOD_SCORE_TOLERANCE = 1e-3  # of the value
 KINK = 1e-5  # a hidden unit nearer to zero than this may fall on either side by rounding; they are of order 1
 
 
@@ -172,7 +172,7 @@ def check_parity(network: Network, gate: Gate, batches: list[Tensor], file: Path
         "class_map_difference": float(differences.max()) if len(differences) else math.inf,
         "ood_score_difference": float(far.max()),
     }
-    allowed = dict(zip(found, (PROBABILITY_TOLERANCE, CLASS_MAP_TOLERANCE, UNUSUAL_TOLERANCE), strict=True))
+    allowed = dict(zip(found, (PROBABILITY_TOLERANCE, CLASS_MAP_TOLERANCE, OOD_SCORE_TOLERANCE), strict=True))
     if not all(value <= allowed[name] for name, value in found.items()):
         raise TrainingError(
             f"the exported {file.name} differs from the network: "

@@ -52,7 +52,7 @@ def fields_of(answer: dict[str, Any], description: dict[str, Any]) -> list[tuple
         if name in seen:
             continue
         seen.add(name)
-        for field, schema in description["components"]["schemas"][name]["properties"].items():
+        for field, schema in description["components"]["schemas"][name].get("properties", {}).items():
             rows.append((f"{name}.{field}", kind(schema), schema.get("description", "")))
             inner = schema.get("items", schema).get("$ref")
             waiting += [inner] if inner else []
