@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from record import number, record
 
-from braintumor.data.alignment import CANDIDATE, same_slice
-from braintumor.data.duplicates import RELATED, components, similar_pairs
-from braintumor.data.miniatures import FINE_SIDE, SIDE, Miniatures, miniature
-from braintumor.data.orientations import ORIENTATIONS, oriented
+from braintumor.data.duplicates.alignment import CANDIDATE, same_slice
+from braintumor.data.duplicates.pairs import RELATED, components, similar_pairs
+from braintumor.data.duplicates.symmetries import ORIENTATIONS, oriented
+from braintumor.data.duplicates.thumbnails import FINE_SIDE, SIDE, Miniatures, miniature
 from braintumor.data.phantom import head_coordinates, inside, smooth_noise
-from braintumor.scan import Scan
+from braintumor.io.scan import Scan
 
 IMAGES = 200_000
 PLANTED = 2000

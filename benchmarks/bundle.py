@@ -1,8 +1,8 @@
 """The model that comes with the package: the CNN of the first published fold in 8-bit integers, tested on that fold.
 
 Its card holds what it scored on the fold's own test part, whose patients it has not seen; no other fold was looked at
-to choose it. Needs `runs/folds/cnn-best` (`make models`). Writes `src/braintumor/models/cnn/`, and the report beside
-the results.
+to choose it. Needs `runs/folds/cnn-best` (`make models`). Writes `src/braintumor/models/bundled/cnn/`, and the
+report beside the results.
 
 Takes: long, 3 minutes with the models of `folds.py`.
 Command: python benchmarks/bundle.py
@@ -19,10 +19,10 @@ from record import RESULTS, ROOT, data_folder, number, record
 
 from braintumor.data.manifest import read_manifest
 from braintumor.evaluate.leakage import unseen
-from braintumor.evaluate.report import ask, judge
+from braintumor.evaluate.report.report import ask, judge
 from braintumor.files import write_text
-from braintumor.model import ONNX_FILES, Card, Model, load
-from braintumor.zoo import BUNDLED, DEFAULT
+from braintumor.models.registry import BUNDLED, DEFAULT
+from braintumor.models.session import ONNX_FILES, Card, Model, load
 
 FOLD = ROOT / "runs" / "folds" / "cnn-best" / "0"
 PRECISION = "int8"

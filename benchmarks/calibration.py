@@ -18,11 +18,11 @@ import numpy as np
 from record import ROOT, data_folder, number, record
 
 from braintumor.data.manifest import read_manifest
-from braintumor.evaluate.decisions import KINDS
-from braintumor.evaluate.intervals import mean
-from braintumor.model import load
+from braintumor.evaluate.selective import KINDS
+from braintumor.intervals import mean
+from braintumor.models.session import load
 from braintumor.predictor import Prediction, predict
-from braintumor.training.quantize import quantize
+from braintumor.training.quantization import quantize
 
 FOLDS: Final = 5
 METRICS: Final = ("ece", "brier", "nll", "aurc", "accuracy_at_95_coverage", "accuracy_at_90_coverage")

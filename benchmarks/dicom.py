@@ -24,13 +24,13 @@ from pydicom.uid import ImplicitVRLittleEndian
 from record import ROOT, number, record, spread
 
 import braintumor
-from braintumor.decision import REFER
 from braintumor.dicom.read import slices
-from braintumor.dicom.write import encoded, results
+from braintumor.dicom.results.images import encoded, results
 from braintumor.errors import ImageError
-from braintumor.model import Model
+from braintumor.io.scan import Choice, Scan
+from braintumor.models.policy import REFER
+from braintumor.models.session import Model
 from braintumor.predictor import Prediction, Predictor
-from braintumor.scan import Choice, Scan
 
 sys.path.insert(0, str(ROOT))  # the files of the tests
 from tests.dicom import make

@@ -27,12 +27,12 @@ from typing import NamedTuple
 from record import ROOT
 
 from braintumor.errors import ImageError
-from braintumor.model import Model
+from braintumor.models.registry import load
+from braintumor.models.session import Model
 from braintumor.predictor import Predictor
-from braintumor.web.app import create_app
-from braintumor.web.server import Server, configuration
-from braintumor.web.settings import Settings
-from braintumor.zoo import load
+from braintumor.server.app import create_app
+from braintumor.server.run import Server, configuration
+from braintumor.server.settings import Settings
 
 sys.path.insert(0, str(ROOT))  # the files of the tests
 from tests.dicom import make

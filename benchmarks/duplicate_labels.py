@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from record import data_folder, number, record
 
-from braintumor.data import duplicates
-from braintumor.data.alignment import CANDIDATE, DUPLICATE, detail_similarity, same_slice
-from braintumor.data.duplicates import RELATED, similar_pairs
+from braintumor.data.duplicates import pairs
+from braintumor.data.duplicates.alignment import CANDIDATE, DUPLICATE, detail_similarity, same_slice
+from braintumor.data.duplicates.pairs import RELATED, similar_pairs
+from braintumor.data.duplicates.thumbnails import Miniatures, miniature, miniatures
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest
-from braintumor.data.miniatures import Miniatures, miniature, miniatures
 from braintumor.files import cache_folder
-from braintumor.read import read
-from braintumor.scan import Scan
+from braintumor.io.read import read
+from braintumor.io.scan import Scan
 
 LABELS = Path(__file__).parent / "labels" / "duplicates.csv"
 LOWEST = 0.75
@@ -146,10 +146,10 @@ def made_copies(manifest: Manifest, found: Miniatures) -> dict[str, dict[str, An
 
 def index_recall(found: Miniatures) -> dict[str, dict[str, Any]]:
     """Return the share of the pairs of brute force that the index for large sets finds."""
-    exact, limit = similar_pairs(found, threshold=CANDIDATE), duplicates.LARGE
-    duplicates.LARGE = 0
+    exact, limit = similar_pairs(found, threshold=CANDIDATE), pairs.LARGE
+    pairs.LARGE = 0
     near = similar_pairs(found, threshold=CANDIDATE)
-    duplicates.LARGE = limit
+    pairs.LARGE = limit
     hit = np.isin(exact.first * len(found) + exact.second, near.first * len(found) + near.second)
     same = same_slice(exact, found, found)
     kinds = {"candidates": exact.score > CANDIDATE, "related": exact.score > RELATED, "same": same}

@@ -31,12 +31,12 @@ from operations import matmul_rates, step_operations
 from peer_training import TARGET, History, Reached, UntilReached
 from record import ROOT, WEIGHTS, data_folder, number, record, spread
 
+from braintumor.cli.output import TrainingProgress
 from braintumor.files import cache_folder
-from braintumor.terminal import TrainingProgress
-from braintumor.training.hardware import Processes, compute_dtype
-from braintumor.training.loader import decoded, prepare
+from braintumor.training.config import TrainConfig, recipe
+from braintumor.training.data import decoded, prepare
+from braintumor.training.distributed import Processes, compute_dtype
 from braintumor.training.networks import build, freeze
-from braintumor.training.recipe import TrainConfig, recipe
 from braintumor.training.train import assemble, one_epoch, train
 
 BATCH, EPOCHS, BUDGET_S, MATRIX = 256, 5, 55, 8192

@@ -40,18 +40,18 @@ from safetensors.torch import load_file
 from training_efficiency import pss_mib
 
 from braintumor.classes import CLASSES
-from braintumor.data.groups import group_numbers
+from braintumor.data.duplicates.groups import group_numbers
+from braintumor.data.duplicates.thumbnails import miniatures
 from braintumor.data.layout import IMAGE_SUFFIXES, list_images
 from braintumor.data.manifest import Manifest
-from braintumor.data.miniatures import miniatures
 from braintumor.errors import ModelError
-from braintumor.evaluate.intervals import accuracy, accuracy_difference
 from braintumor.files import cache_folder
-from braintumor.model import Model, load, open_session, usable_cores
+from braintumor.intervals import accuracy, accuracy_difference
+from braintumor.io.read import read
+from braintumor.models.session import Model, load, open_session, usable_cores
 from braintumor.predictor import BATCH, predict
-from braintumor.read import read
 from braintumor.training.networks import Network, build
-from braintumor.training.quantize import compare, quantize
+from braintumor.training.quantization import compare, quantize
 
 MODEL = Path("runs/resnet-fast")
 PAIRS, BATCHES = 7, 8

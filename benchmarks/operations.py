@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from braintumor.training.config import TrainConfig
 from braintumor.training.networks import Network, build, freeze, train_mode
-from braintumor.training.recipe import TrainConfig
 
 REPEATS = 20
 

@@ -21,9 +21,9 @@ from record import data_folder, number, record
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from braintumor.data.groups import public_set
+from braintumor.data.duplicates.groups import public_set
+from braintumor.data.duplicates.thumbnails import miniatures
 from braintumor.data.layout import list_images
-from braintumor.data.miniatures import miniatures
 from braintumor.data.reference import read_reference
 from braintumor.evaluate import metrics, planes
 from braintumor.evaluate.planes import PLANES, SIDE

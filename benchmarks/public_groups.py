@@ -15,11 +15,11 @@ import numpy as np
 from record import ROOT, data_folder, number, record
 
 from braintumor.classes import CLASSES
-from braintumor.data.alignment import related
-from braintumor.data.groups import GroupRow, group_numbers, group_rows, picture_codes, write_groups
+from braintumor.data.duplicates.alignment import related
+from braintumor.data.duplicates.groups import GroupRow, group_numbers, group_rows, picture_codes, write_groups
+from braintumor.data.duplicates.thumbnails import Miniatures, miniatures
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest
-from braintumor.data.miniatures import Miniatures, miniatures
 from braintumor.data.reference import Match, Reference, match, patients, read_reference
 from braintumor.data.split import Integers, fold_numbers
 from braintumor.files import cache_folder, replacing

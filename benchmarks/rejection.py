@@ -27,11 +27,11 @@ from safetensors.torch import load_file
 
 from braintumor.data.manifest import Manifest, read_manifest
 from braintumor.evaluate.metrics import areas_under_curves
-from braintumor.evaluate.reject import fit_gate
-from braintumor.model import Model, load
+from braintumor.io.read import read
+from braintumor.io.scan import Scan
+from braintumor.models.ood import fit_gate
+from braintumor.models.session import Model, load
 from braintumor.predictor import Predictor
-from braintumor.read import read
-from braintumor.scan import Scan
 from braintumor.training.networks import build, stages_of
 
 FOLDS: Final = 5

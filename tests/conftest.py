@@ -3,6 +3,7 @@
 import http.server
 import os
 import shutil
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +17,17 @@ import pytest
 from PIL import Image, ImageOps
 
 from braintumor.data.phantom import write_phantoms
-from braintumor.model import Card, Model, load
-from braintumor.preprocess import Preprocess
-from braintumor.read import read
-from braintumor.sandbox import Sandbox
+from braintumor.io.read import read
+from braintumor.io.sandbox import Sandbox
+from braintumor.models.preprocess import Preprocess
+from braintumor.models.registry import load as load_by_name
+from braintumor.models.session import Card, Model, load
 
 if TYPE_CHECKING:
     from braintumor.training.networks import Network
 
 SIZE = 64
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from tests.dicom import make`
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -129,6 +132,12 @@ def model(model_folder: Path) -> Model:
 
 
 @pytest.fixture(scope="session")
+def bundled() -> Model:
+    """Return the model that comes with the package."""
+    return load_by_name("cnn")
+
+
+@pytest.fixture(scope="session")
 def decoders() -> Iterator[Sandbox]:
     """Yield two decoders that tests share, since their start takes a second; only the end of all tests closes them."""
     with Sandbox() as shared, pytest.MonkeyPatch.context() as patch:
@@ -139,7 +148,7 @@ def decoders() -> Iterator[Sandbox]:
 @pytest.fixture
 def shared_decoders(decoders: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `predict` and the commands use the shared decoders instead of starting their own."""
-    for module in ("predictor", "sandbox", "dicom.watch"):
+    for module in ("predictor", "io.sandbox", "pacs.watch"):
         monkeypatch.setattr(f"braintumor.{module}.Sandbox", lambda children=2: decoders)
 
 
@@ -203,16 +212,16 @@ def decoders_of_services(decoders: Sandbox) -> Iterator[None]:
     """Let services in this process use the shared decoders."""
     pytest.importorskip("uvicorn", reason="the service needs the extra serve")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("braintumor.web.desk.Sandbox", lambda children=2: decoders)
+        patch.setattr("braintumor.server.workers.Sandbox", lambda children=2: decoders)
         yield
 
 
 @pytest.fixture(scope="session")
 def served(decoders_of_services: None) -> Callable[..., AbstractContextManager[tuple[str, int]]]:
     """Return a function that serves models in a thread while its block lasts, and yields host and port."""
-    from braintumor.web.app import create_app
-    from braintumor.web.server import Server, configuration
-    from braintumor.web.settings import Settings
+    from braintumor.server.app import create_app
+    from braintumor.server.run import Server, configuration
+    from braintumor.server.settings import Settings
 
     @contextmanager
     def start(models: Sequence[Model], **settings: Any) -> Iterator[tuple[str, int]]:

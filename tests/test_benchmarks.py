@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+from braintumor.training.config import recipe
 from braintumor.training.networks import build, multiply_adds
-from braintumor.training.recipe import recipe
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import braintumor
 from braintumor.data.phantom import write_phantoms
-from braintumor.model import Card
-from braintumor.preprocess import Preprocess
+from braintumor.models.preprocess import Preprocess
+from braintumor.models.session import Card
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from braintumor.models.preprocess import pad_to_square
 from braintumor.overlay import MARGIN, SIDE, TOP, colour, enlarge, figure, has_evidence, overlay, png, shown
-from braintumor.preprocess import pad_to_square
 
 GREY = np.full((112, 112), 0.4, np.float32)
 

@@ -14,7 +14,9 @@ import pytest
 
 from braintumor.classes import CLASSES
 from braintumor.errors import ImageError, Refusal
-from braintumor.model import Model
+from braintumor.io.read import UNKNOWN_FORMAT, read, read_all
+from braintumor.io.scan import Choice, Place, Scan
+from braintumor.models.session import Model
 from braintumor.predictor import (
     BATCH,
     BATCHES_AHEAD,
@@ -24,8 +26,6 @@ from braintumor.predictor import (
     predict,
     predict_all,
 )
-from braintumor.read import UNKNOWN_FORMAT, read, read_all
-from braintumor.scan import Choice, Place, Scan
 from tests.volume_files import brain
 
 

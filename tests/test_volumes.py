@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from braintumor.classes import CLASSES
-from braintumor.decision import Policy
-from braintumor.defects import defects
 from braintumor.errors import ReferralReason
-from braintumor.model import Model
+from braintumor.io.scan import Place, Scan
+from braintumor.models.image_quality import defects
+from braintumor.models.policy import Policy
+from braintumor.models.referral import Referral
+from braintumor.models.session import Model
 from braintumor.predictor import Prediction, predict
-from braintumor.referral import Referral
-from braintumor.scan import Place, Scan
 from braintumor.volumes import Evidence, Summary, Tally, in_order, numbered, summarise
 from tests import referrals
 from tests.referrals import uncertain

@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
-from braintumor.decision import REFER
-from braintumor.defects import defects
 from braintumor.errors import ImageError, Refusal
-from braintumor.model import Model
-from braintumor.preprocess import network_input
-from braintumor.read import read, volume_kind, whole
-from braintumor.referral import Referral, sentence
-from braintumor.sandbox import Sandbox
-from braintumor.scan import EVERYTHING, Choice, Place, Scan
+from braintumor.io.read import read, volume_kind, whole
+from braintumor.io.sandbox import Sandbox
+from braintumor.io.scan import EVERYTHING, Choice, Place, Scan
+from braintumor.models.image_quality import defects
+from braintumor.models.policy import REFER
+from braintumor.models.preprocess import network_input
+from braintumor.models.referral import Referral, sentence
+from braintumor.models.session import Model
 
 Source = str | Path | Scan | bytes | tuple[bytes, str]
 """A path, a slice, the content of a file, or that and what to call it."""
@@ -72,7 +72,7 @@ class Prediction:
         reasons: why it is `refer`; empty otherwise.
         class_maps: (4, h, w) float32, non-negative, unscaled; divide by the card's `class_map_scale` to show them.
         model: name and version of the model.
-        ood_score: how unlike the training images the slice is, about 1 for those, see `evaluate.reject.Gate`.
+        ood_score: how unlike the training images the slice is, about 1 for those, see `ood.Gate`.
         prediction_set: classes one of which is the true one as often as was asked for; empty where nobody asked.
         notes: what had to be assumed in reading the slice.
         place: where the slice lies in its volume; None for an image that stands alone.

@@ -7,11 +7,11 @@ from itertools import pairwise
 from typing import Any, Final
 
 from braintumor.classes import CLASSES, TITLES
-from braintumor.decision import REFER
 from braintumor.errors import ReferralReason
+from braintumor.models.policy import REFER
+from braintumor.models.referral import Referral, sentence
 from braintumor.overlay import EVIDENCE
 from braintumor.predictor import Prediction
-from braintumor.referral import Referral, sentence
 
 
 def summarise(predictions: Iterable[Prediction], scale: float) -> "list[Summary]":

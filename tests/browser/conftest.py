@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from braintumor.model import Model, load
+from braintumor.models.session import Model, load
 from braintumor.predictor import predict
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright, of the extra dev")

@@ -17,8 +17,8 @@ pytest.importorskip("nibabel")
 import pydicom
 
 from braintumor.classes import CLASSES, TITLES
-from braintumor.decision import REFER
-from braintumor.model import Model
+from braintumor.models.policy import REFER
+from braintumor.models.session import Model
 from braintumor.predictor import Prediction, predict
 from tests.dicom import make
 from tests.referrals import OUT_OF_DISTRIBUTION

@@ -8,7 +8,7 @@ from PIL import Image
 
 from braintumor.classes import DISCLAIMER
 from braintumor.data.audit import Audit, audit
-from braintumor.data.copies import Count, Pair
+from braintumor.data.duplicates.kinds import Count, Pair
 from braintumor.data.phantom import phantom, write_phantoms
 from braintumor.errors import DataError
 

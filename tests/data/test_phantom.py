@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from braintumor.classes import CLASSES
-from braintumor.data.groups import group_numbers
+from braintumor.data.duplicates.groups import group_numbers
+from braintumor.data.duplicates.thumbnails import miniatures
 from braintumor.data.layout import list_images
-from braintumor.data.miniatures import miniatures
 from braintumor.data.phantom import phantom, write_phantoms
-from braintumor.read import read
+from braintumor.io.read import read
 
 
 @pytest.mark.parametrize("label", CLASSES)

@@ -8,8 +8,8 @@ from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.phantom import phantom
 from braintumor.data.quality import Facts, Look, facts, looks, oddities, quality
+from braintumor.io.read import Stored
 from braintumor.overlay import font
-from braintumor.read import Stored
 
 GREY = Stored("PNG", "L", 0.0)
 

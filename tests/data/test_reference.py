@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from braintumor.data.duplicates.thumbnails import Miniatures, miniatures
 from braintumor.data.manifest import Manifest, Row
-from braintumor.data.miniatures import Miniatures, miniatures
 from braintumor.data.phantom import phantom
 from braintumor.data.reference import Match, match, placed, read_reference
 from braintumor.errors import DataError

@@ -4,7 +4,7 @@ import pytest
 from braintumor.classes import CLASSES
 from braintumor.data.quality import Facts
 from braintumor.data.shortcuts import FACTS, shortcuts
-from braintumor.read import Stored
+from braintumor.io.read import Stored
 
 RANDOM = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from braintumor.errors import ImageError
-from braintumor.sandbox import Sandbox
+from braintumor.io.sandbox import Sandbox
 from tests.dicom import make
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
-from braintumor.dicom.display import HIDING_WINDOW, NO_WINDOW, display
-from braintumor.dicom.frames import check_amount, decode
-from braintumor.dicom.parse import parse
+from braintumor.dicom.dataset import parse
+from braintumor.dicom.grayscale import HIDING_WINDOW, NO_WINDOW, display
+from braintumor.dicom.pixels import check_amount, decode
 from braintumor.dicom.read import opened, silence
 from braintumor.errors import DicomRefusalError
-from braintumor.scan import EVERYTHING
+from braintumor.io.scan import EVERYTHING
 
 FILES: Final = Path(pydicom.__file__).parent / "data" / "test_files"
 

@@ -32,11 +32,11 @@ from pydicom.uid import (
 )
 
 import braintumor.dicom.read
-from braintumor.dicom.display import COLOUR, NO_WINDOW
+from braintumor.dicom.grayscale import COLOUR, NO_WINDOW
 from braintumor.dicom.read import slices
 from braintumor.errors import ImageError, Refusal
-from braintumor.read import volume_kind
-from braintumor.scan import EVERYTHING, Choice, Scan
+from braintumor.io.read import volume_kind
+from braintumor.io.scan import EVERYTHING, Choice, Scan
 from tests.dicom.make import (
     JPEG_2000,
     JPEG_LS_LOSSY,

@@ -12,8 +12,8 @@ from PIL import Image
 from braintumor.classes import CLASSES
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import write_manifest
-from braintumor.model import Card, Model, load
-from braintumor.preprocess import Preprocess
+from braintumor.models.preprocess import Preprocess
+from braintumor.models.session import Card, Model, load
 
 FOLDERS = dict(zip(CLASSES, ("glioma", "meningioma", "pituitary", "notumor"), strict=True))
 

@@ -8,8 +8,8 @@ from scipy.stats import binomtest, chi2
 
 from braintumor.errors import DataError, ModelError
 from braintumor.evaluate.compare import compare, mcnemar
-from braintumor.evaluate.report import evaluate
-from braintumor.model import load
+from braintumor.evaluate.report.report import evaluate
+from braintumor.models.session import load
 
 from .conftest import make_data, make_model, make_trained
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from braintumor.data.miniatures import miniature
+from braintumor.data.duplicates.thumbnails import miniature
 from braintumor.evaluate.planes import PLANES, WEIGHTS, features, planes, standardised
-from braintumor.read import read
-from braintumor.scan import Scan
+from braintumor.io.read import read
+from braintumor.io.scan import Scan
 
 LABELS = Path(__file__).parents[2] / "benchmarks" / "labels" / "planes.csv"
 RIGHT_OF_TEST = 294  # of 300, as recorded

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from braintumor.evaluate.reject import Gate
-from braintumor.model import OUTPUTS
+from braintumor.models.ood import Gate
+from braintumor.models.session import OUTPUTS
 from braintumor.training.export import WithClassMaps
 from braintumor.training.networks import Network
 

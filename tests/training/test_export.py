@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from braintumor.errors import TrainingError
-from braintumor.evaluate.reject import Gate
+from braintumor.models.ood import Gate
 from braintumor.training import export as export_module
 from braintumor.training.export import WithClassMaps, check_parity, class_map_scale, export, gate_of, run
 from braintumor.training.networks import Network, build

@@ -5,8 +5,8 @@ from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as tv
 
 from braintumor.errors import DataError
+from braintumor.training.config import RESNET_FROZEN
 from braintumor.training.networks import build, freeze, multiply_adds, train_mode
-from braintumor.training.recipe import RESNET_FROZEN
 
 
 def test_the_cnn_stays_within_its_budget() -> None:

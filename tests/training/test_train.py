@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 from braintumor import load
 from braintumor.data.phantom import write_phantoms
 from braintumor.errors import StorageError, TrainingError
-from braintumor.preprocess import Preprocess
-from braintumor.read import read
+from braintumor.io.read import read
+from braintumor.models.preprocess import Preprocess
 from braintumor.training import augment, checkpoint, export
 from braintumor.training import train as module
 from braintumor.training.checkpoint import Epoch, State
-from braintumor.training.hardware import Processes
+from braintumor.training.config import TrainConfig, recipe
+from braintumor.training.distributed import Processes
 from braintumor.training.networks import Network, build
-from braintumor.training.recipe import TrainConfig, recipe
 from braintumor.training.train import distraction, inverse_frequency, is_over, train
 
 pytestmark = pytest.mark.usefixtures("quick_export")
@@ -85,7 +85,7 @@ def test_training_writes_a_model_folder_that_predicts(
 STOPPED = """
 import os, signal, sys
 from pathlib import Path
-from braintumor.training.recipe import TrainConfig
+from braintumor.training.config import TrainConfig
 from braintumor.training.train import train
 sys.path.insert(0, {tests!r})
 from test_train import TINY, Silent, replace

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from braintumor import __version__
 from braintumor.classes import CLASSES, DISCLAIMER
-from braintumor.data.copies import (
+from braintumor.data.duplicates.groups import GroupRow, group_numbers, group_rows, recognised
+from braintumor.data.duplicates.kinds import (
     COPIES,
     KINDS,
     LISTED,
@@ -24,14 +25,13 @@ from braintumor.data.copies import (
     find_copies,
     listed,
 )
-from braintumor.data.crossing import Groups, Patients, grouping, patients_of
-from braintumor.data.groups import GroupRow, group_numbers, group_rows, recognised
+from braintumor.data.duplicates.thumbnails import Miniatures, miniatures
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import SPLITS, Manifest
-from braintumor.data.miniatures import Miniatures, miniatures
 from braintumor.data.quality import Facts, Look, Oddity, looks, oddities, quality
 from braintumor.data.reference import Match, match, patients, read_reference
 from braintumor.data.shortcuts import Shortcuts, shortcuts
+from braintumor.data.split_leakage import Groups, Patients, grouping, patients_of
 from braintumor.errors import DataError
 from braintumor.files import cache_folder
 
@@ -49,11 +49,11 @@ class Audit:
         counts: readable images per split and class; the split is empty in a data set without parts.
         unreadable: number of paths that are no readable image.
         unreadable_listed: at most 200 of them, each with its reason.
-        copies: per kind of `copies.KINDS`.
+        copies: per kind of `kinds.KINDS`.
         pairs: per kind at most 200 pairs.
         conflicts: copies with two labels, at most 200 pairs.
         held_out: the split whose images are related to the others: test, else val, empty if there is neither.
-        relations: number of held-out images per closest relation to training, see `copies.RELATIONS`.
+        relations: number of held-out images per closest relation to training, see `kinds.RELATIONS`.
         groups: see `Groups`.
         patients: None where none is known.
         looks: per class.

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
-from braintumor.data.download import Progress
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import SPLITS, Row
+from braintumor.download import Progress
 from braintumor.errors import ImageError
+from braintumor.io.read import read
 from braintumor.overlay import FAINT_INK, INK, PAPER, font
-from braintumor.read import read
 
 SLICES: Final = 12
 SIDE, GAP, MARGIN, CAPTION = 112, 4, 24, 34  # pixels

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from braintumor.data.groups import GroupRow, known_images
+from braintumor.data.duplicates.groups import GroupRow, known_images
+from braintumor.data.duplicates.thumbnails import miniatures
 from braintumor.data.manifest import Manifest
-from braintumor.data.miniatures import miniatures
 from braintumor.data.reference import Match, Reference, match, read_reference
 from braintumor.errors import DataError
-from braintumor.read import read
+from braintumor.io.read import read
 
 FINENESS: Final = 4  # a mask is drawn this much finer and averaged, so that a pixel on the outline is partly inside
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
-from braintumor.defects import FLAT_RANGE, has_writing
 from braintumor.errors import ImageError
-from braintumor.read import Stored, read_stored
+from braintumor.io.read import Stored, read_stored
+from braintumor.models.image_quality import FLAT_RANGE, has_writing
 
 ODDITIES: Final = {
     "text": "writing or a ruler beside the head",

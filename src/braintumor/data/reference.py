@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from braintumor.data.duplicates import Pairs, similar_pairs
+from braintumor.data.duplicates.pairs import Pairs, similar_pairs
+from braintumor.data.duplicates.symmetries import ORIENTATIONS
+from braintumor.data.duplicates.thumbnails import Miniatures
 from braintumor.data.layout import add_hashes
 from braintumor.data.manifest import Manifest, Row
-from braintumor.data.miniatures import Miniatures
-from braintumor.data.orientations import ORIENTATIONS
 from braintumor.errors import DataError
 from braintumor.text import from_cell
 

@@ -11,7 +11,7 @@ from sklearn.tree import DecisionTreeClassifier
 from braintumor.classes import CLASSES
 from braintumor.data.quality import Facts
 from braintumor.data.split import fold_numbers
-from braintumor.evaluate.intervals import Estimate, accuracy
+from braintumor.intervals import Estimate, accuracy
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]

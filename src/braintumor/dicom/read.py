@@ -10,16 +10,16 @@ from typing import Any, Final
 import numpy as np
 from pydicom.dataset import Dataset
 
-from braintumor.dicom import display, scope
+from braintumor.dicom import eligibility, grayscale
 from braintumor.dicom.attributes import TOO_DEEP, counted, numbers, place_of
-from braintumor.dicom.frames import Layout, Pixels, check_amount, decode, frames, layout
-from braintumor.dicom.origin import extract
-from braintumor.dicom.parse import parse
-from braintumor.dicom.quiet import nothing
+from braintumor.dicom.dataset import parse
+from braintumor.dicom.logging_guard import nothing
+from braintumor.dicom.pixels import Layout, Pixels, check_amount, decode, frames, layout
 from braintumor.dicom.series import File, described, volume_of
+from braintumor.dicom.source_attributes import extract
 from braintumor.errors import DicomRefusalError, ImageError, Refusal
-from braintumor.scan import Choice, Place, Scan, slice_name, unusable_size
-from braintumor.square import square_shape, squared
+from braintumor.io.scan import Choice, Place, Scan, slice_name, unusable_size
+from braintumor.io.square import square_shape, squared
 
 
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
@@ -44,17 +44,17 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
         )
     try:
         header, pixels = parse(content)
-        if reason := scope.refusal(header):
+        if reason := eligibility.refusal(header):
             raise DicomRefusalError(reason, Refusal.NOT_MR)
         image = opened(header, pixels)
         if unusable := unusable_size(image.stored.columns, image.stored.rows, largest):
             raise DicomRefusalError(*unusable)
         check_amount(image.pixels, image.stored)
-        notes = scope.notes(header)
+        notes = eligibility.notes(header)
         for number, stored in image.wanted(choice):
-            shown, assumed = display.display(decode(stored, image.pixels, image.stored), header, number.frame)
+            shown, assumed = grayscale.display(decode(stored, image.pixels, image.stored), header, number.frame)
             origin = origin_of(header, number.frame)
-            spacing, aspect = display.spacing(header, number.frame), display.aspect(header)
+            spacing, aspect = grayscale.spacing(header, number.frame), grayscale.aspect(header)
             height, width = square_shape((image.stored.rows, image.stored.columns), *(spacing or aspect or (1, 1)))
             if unusable := unusable_size(width, height, largest):
                 raise DicomRefusalError(*unusable)

@@ -19,7 +19,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from braintumor.dicom.attributes import code, codes, counted, numbers, place_of, values
-from braintumor.dicom.scope import refusal
+from braintumor.dicom.eligibility import refusal
 from braintumor.errors import DicomRefusalError
 
 FEW: Final = 5

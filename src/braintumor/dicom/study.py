@@ -7,10 +7,10 @@ from typing import Any
 
 from braintumor.dicom.series import CONTRASTS, Chosen, File, choose
 from braintumor.errors import ImageError
-from braintumor.read import UNDECODABLE, whole
-from braintumor.sandbox import Sandbox
-from braintumor.scan import SERIES
-from braintumor.untrusted import is_text
+from braintumor.io.read import UNDECODABLE, whole
+from braintumor.io.replies import is_text
+from braintumor.io.sandbox import Sandbox
+from braintumor.io.scan import SERIES
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from braintumor.classes import DISCLAIMER
 from braintumor.errors import DataError
-from braintumor.evaluate import pages
-from braintumor.evaluate.intervals import Estimate, accuracy_difference
+from braintumor.evaluate.report import html
 from braintumor.files import write_text
-from braintumor.model import ONNX_FILES, Card, card_in
+from braintumor.intervals import Estimate, accuracy_difference
+from braintumor.models.session import ONNX_FILES, Card, card_in
 from braintumor.text import from_cell, visible
 
 RATES = ("accuracy", "precision", "recall", "f1")
@@ -102,7 +102,7 @@ class Comparison:
         """Return the accuracies with their intervals and the paired test, as lines."""
         test = self.mcnemar
         lines = [
-            f"{side.folder}: accuracy {pages.plain(side.metrics['accuracy'])}" for side in (self.first, self.second)
+            f"{side.folder}: accuracy {html.plain(side.metrics['accuracy'])}" for side in (self.first, self.second)
         ]
         only = f"only the first is right on {test.only_first:,}, only the second on {test.only_second:,}"
         last = f"of {self.n_images:,} images {only}; McNemar p = {test.p:.2g} ({test.test})"
@@ -153,8 +153,8 @@ def compare(first: Path, second: Path, out: Path) -> Comparison:
             if p["predicted"] != q["predicted"]
         ),
     )
-    pages.write_json(out / "compare.json", dataclasses.asdict(comparison))
-    write_text(out / "compare.html", pages.page("compare.html", comparison=comparison))
+    html.write_json(out / "compare.json", dataclasses.asdict(comparison))
+    write_text(out / "compare.html", html.page("compare.html", comparison=comparison))
     return comparison
 
 

@@ -6,14 +6,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.data.alignment import related
-from braintumor.data.groups import group_numbers, known_images
+from braintumor.data.duplicates.alignment import related
+from braintumor.data.duplicates.groups import group_numbers, known_images
+from braintumor.data.duplicates.thumbnails import Miniatures, miniatures
 from braintumor.data.manifest import Manifest, at_hand, read_manifest
-from braintumor.data.miniatures import Miniatures, miniatures
-from braintumor.evaluate.intervals import Estimate, Floats, Integers, accuracy
 from braintumor.evaluate.planes import planes
 from braintumor.files import cache_folder
-from braintumor.model import Model
+from braintumor.intervals import Estimate, Floats, Integers, accuracy
+from braintumor.models.session import Model
 
 NO_RECORD: Final = "the model folder has no manifest.csv, so its training images are not known"
 Flags = NDArray[np.bool_]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
-from braintumor.evaluate.intervals import (
+from braintumor.intervals import (
     Estimate,
     Floats,
     Integers,

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from braintumor.classes import CLASSES
 from braintumor.errors import TrainingError
-from braintumor.evaluate.reject import Gate, fit_gate
 from braintumor.files import replacing
-from braintumor.model import OUTPUTS, Answers
+from braintumor.models.ood import Gate, fit_gate
+from braintumor.models.session import OUTPUTS, Answers
 from braintumor.training.networks import Network
 
 PROBABILITY_TOLERANCE = 1e-4
@@ -52,7 +52,7 @@ class WithClassMaps(nn.Module):
         """Return what the network makes of (N, 1, H, W) grey values in [0, 1].
 
         Returns:
-            logits (N, 4); class maps (N, 4, h, w), non-negative, unscaled; OOD scores (N,), see `reject.Gate`.
+            logits (N, 4); class maps (N, 4, h, w), non-negative, unscaled; OOD scores (N,), see `ood.Gate`.
         """
         first, norm, rectify, _, last = self.network.head
         assert isinstance(first, nn.Linear)

@@ -18,17 +18,17 @@ from braintumor.data.manifest import Manifest
 from braintumor.errors import DataError, TrainingError
 from braintumor.evaluate.metrics import mean_of_known, rates
 from braintumor.files import cache_folder
-from braintumor.model import Card
-from braintumor.training import augment, checkpoint, weights
-from braintumor.training.artefact import write_artefact
-from braintumor.training.board import Board
+from braintumor.models.session import Card
+from braintumor.training import augment, checkpoint, pretrained
 from braintumor.training.checkpoint import Epoch, State
-from braintumor.training.hardware import Processes, chosen_device, compute_dtype, processes
-from braintumor.training.loader import Images, decoded, outlined, prepare
+from braintumor.training.config import TrainConfig
+from braintumor.training.data import Images, decoded, outlined, prepare
+from braintumor.training.distributed import Processes, chosen_device, compute_dtype, processes
+from braintumor.training.model_folder import write_artefact
 from braintumor.training.networks import Network, WithAttention, freeze, train_mode
-from braintumor.training.recipe import TrainConfig
+from braintumor.training.prerequisites import Start, check_identity, look_up, settings_of
 from braintumor.training.schedule import averaging_decay, epoch_order, epoch_seed, learning_rate, train_size
-from braintumor.training.start import Start, check_identity, look_up, settings_of
+from braintumor.training.tensorboard import Board
 
 UNFOLDING_BATCHES = 16
 GATE_IMAGES = 2048  # of training, unaugmented, to which OOD scores are fitted
@@ -267,10 +267,12 @@ def inverse_frequency(labels: Tensor) -> Tensor:
 
 def unfold(config: TrainConfig, network: Network, images: Images, device: torch.device) -> None:
     """Give batch norms that came folded into their convolutions real statistics, measured on varied training images."""
-    norms = weights.folded_norms(network, config.frozen)
+    norms = pretrained.folded_norms(network, config.frozen)
     if norms:
         order = epoch_order(config, 0, len(images.labels))[:UNFOLDING_BATCHES]
-        weights.unfold(network, norms, lambda: (varied(config, images, 0, indices, device).grey for indices in order))
+        pretrained.unfold(
+            network, norms, lambda: (varied(config, images, 0, indices, device).grey for indices in order)
+        )
 
 
 def is_over(state: State, config: TrainConfig) -> bool:
