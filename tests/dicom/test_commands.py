@@ -194,7 +194,7 @@ def test_an_image_without_identifiers_is_answered_but_gets_no_results(
     assert len(list(out.rglob("*.dcm"))) == 3
     assert status_of("predict", tmp_path / "bad.dcm", "--model", model_folder, "--format", "json") == 0
     (answer,) = json.loads(capsys.readouterr().out)["predictions"]
-    assert answer["notes"] == problem
+    assert answer["notes"] == [problem]
 
 
 def test_what_a_library_says_of_a_patient_stops_nothing_and_is_not_repeated(

@@ -67,6 +67,12 @@ def test_silence_leaks_and_delays_on_the_path_of_the_command_line_are_failures(
         def __init__(self, *_: object) -> None:
             pass
 
+        def __enter__(self) -> "Answers":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
         def run(self, _: object) -> Iterator[ImageError]:
             yield ImageError("m0", f"no patient {make.NAME} here")
             yield ImageError("m1", "")
