@@ -13,6 +13,13 @@ from braintumor.models.referral import Referral, sentence
 from braintumor.overlay import EVIDENCE
 from braintumor.predictor import Prediction
 
+NO_PICTURE: Final = (ReferralReason.IMAGE_QUALITY, ReferralReason.NOT_BRAIN_MRI)
+"""Reasons after which the classes of a slice mean nothing."""
+TUMORS: Final = tuple(name for name in CLASSES if name != "no_tumor")
+SHOWN_GAPS: Final = 5
+Range = tuple[int, int]
+"""First and last number of slices, both included."""
+
 
 def summarise(predictions: Iterable[Prediction], scale: float) -> "list[Summary]":
     """Return what was said about each volume, in the order in which the volumes come; single images are left out.
@@ -25,14 +32,6 @@ def summarise(predictions: Iterable[Prediction], scale: float) -> "list[Summary]
     for prediction in predictions:
         tally.add(prediction)
     return tally.summaries()
-
-
-NO_PICTURE: Final = (ReferralReason.IMAGE_QUALITY, ReferralReason.NOT_BRAIN_MRI)
-"""Reasons after which the classes of a slice mean nothing."""
-TUMORS: Final = tuple(name for name in CLASSES if name != "no_tumor")
-SHOWN_GAPS: Final = 5
-Range = tuple[int, int]
-"""First and last number of slices, both included."""
 
 
 @dataclass(frozen=True)

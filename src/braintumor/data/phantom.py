@@ -13,6 +13,7 @@ from braintumor.classes import CLASSES
 Field = NDArray[np.float64]
 FOLDERS: Final = {"glioma": "glioma", "meningioma": "meningioma", "pituitary": "pituitary", "no_tumor": "notumor"}
 TEST_SHARE: Final = 0.2
+BRAIN_EDGE: Final = 0.86
 
 
 def phantom(label: str, seed: int, size: int = 224) -> NDArray[np.float32]:
@@ -95,9 +96,6 @@ def draw_head(random: np.random.Generator, size: int) -> Head:
     uneven = 1 + 0.35 * smooth_noise(random, size, 16)
     image = image + random.uniform(0.5, 0.75) * scalp * uneven + 0.06 * skull
     return Head(image, x, y, brain, grey)
-
-
-BRAIN_EDGE: Final = 0.86
 
 
 def head_coordinates(random: np.random.Generator, size: int) -> tuple[Field, Field]:

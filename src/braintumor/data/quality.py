@@ -35,6 +35,7 @@ SCREENS: Final = frozenset(
 DECODERS: Final = 4
 CHUNK: Final = 256
 Grey = NDArray[np.uint8]
+LISTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,3 @@ def oddities(manifest: Manifest, facts: Sequence[Facts]) -> dict[str, Oddity]:
         per_class = {label: counts[label] for label in CLASSES}
         result[kind] = Oddity(len(rows), per_class, tuple(rows[place].image for place in places))
     return result
-
-
-LISTED: Final = 200

@@ -13,6 +13,7 @@ from braintumor.errors import DECODE_ERRORS, DicomRefusalError
 
 CONVERSION_ERRORS: Final = (*DECODE_ERRORS, BytesLengthException)
 """What pydicom raises on reading a damaged value."""
+TOO_DEEP: Final = "sequences are nested too deeply; at most some hundred levels are read"
 
 
 def values(dataset: Dataset, keyword: str) -> tuple[Any, ...]:
@@ -96,9 +97,6 @@ def items(dataset: Dataset, keyword: str) -> Sequence:
     except CONVERSION_ERRORS as error:
         raise DicomRefusalError(f"{keyword} is damaged; send the image again") from error
     return sequence if isinstance(sequence, Sequence) else Sequence()
-
-
-TOO_DEEP: Final = "sequences are nested too deeply; at most some hundred levels are read"
 
 
 def group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:

@@ -22,6 +22,24 @@ from pydicom.uid import (
 
 from braintumor.errors import DicomRefusalError
 
+JPEG_2000: Final = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
+STARTS: Final[dict[str, tuple[int, ...]]] = {
+    JPEGBaseline8Bit: (0xC0,),
+    JPEGExtended12Bit: (0xC0, 0xC1),
+    JPEGLossless: (0xC3,),
+    JPEGLosslessSV1: (0xC3,),
+    JPEGLSLossless: (0xF7,),
+    JPEGLSNearLossless: (0xF7,),
+}
+"""Which start of frame each kind of JPEG has (ISO/IEC 10918-1 table B.1; F7 is JPEG-LS, ISO/IEC 14495-1)."""
+FRAME_STARTS: Final = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
+ALONE: Final = (0x01, *range(0xD0, 0xD8))
+"""Markers without a length."""
+MOST_TILES: Final = 65_535
+RLE_HEADER: Final = struct.Struct("<16I")
+RLE: Final = RLELossless
+SLACK: Final = 1024  # bytes of a segment beyond its worst case
+
 
 @dataclass(frozen=True)
 class Size:
@@ -49,22 +67,6 @@ def size(frame: bytes, syntax: str) -> Size:
     if syntax in JPEG_2000:
         return jpeg_2000_size(frame)
     return jpeg_size(frame, STARTS[syntax])
-
-
-JPEG_2000: Final = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
-STARTS: Final[dict[str, tuple[int, ...]]] = {
-    JPEGBaseline8Bit: (0xC0,),
-    JPEGExtended12Bit: (0xC0, 0xC1),
-    JPEGLossless: (0xC3,),
-    JPEGLosslessSV1: (0xC3,),
-    JPEGLSLossless: (0xF7,),
-    JPEGLSNearLossless: (0xF7,),
-}
-"""Which start of frame each kind of JPEG has (ISO/IEC 10918-1 table B.1; F7 is JPEG-LS, ISO/IEC 14495-1)."""
-
-FRAME_STARTS: Final = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
-ALONE: Final = (0x01, *range(0xD0, 0xD8))
-"""Markers without a length."""
 
 
 def jpeg_size(frame: bytes, starts: tuple[int, ...]) -> Size:
@@ -116,9 +118,6 @@ def jpeg_2000_size(frame: bytes) -> Size:
     return Size(bottom - top, right - left, samples, (components[0] & 0x7F) + 1)
 
 
-MOST_TILES: Final = 65_535
-
-
 def stream_start(frame: bytes) -> int:
     """Return where the JPEG 2000 stream starts: at 0, or in the jp2c box of a JP2 file (ISO/IEC 15444-1 annex I)."""
     position = 0
@@ -155,8 +154,3 @@ def check_rle(frame: bytes, rows: int, columns: int, samples: int, bits: int) ->
             raise DicomRefusalError("RLE pixels whose segments lie outside of them; send the image again")
         if end - start > longest:
             raise DicomRefusalError("RLE pixels that are longer than Rows and Columns can need; send the image again")
-
-
-RLE_HEADER: Final = struct.Struct("<16I")
-RLE: Final = RLELossless
-SLACK: Final = 1024  # bytes of a segment beyond its worst case

@@ -36,6 +36,7 @@ BARE: Final = {
 """The transfer syntax of a file without meta information, which so cannot be compressed."""
 DIRECTORY: Final = "a DICOMDIR, the list of a disc; name the image files themselves"
 EXPLICIT_HEAD: Final = 12  # bytes: tag, VR, two reserved, length
+UNREADABLE: Final = "damaged: its attributes cannot be read; send the image again"
 
 
 def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
@@ -88,9 +89,6 @@ def dataset_of(stream: io.BytesIO, explicit: bool, ends: Callable[[int], bool], 
         raise DicomRefusalError(UNREADABLE) from error
     dataset.set_original_encoding(not explicit, little, None)
     return dataset
-
-
-UNREADABLE: Final = "damaged: its attributes cannot be read; send the image again"
 
 
 def inflated(content: memoryview) -> bytes:

@@ -14,6 +14,83 @@ from braintumor.dicom.attributes import code, codes, group_of_all, items, number
 from braintumor.dicom.codes import MANUFACTURER
 
 SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
+CAPTURED: Final = ("", "OT", "SC")
+MODALITIES: Final = {
+    **{"CR": "a radiograph", "DX": "a radiograph", "RF": "fluoroscopy", "XA": "an angiogram", "MG": "a mammogram"},
+    **{"CT": "computed tomography", "PT": "positron emission tomography", "NM": "nuclear medicine"},
+    **{"US": "ultrasound", "OT": "of another kind", "SC": "a screenshot", "ES": "endoscopy", "ECG": "a curve"},
+    **{"SR": "a report", "DOC": "a document", "KO": "a selection of images", "PR": "a presentation state"},
+    **{"SEG": "a segmentation", "REG": "a registration", "RWV": "a table of values", "RTSTRUCT": "outlines"},
+    **{"RTDOSE": "a dose", "RTPLAN": "a plan of treatment", "RTIMAGE": "an image of treatment", "SM": "microscopy"},
+}
+NO_SLICES: Final = {
+    "1.2.840.10008.5.1.4.1.1.4.2": "spectroscopy",
+    "1.2.840.10008.5.1.4.1.1.11": "a presentation state",
+    "1.2.840.10008.5.1.4.1.1.30": "a parametric map",
+    "1.2.840.10008.5.1.4.1.1.66": "raw data, a segmentation or a registration",
+    "1.2.840.10008.5.1.4.1.1.67": "a table of values",
+    "1.2.840.10008.5.1.4.1.1.68": "a surface",
+    "1.2.840.10008.5.1.4.1.1.88": "a report or a selection of images",
+    "1.2.840.10008.5.1.4.1.1.9": "a curve",
+    "1.2.840.10008.5.1.4.1.1.104": "a document",
+    "1.2.840.10008.5.1.4.1.1.481": "a plan, dose, image or outline of radiotherapy",
+}
+"""Classes of objects, by what their UID is or starts with before a full stop, that hold no slice (PS3.4 B.5)."""
+LOCALIZERS: Final = frozenset({"LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"})
+MAPS: Final = frozenset(
+    (
+        *("ADC", "EADC", "FA", "TRACE", "TRACEW", "DIFFUSION", "DWI", "TENSOR", "ISOTROPIC", "EXPONENTIAL"),
+        *("PERFUSION", "ASL", "CBF", "CBV", "RCBF", "RCBV", "RELCBF", "RELCBV", "MTT", "TTP", "TMAX", "PBP", "DSC"),
+        *("P", "PHASE", "VELOCITY", "R", "I", "REAL", "IMAGINARY", "FMRI", "BOLD", "SPECTRO", "SPECTROSCOPY"),
+        *("MAP", "T1MAP", "T2MAP", "METABOLITE", "STIFFNESS", "FIELDMAP", "SWI", "QSM", "MOSAIC", "SUB", "SUBTRACT"),
+        *("SUBTRACTION", "ANGIO", "TOF"),
+    )
+)
+PROJECTIONS: Final = frozenset(
+    (
+        "MPR",
+        "MIP",
+        "MINIP",
+        "MNIP",
+        "PROJECTION",
+        "MAX IP",
+        "MIN IP",
+        "MAX_IP",
+        "MIN_IP",
+        "VRT",
+        "3D_RENDERING",
+        "CPR",
+        "REFORMATTED",
+    )
+)
+DESCRIPTIONS: Final = ("SeriesDescription", "ProtocolName")
+LOCALIZER_WORDS: Final = LOCALIZERS | {"LOC", "SCOUTS", "LOCALIZERS", "AAHSCOUT", "AAHEAD", "CALIBRATION"}
+MAP_WORDS: Final = frozenset(
+    (
+        *("ADC", "EADC", "TRACE", "TRACEW", "DIFFUSION", "DIFF", "DWI", "DTI", "TENSOR"),
+        *("PERFUSION", "PERF", "ASL", "CBF", "CBV", "RCBF", "RCBV", "MTT", "TTP", "TMAX", "DSC", "DCE"),
+        *("PHASE", "FMRI", "BOLD", "SPECTROSCOPY", "MRS", "FIELDMAP", "SWI", "QSM", "SUBTRACTION", "TOF", "MRA", "MRV"),
+        *("ANGIO", "ANGIOGRAPHY", "MIP", "MINIP"),
+    )
+)
+HEAD: Final = frozenset(
+    (
+        *("HEAD", "BRAIN", "SKULL", "HEADNECK", "HEAD NECK", "HEAD_NECK", "CRANIUM", "CEREBRUM", "NEURO", "PITUITARY"),
+        *("SELLA", "SELLATURCICA", "SELLA TURCICA", "IAC", "ORBIT", "POSTERIORFOSSA", "TEMPORALLOBE", "WHOLEHEAD"),
+    )
+)
+HEAD_WORDS: Final = HEAD | {"CRANIAL", "CEREBRAL", "INTRACRANIAL", "HYPOPHYSIS", "KOPF", "SCHAEDEL", "HIRN", "CEREBRO"}
+ELSEWHERE: Final = frozenset(
+    (
+        *("ABDOMEN", "ABDOMENPELVIS", "ADRENAL", "ANKLE", "AORTA", "ARM", "BLADDER", "BREAST", "CALF", "CARDIAC"),
+        *("CHEST", "CLAVICLE", "COCCYX", "CSPINE", "CTSPINE", "ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT"),
+        *("FOREARM", "HAND", "HEART", "HIP", "HUMERUS", "KIDNEY", "KNEE", "LEG", "LIVER", "LOWERLEG", "LSPINE"),
+        *("LSSPINE", "LUMBAR", "LUNG", "NECK", "PANCREAS", "PELVIS", "PROSTATE", "RIB", "SACRUM", "SHOULDER", "SPINE"),
+        *("SPLEEN", "SSPINE", "STERNUM", "THIGH", "THORAX", "THORACIC", "THUMB", "TOE", "TSPINE", "TLSPINE"),
+        *("UPPERARM", "UTERUS", "WHOLEBODY", "WRIST", "CERVICAL", "RENAL", "RECTUM", "SPINAL"),
+        *("CERV", "HWS", "BWS", "LWS", "MYELON", "RACHIS", "COLUMNA", "COLUMN", "WIRBELSAEULE"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -65,18 +142,6 @@ def is_other_modality(header: Dataset) -> bool:
     return modality != "MR" and not (is_capture(header) and modality in CAPTURED)
 
 
-CAPTURED: Final = ("", "OT", "SC")
-
-MODALITIES: Final = {
-    **{"CR": "a radiograph", "DX": "a radiograph", "RF": "fluoroscopy", "XA": "an angiogram", "MG": "a mammogram"},
-    **{"CT": "computed tomography", "PT": "positron emission tomography", "NM": "nuclear medicine"},
-    **{"US": "ultrasound", "OT": "of another kind", "SC": "a screenshot", "ES": "endoscopy", "ECG": "a curve"},
-    **{"SR": "a report", "DOC": "a document", "KO": "a selection of images", "PR": "a presentation state"},
-    **{"SEG": "a segmentation", "REG": "a registration", "RWV": "a table of values", "RTSTRUCT": "outlines"},
-    **{"RTDOSE": "a dose", "RTPLAN": "a plan of treatment", "RTIMAGE": "an image of treatment", "SM": "microscopy"},
-}
-
-
 def other_modality(header: Dataset) -> str:
     """Return the reason for a modality."""
     modality = code(header, "Modality")
@@ -84,21 +149,6 @@ def other_modality(header: Dataset) -> str:
         return "Modality is missing; only MR slices of the head are classified"
     known = f"Modality is {modality}, {MODALITIES[modality]}" if modality in MODALITIES else "Modality is not MR"
     return f"{known}; only MR slices of the head are classified"
-
-
-NO_SLICES: Final = {
-    "1.2.840.10008.5.1.4.1.1.4.2": "spectroscopy",
-    "1.2.840.10008.5.1.4.1.1.11": "a presentation state",
-    "1.2.840.10008.5.1.4.1.1.30": "a parametric map",
-    "1.2.840.10008.5.1.4.1.1.66": "raw data, a segmentation or a registration",
-    "1.2.840.10008.5.1.4.1.1.67": "a table of values",
-    "1.2.840.10008.5.1.4.1.1.68": "a surface",
-    "1.2.840.10008.5.1.4.1.1.88": "a report or a selection of images",
-    "1.2.840.10008.5.1.4.1.1.9": "a curve",
-    "1.2.840.10008.5.1.4.1.1.104": "a document",
-    "1.2.840.10008.5.1.4.1.1.481": "a plan, dose, image or outline of radiotherapy",
-}
-"""Classes of objects, by what their UID is or starts with before a full stop, that hold no slice (PS3.4 B.5)."""
 
 
 def no_slice(header: Dataset) -> str | None:
@@ -115,37 +165,6 @@ def image_types(header: Dataset) -> set[str]:
     return {part for value in found for part in (value, *re.split(r"[\s_]+", value))}
 
 
-LOCALIZERS: Final = frozenset({"LOCALIZER", "LOCALISER", "SCOUT", "SURVEY"})
-MAPS: Final = frozenset(
-    (
-        *("ADC", "EADC", "FA", "TRACE", "TRACEW", "DIFFUSION", "DWI", "TENSOR", "ISOTROPIC", "EXPONENTIAL"),
-        *("PERFUSION", "ASL", "CBF", "CBV", "RCBF", "RCBV", "RELCBF", "RELCBV", "MTT", "TTP", "TMAX", "PBP", "DSC"),
-        *("P", "PHASE", "VELOCITY", "R", "I", "REAL", "IMAGINARY", "FMRI", "BOLD", "SPECTRO", "SPECTROSCOPY"),
-        *("MAP", "T1MAP", "T2MAP", "METABOLITE", "STIFFNESS", "FIELDMAP", "SWI", "QSM", "MOSAIC", "SUB", "SUBTRACT"),
-        *("SUBTRACTION", "ANGIO", "TOF"),
-    )
-)
-PROJECTIONS: Final = frozenset(
-    (
-        "MPR",
-        "MIP",
-        "MINIP",
-        "MNIP",
-        "PROJECTION",
-        "MAX IP",
-        "MIN IP",
-        "MAX_IP",
-        "MIN_IP",
-        "VRT",
-        "3D_RENDERING",
-        "CPR",
-        "REFORMATTED",
-    )
-)
-
-DESCRIPTIONS: Final = ("SeriesDescription", "ProtocolName")
-
-
 def description(header: Dataset) -> str:
     """Return the series' own description, in capitals; where it has none, what the protocol is called.
 
@@ -158,35 +177,6 @@ def description(header: Dataset) -> str:
 def says(text: str, words: frozenset[str]) -> bool:
     """Tell whether a text in capitals holds one of the words, between anything but letters."""
     return not words.isdisjoint(re.split(r"[^A-Z]+", text))
-
-
-LOCALIZER_WORDS: Final = LOCALIZERS | {"LOC", "SCOUTS", "LOCALIZERS", "AAHSCOUT", "AAHEAD", "CALIBRATION"}
-MAP_WORDS: Final = frozenset(
-    (
-        *("ADC", "EADC", "TRACE", "TRACEW", "DIFFUSION", "DIFF", "DWI", "DTI", "TENSOR"),
-        *("PERFUSION", "PERF", "ASL", "CBF", "CBV", "RCBF", "RCBV", "MTT", "TTP", "TMAX", "DSC", "DCE"),
-        *("PHASE", "FMRI", "BOLD", "SPECTROSCOPY", "MRS", "FIELDMAP", "SWI", "QSM", "SUBTRACTION", "TOF", "MRA", "MRV"),
-        *("ANGIO", "ANGIOGRAPHY", "MIP", "MINIP"),
-    )
-)
-HEAD: Final = frozenset(
-    (
-        *("HEAD", "BRAIN", "SKULL", "HEADNECK", "HEAD NECK", "HEAD_NECK", "CRANIUM", "CEREBRUM", "NEURO", "PITUITARY"),
-        *("SELLA", "SELLATURCICA", "SELLA TURCICA", "IAC", "ORBIT", "POSTERIORFOSSA", "TEMPORALLOBE", "WHOLEHEAD"),
-    )
-)
-HEAD_WORDS: Final = HEAD | {"CRANIAL", "CEREBRAL", "INTRACRANIAL", "HYPOPHYSIS", "KOPF", "SCHAEDEL", "HIRN", "CEREBRO"}
-ELSEWHERE: Final = frozenset(
-    (
-        *("ABDOMEN", "ABDOMENPELVIS", "ADRENAL", "ANKLE", "AORTA", "ARM", "BLADDER", "BREAST", "CALF", "CARDIAC"),
-        *("CHEST", "CLAVICLE", "COCCYX", "CSPINE", "CTSPINE", "ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT"),
-        *("FOREARM", "HAND", "HEART", "HIP", "HUMERUS", "KIDNEY", "KNEE", "LEG", "LIVER", "LOWERLEG", "LSPINE"),
-        *("LSSPINE", "LUMBAR", "LUNG", "NECK", "PANCREAS", "PELVIS", "PROSTATE", "RIB", "SACRUM", "SHOULDER", "SPINE"),
-        *("SPLEEN", "SSPINE", "STERNUM", "THIGH", "THORAX", "THORACIC", "THUMB", "TOE", "TSPINE", "TLSPINE"),
-        *("UPPERARM", "UTERUS", "WHOLEBODY", "WRIST", "CERVICAL", "RENAL", "RECTUM", "SPINAL"),
-        *("CERV", "HWS", "BWS", "LWS", "MYELON", "RACHIS", "COLUMNA", "COLUMN", "WIRBELSAEULE"),
-    )
-)
 
 
 def is_elsewhere(header: Dataset) -> bool:

@@ -25,6 +25,8 @@ LEAST_BETWEEN: Final = 0.05  # of the tissue, that has to be neither black nor w
 SAMPLE: Final = 8_192  # pixels that are looked at, evenly spread
 FEW_VALUES: Final = 16  # of an image that is black and white by nature, as a mask
 COLOUR: Final = "colour turned into grey"
+SMALLEST_WIDTH: Final = {"LINEAR": 1.0, "LINEAR_EXACT": sys.float_info.min, "SIGMOID": sys.float_info.min}
+LARGEST_SPACING: Final = 1_000.0  # mm
 
 
 def display(stored: NDArray[Any], header: Dataset, frame: int = 1) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -196,9 +198,6 @@ def window_values(modality: Field, header: Dataset, frame: int) -> Field | None:
     return None
 
 
-SMALLEST_WIDTH: Final = {"LINEAR": 1.0, "LINEAR_EXACT": sys.float_info.min, "SIGMOID": sys.float_info.min}
-
-
 def voi_places(header: Dataset, frame: int) -> tuple[Dataset, ...]:
     """Return where the VOI of a frame may be, the nearest place first."""
     own = group(header, frame, "FrameVOILUTSequence")
@@ -257,9 +256,6 @@ def spacing(header: Dataset, frame: int = 1) -> tuple[float, float] | None:
         if len(found) == 2 and all(0 < distance <= LARGEST_SPACING for distance in found):
             return found[0], found[1]
     return None
-
-
-LARGEST_SPACING: Final = 1_000.0  # mm
 
 
 def aspect(header: Dataset) -> tuple[float, float] | None:

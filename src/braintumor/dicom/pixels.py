@@ -47,6 +47,10 @@ KINDS: Final = {
     **{"YBR_FULL": 3, "YBR_FULL_422": 3, "YBR_ICT": 3, "YBR_RCT": 3},
 }
 """Photometric interpretations that are read, and how many samples each has (PS3.3 C.7.6.3.1.2)."""
+ITEM: Final = struct.Struct("<II")
+ITEM_START: Final = 0xE000FFFE
+ITEMS_END: Final = 0xE0DDFFFE
+FEWER: Final = "truncated: not all frames are in the pixel data; send the image again"
 
 
 @dataclass(frozen=True)
@@ -198,11 +202,6 @@ def fragments(content: memoryview) -> int:
     raise DicomRefusalError("truncated: the pixel data has no end; send the image again", Refusal.TRUNCATED)
 
 
-ITEM: Final = struct.Struct("<II")
-ITEM_START: Final = 0xE000FFFE
-ITEMS_END: Final = 0xE0DDFFFE
-
-
 def frames(pixels: Pixels, stored: Layout) -> Iterator[memoryview | bytes]:
     """Yield the stored data of each frame in order, not decoded.
 
@@ -226,9 +225,6 @@ def frames(pixels: Pixels, stored: Layout) -> Iterator[memoryview | bytes]:
         raise DicomRefusalError(FEWER, Refusal.TRUNCATED) from error
     if count < stored.frames:
         raise DicomRefusalError(FEWER, Refusal.TRUNCATED)
-
-
-FEWER: Final = "truncated: not all frames are in the pixel data; send the image again"
 
 
 def decode(frame: memoryview | bytes, pixels: Pixels, stored: Layout) -> NDArray[Any]:

@@ -21,6 +21,11 @@ from braintumor.errors import DicomRefusalError, ImageError, Refusal
 from braintumor.io.scan import Choice, Place, Scan, slice_name, unusable_size
 from braintumor.io.square import square_shape, squared
 
+UNREFERABLE: Final = "identifiers in the file are missing or invalid: no DICOM results can refer to it"
+OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."  # pydicom's are attributed to who calls it
+LOGGERS: Final = ("pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.utils")
+OWN_FILTER: Final = ("ignore", None, Warning, re.compile(OWN_MODULES), 0)
+
 
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
     """Yield the wanted slices of a DICOM file, MR of the head or Secondary Capture, one frame decoded at a time.
@@ -73,9 +78,6 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
         raise ImageError(name, TOO_DEEP) from error
 
 
-UNREFERABLE: Final = "identifiers in the file are missing or invalid: no DICOM results can refer to it"
-
-
 def origin_of(header: Dataset, frame: int) -> dict[str, Any] | None:
     """Return what results about a frame must repeat, None where they could not refer to it."""
     try:
@@ -90,11 +92,6 @@ def silence() -> None:
         warnings.filterwarnings("ignore", category=Warning, module=OWN_MODULES)
     for name in LOGGERS:
         logging.getLogger(name).addFilter(nothing)
-
-
-OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."  # pydicom's are attributed to who calls it
-LOGGERS: Final = ("pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.utils")
-OWN_FILTER: Final = ("ignore", None, Warning, re.compile(OWN_MODULES), 0)
 
 
 def describe(content: bytes, name: str) -> File:

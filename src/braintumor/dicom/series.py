@@ -23,6 +23,13 @@ from braintumor.dicom.eligibility import refusal
 from braintumor.errors import DicomRefusalError
 
 FEW: Final = 5
+UNNUMBERED: Final = 2**31
+POST_CONTRAST: Final = "T1 with contrast agent"
+CONTRASTS: Final = (POST_CONTRAST, "T1", "T2 or FLAIR", "unknown contrast")
+AGENT_WORDS: Final = frozenset(("GD", "GAD", "GADO", "POST", "CONTRAST", "CE", "KM", "GADOLINIUM", "POSTCONTRAST"))
+WITHOUT_WORDS: Final = frozenset(("PRE", "WITHOUT", "NATIVE", "NATIV", "PRECONTRAST"))
+T1_WORDS: Final = frozenset(("T1", "T1W", "MPRAGE", "SPGR", "FSPGR", "BRAVO", "VIBE", "TFE"))
+T2_WORDS: Final = frozenset(("T2", "T2W", "FLAIR", "TIRM", "DARKFLUID"))
 
 
 @dataclass(frozen=True)
@@ -128,16 +135,6 @@ def rank(slices: list[File]) -> tuple[object, ...]:
     """Return what sorts series, the best one first."""
     first, count = slices[0], sum(each.slices for each in slices)
     return count < FEW, CONTRASTS.index(first.contrast), not first.is_axial, -count, first.number, first.series_uid
-
-
-UNNUMBERED: Final = 2**31
-
-POST_CONTRAST: Final = "T1 with contrast agent"
-CONTRASTS: Final = (POST_CONTRAST, "T1", "T2 or FLAIR", "unknown contrast")
-AGENT_WORDS: Final = frozenset(("GD", "GAD", "GADO", "POST", "CONTRAST", "CE", "KM", "GADOLINIUM", "POSTCONTRAST"))
-WITHOUT_WORDS: Final = frozenset(("PRE", "WITHOUT", "NATIVE", "NATIV", "PRECONTRAST"))
-T1_WORDS: Final = frozenset(("T1", "T1W", "MPRAGE", "SPGR", "FSPGR", "BRAVO", "VIBE", "TFE"))
-T2_WORDS: Final = frozenset(("T2", "T2W", "FLAIR", "TIRM", "DARKFLUID"))
 
 
 def contrast(header: Dataset) -> str:

@@ -43,6 +43,20 @@ GEOMETRY: Final = {
 
 LARGEST_LENGTH: Final = 1e6  # mm; a position beyond a kilometre is damage
 NOT_ORTHOGONAL: Final = 1e-3  # how far the directions of rows and columns may be from unit length and a right angle
+REPLACED: Final = "\ufffd"
+"""What stands for bytes that are no text in any of the file's character sets."""
+MOST_VALUES: Final = {
+    "PatientOrientation": 2,
+    "LossyImageCompressionRatio": 8,
+    "LossyImageCompressionMethod": 8,
+    **{keyword: count for keyword, (_, count) in GEOMETRY.items()},
+}
+LONGEST_RAW: Final = 1024  # bytes, of all values of an attribute
+TEXT: Final = ("LO", "PN", "SH")
+UID: Final = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
+HOUR: Final = re.compile(r"(\d\d)(?:(\d\d)(?:(\d\d)(?:\.\d{1,6})?)?)?", re.ASCII)
+WHOLE: Final = re.compile(r"[+-]?\d{1,11}", re.ASCII)
+DECIMAL: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 def extract(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]:
@@ -123,16 +137,6 @@ def valid_values(dataset: Dataset, keyword: str, encodings: Sequence[str]) -> li
     return [] if None in values else values
 
 
-REPLACED: Final = "\ufffd"
-"""What stands for bytes that are no text in any of the file's character sets."""
-MOST_VALUES: Final = {
-    "PatientOrientation": 2,
-    "LossyImageCompressionRatio": 8,
-    "LossyImageCompressionMethod": 8,
-    **{keyword: count for keyword, (_, count) in GEOMETRY.items()},
-}
-
-
 def texts_of(dataset: Dataset, keyword: str, vr: str, encodings: Sequence[str]) -> list[str]:
     """Return an attribute's values as text without padding; none if it is absent, empty or of a very odd kind.
 
@@ -152,10 +156,6 @@ def texts_of(dataset: Dataset, keyword: str, vr: str, encodings: Sequence[str]) 
     several = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
     texts = [str(each).strip(" \0") for each in several]
     return texts if any(texts) else []
-
-
-LONGEST_RAW: Final = 1024  # bytes, of all values of an attribute
-TEXT: Final = ("LO", "PN", "SH")
 
 
 def decoded(content: bytes, encodings: Sequence[str]) -> str:
@@ -200,9 +200,6 @@ def uid(text: str) -> str | None:
     return text if len(text) <= 64 and UID.fullmatch(text) else None
 
 
-UID: Final = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
-
-
 def person(text: str) -> PersonName | None:
     """Return a name of up to three spellings of 64 characters (PS3.5 6.2.1.2)."""
     spellings = text.split("=")
@@ -230,15 +227,9 @@ def hour(text: str) -> str | None:
     return text
 
 
-HOUR: Final = re.compile(r"(\d\d)(?:(\d\d)(?:(\d\d)(?:\.\d{1,6})?)?)?", re.ASCII)
-
-
 def whole(text: str) -> int | None:
     """Return a whole number of 31 bits and a sign (PS3.5 6.2)."""
     return int(text) if WHOLE.fullmatch(text) and abs(int(text)) < 2**31 else None
-
-
-WHOLE: Final = re.compile(r"[+-]?\d{1,11}", re.ASCII)
 
 
 def decimal(text: str) -> float | None:
@@ -248,8 +239,6 @@ def decimal(text: str) -> float | None:
     value = float(text)
     return float(format_number_as_ds(value)) + 0.0 if abs(value) <= LARGEST_LENGTH else None
 
-
-DECIMAL: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 VALID: Final[Mapping[str, Callable[[str], Any]]] = {
     "AS": matching(r"\d{3}[DWMY]"),

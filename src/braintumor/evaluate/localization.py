@@ -42,6 +42,7 @@ BASELINES: Final = ("random", "centre", "head")
 Floats = NDArray[np.float32]
 Levels = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
+LISTED: Final = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -404,9 +405,6 @@ def summarise(
 def size_of(area: float) -> str:
     """Return which of `SIZES` a tumor of this share of the slice has."""
     return next(name for name, (low, high) in SIZES.items() if low <= area < high or high == 1.0)
-
-
-LISTED: Final = 200
 
 
 def columns_of(found: Sequence[Look], thresholds: Sequence[float]) -> dict[str, NDArray[np.float64]]:

@@ -15,6 +15,9 @@ DEEP: Final = f"16-bit values: {BY_PERCENTILES}"
 PHOTOMETRIC, BITS, PLANES = 262, 258, 284  # tags of TIFF
 WHITE_IS_ZERO: Final = 0
 SEPARATE: Final = 2
+GREY: Final = ("L", "I", "I;16", "I;16B", "I;16L", "I;16N")
+UNFIT: Final = ("RGBa;16", "CMYK;16")
+OTHER_ORDER: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
 def check_deep(image: Image.Image, name: str) -> None:
@@ -33,10 +36,6 @@ def check_deep(image: Image.Image, name: str) -> None:
         raise ImageError(name, "16-bit TIFF whose colours lie apart; save it as grey", Refusal.UNSUPPORTED)
     if any(raw.startswith(UNFIT) for raw in raw_modes(image)):
         raise ImageError(name, "16-bit colour that is no RGB; save it as grey", Refusal.UNSUPPORTED)
-
-
-GREY: Final = ("L", "I", "I;16", "I;16B", "I;16L", "I;16N")
-UNFIT: Final = ("RGBa;16", "CMYK;16")
 
 
 def raw_modes(image: Image.Image) -> list[str]:
@@ -64,9 +63,6 @@ def swapped(args: Any) -> Any:
     if isinstance(args, tuple):
         return (swapped(args[0]), *args[1:])
     return "RGBA" if args.startswith("LA;16") else args[:-1] + OTHER_ORDER[args[-1]]
-
-
-OTHER_ORDER: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
 def deep_colour(upper: Image.Image, lower: Image.Image, raw: str) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ Else a few saturated pixels would darken all others; now a single one does so at
 LUMA: Final = (19595, 38470, 7471)
 """0.299, 0.587 and 0.114 times 2^16, the shares of red, green and blue by ITU-R 601, as in Pillow."""
 Floats = TypeVar("Floats", NDArray[np.float32], NDArray[np.float64])
+ENDS: Final = tuple(2**bits - 1 for bits in BIT_DEPTHS)
 
 
 def limits(values: NDArray[Any]) -> tuple[float, float]:
@@ -50,6 +51,3 @@ def deep_limits(values: NDArray[Any]) -> tuple[float, float, float]:
     white = next((end for end in ENDS if largest <= REACHED[0][-1] * end), ENDS[-1])
     share = float(np.interp(largest / white, *REACHED) * np.interp(high / white, *FILLED))
     return low * (1 - share), high + share * (white - high), share
-
-
-ENDS: Final = tuple(2**bits - 1 for bits in BIT_DEPTHS)

@@ -30,6 +30,21 @@ from braintumor.io.scan import (
 from braintumor.io.slice_geometry import lie_of
 from braintumor.io.square import square_shape, squared
 
+SAMPLE: Final = 2_000_000  # voxels
+NO_WINDOW: Final = f"no window in the file: {BY_PERCENTILES} of the volume"
+WINDOW_UNUSED: Final = f"display range in the file not used: {BY_PERCENTILES} of the volume"
+TRUNCATED: Final = "truncated; copy the file again"
+LONGEST_HEADER: Final = 540
+HEADERS: Final[dict[bytes, tuple[Any, int, str]]] = {
+    struct.pack(f"{order}i", length): (kind, length, order)
+    for kind, length in ((Nifti1Header, 348), (Nifti2Header, 540))
+    for order in "<>"
+}
+"""The class, length and byte order of a header by its first bytes, which are its length."""
+LARGEST_EXTENSION: Final = 16 << 20
+TYPES: Final = (*("uint8", "int16", "int32", "float32", "float64"), *("int8", "uint16", "uint32", "int64", "uint64"))
+UNFIT_INTENTS: Final = (*range(2, 25), *range(1001, 1012), *range(2002, 2007), *range(3000, 3013))
+
 
 def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
     """Yield the wanted slices of a NIfTI volume, .nii or .nii.gz, version 1 or 2, in the order of their numbers.
@@ -144,11 +159,6 @@ def grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
     return replace(grey, low=low, high=high, notes=tuple(notes))
 
 
-SAMPLE: Final = 2_000_000  # voxels
-NO_WINDOW: Final = f"no window in the file: {BY_PERCENTILES} of the volume"
-WINDOW_UNUSED: Final = f"display range in the file not used: {BY_PERCENTILES} of the volume"
-
-
 def known_values(voxels: NDArray[Any], grey: Grey) -> NDArray[np.float64]:
     """Return the finite values other than 0 of voxels (I, J, K), slice by slice to spare memory."""
     parts = (grey.values(voxels[:, :, index]) for index in range(voxels.shape[2]))
@@ -179,9 +189,6 @@ def stored(content: bytes, name: str) -> tuple[Any, NDArray[Any]]:
     if len(voxels) < size:
         raise ImageError(name, TRUNCATED, Refusal.TRUNCATED)
     return header, np.frombuffer(voxels, kind).reshape(shape, order="F")
-
-
-TRUNCATED: Final = "truncated; copy the file again"
 
 
 def opened(content: bytes) -> IO[bytes]:
@@ -217,15 +224,6 @@ def read_header(stream: IO[bytes], name: str) -> Any:
     return header
 
 
-LONGEST_HEADER: Final = 540
-HEADERS: Final[dict[bytes, tuple[Any, int, str]]] = {
-    struct.pack(f"{order}i", length): (kind, length, order)
-    for kind, length in ((Nifti1Header, 348), (Nifti2Header, 540))
-    for order in "<>"
-}
-"""The class, length and byte order of a header by its first bytes, which are its length."""
-
-
 def layout(header: Any, name: str) -> tuple[tuple[int, int, int], np.dtype[Any], int]:
     """Return how the voxels are stored: their counts along three axes, their type, and where in the file they begin.
 
@@ -258,11 +256,6 @@ def layout(header: Any, name: str) -> tuple[tuple[int, int, int], np.dtype[Any],
     if not (least <= offset <= least + LARGEST_EXTENSION) or offset % 1:
         raise ImageError(name, f"damaged header: voxels begin at byte {offset:g}; expected {least} or a little more")
     return shape, kind, int(offset)
-
-
-LARGEST_EXTENSION: Final = 16 << 20
-TYPES: Final = (*("uint8", "int16", "int32", "float32", "float64"), *("int8", "uint16", "uint32", "int64", "uint64"))
-UNFIT_INTENTS: Final = (*range(2, 25), *range(1001, 1012), *range(2002, 2007), *range(3000, 3013))
 
 
 def voxel_type(header: Any, name: str) -> np.dtype[Any]:

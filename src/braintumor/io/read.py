@@ -24,6 +24,22 @@ FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
 UNKNOWN_FORMAT: Final = "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"
 PILLOW_ERRORS: Final = (*DECODE_ERRORS, Image.DecompressionBombError)
 """What Pillow raises on damaged files."""
+LARGEST_FILE: Final = 512 << 20
+OUT_OF_MEMORY: Final = ("not enough memory to decode it", Refusal.OUT_OF_MEMORY)
+UNDECODABLE: Final = "damaged, or of a kind that cannot be decoded; export it again"
+DAMAGED: Final = (UNDECODABLE, Refusal.UNDECODABLE)
+SEVERAL: Final = "holds several slices; ask for all of them, or choose one"
+NUMBER_OF_FRAMES: Final = (b"\x28\0\x08\0", b"\0\x28\0\x08", b"1.2.840.10008.1.2.1.99")
+"""The attribute's tag in both byte orders, and the transfer syntax whose content is packed."""
+PIXEL_DATA: Final = (b"\xe0\x7f\x10\0", b"\x7f\xe0\0\x10")
+START_BYTES: Final = 352
+GZIP: Final = b"\x1f\x8b"
+NIFTI_1: Final = (b"n+1\0", b"ni1\0")
+NIFTI_2: Final = b"n+2\0\r\n\x1a\n"
+CHROMA: Final = 20
+PILLOW_MODULES: Final = r"PIL\."
+PILLOW_FILTER: Final[Any] = ("ignore", None, Warning, re.compile(PILLOW_MODULES), 0)
+NOTHING_IN_IT: Final = ("empty (0 bytes)", Refusal.EMPTY)
 
 
 def read(source: str | Path | bytes, name: str | None = None, *, largest: int = LARGEST_SIDE**2) -> Scan:
@@ -107,13 +123,6 @@ def whole(file: str | Path, name: str) -> bytes:
     return content
 
 
-LARGEST_FILE: Final = 512 << 20
-OUT_OF_MEMORY: Final = ("not enough memory to decode it", Refusal.OUT_OF_MEMORY)
-UNDECODABLE: Final = "damaged, or of a kind that cannot be decoded; export it again"
-DAMAGED: Final = (UNDECODABLE, Refusal.UNDECODABLE)
-SEVERAL: Final = "holds several slices; ask for all of them, or choose one"
-
-
 def named(source: str | Path | bytes, name: str | None) -> str:
     """Return what to call a file."""
     return name or ("bytes" if isinstance(source, bytes) else str(source))
@@ -147,15 +156,6 @@ def may_hold_several(content: bytes) -> bool:
         return kind == "nifti"
     header = min((place for tag in PIXEL_DATA if (place := content.find(tag)) >= 0), default=len(content))
     return any(content.find(tag, 0, header) >= 0 for tag in NUMBER_OF_FRAMES)
-
-
-NUMBER_OF_FRAMES: Final = (b"\x28\0\x08\0", b"\0\x28\0\x08", b"1.2.840.10008.1.2.1.99")
-"""The attribute's tag in both byte orders, and the transfer syntax whose content is packed."""
-PIXEL_DATA: Final = (b"\xe0\x7f\x10\0", b"\x7f\xe0\0\x10")
-START_BYTES: Final = 352
-GZIP: Final = b"\x1f\x8b"
-NIFTI_1: Final = (b"n+1\0", b"ni1\0")
-NIFTI_2: Final = b"n+2\0\r\n\x1a\n"
 
 
 def volume_slices(
@@ -216,17 +216,10 @@ def coloured_share(image: Image.Image) -> float:
     return sum(counts[CHROMA + 1 :]) / sum(counts)
 
 
-CHROMA: Final = 20
-
-
 def silence_decoders() -> None:
     """Ignore warnings raised inside Pillow; `warnings.catch_warnings` would not be safe in threads."""
     if PILLOW_FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", category=Warning, module=PILLOW_MODULES)
-
-
-PILLOW_MODULES: Final = r"PIL\."
-PILLOW_FILTER: Final[Any] = ("ignore", None, Warning, re.compile(PILLOW_MODULES), 0)
 
 
 def open_source(source: str | Path | bytes, name: str) -> AbstractContextManager[IO[bytes]]:
@@ -252,9 +245,6 @@ def open_source(source: str | Path | bytes, name: str) -> AbstractContextManager
         raise ImageError(name, (error.strerror or "cannot be opened").lower(), Refusal.CANNOT_OPEN) from error
     except ValueError as error:  # a zero byte in the path
         raise ImageError(name, "not a possible file name", Refusal.CANNOT_OPEN) from error
-
-
-NOTHING_IN_IT: Final = ("empty (0 bytes)", Refusal.EMPTY)
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,6 +38,7 @@ NOT_NOW: Final = "cannot be decoded now: this machine is busy, or its decoder wa
 
 Told = TypeVar("Told")
 _log = logging.getLogger(__name__)
+_warned: Final = Event()
 
 
 class Sandbox:
@@ -222,9 +223,6 @@ class Sandbox:
         self._closed = True
         for child in list(self._all):
             child.end()
-
-
-_warned: Final = Event()
 
 
 def require_confinement() -> None:

@@ -15,6 +15,8 @@ LARGEST_SIDE: Final = 8_000  # the slice is padded to a square: 64 megapixels
 LARGEST_VOLUME: Final = 192 << 20  # bytes of the voxels as stored, unpacked
 RANGE: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 PLANES: Final = ("acquired", "axial", "coronal", "sagittal")
+SERIES: Final = re.compile("series [0-9a-f]{8}")
+"""What a volume is called that is a DICOM series."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,6 @@ class Place:
     volume: str
     number: int
     position: float | None = None
-
-
-SERIES: Final = re.compile("series [0-9a-f]{8}")
-"""What a volume is called that is a DICOM series."""
 
 
 def slice_name(file: str, number: int, count: int) -> str:

@@ -21,6 +21,7 @@ LEAST_SPACING, LARGEST_SPACING = 1e-3, 1e3  # mm
 FLAT: Final = 0.01  # volume of a voxel, as a share of a box with the same sides
 MILLIMETRES: Final = {1: 1e3, 3: 1e-3}
 """In a metre and a micron, by the code of the unit; all other files are in millimetres (nifti1.h, xyzt_units)."""
+UNPLACED: Final = "no orientation in the file: slices as stored"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +88,6 @@ def lie_as_stored(header: Any, shape: tuple[int, ...], plane: str, name: str) ->
     order = (*(axis for axis in range(3) if axis != across), across)
     turn = np.array([[order.index(axis), 1] for axis in range(3)])
     return Lie(turn, (spacing[order[0]], spacing[order[1]], spacing[across]), None, 0.0, (UNPLACED,))
-
-
-UNPLACED: Final = "no orientation in the file: slices as stored"
 
 
 def acquired(spacing: list[float], shape: tuple[int, ...], preferred: tuple[int, int, int]) -> int:

@@ -31,6 +31,7 @@ READERS: Final = ("braintumor.dicom.read", "braintumor.io.nifti")
 UNNEEDED: Final = ("requests", "scipy")
 """What pydicom and nibabel import where it is installed, 7 MiB that reading a file does not need."""
 Told = TypeVar("Told")
+NOTHING: Final = np.zeros(1, np.float32)[:0]
 
 
 def received(stream: socket.socket) -> bytes:
@@ -49,9 +50,6 @@ def exactly(stream: socket.socket, length: int) -> bytes:
     if len(content) < length:
         raise ConnectionError("the other side has gone")
     return content
-
-
-NOTHING: Final = np.zeros(1, np.float32)[:0]
 
 
 def serve(stream: socket.socket) -> None:

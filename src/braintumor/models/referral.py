@@ -9,6 +9,13 @@ from braintumor.classes import TITLES
 from braintumor.errors import ReferralReason
 
 SMALLEST_SIDE: Final = 64  # pixels along the shorter side of a slice that is good enough
+REASON_TITLES: Final[Mapping[ReferralReason, str]] = {
+    ReferralReason.NOT_BRAIN_MRI: "not a brain MRI",
+    ReferralReason.OUT_OF_DISTRIBUTION: "unlike the training images",
+    ReferralReason.UNCERTAIN: "uncertain",
+    ReferralReason.IMAGE_QUALITY: "image quality",
+}
+"""What a reason is called where slices are counted by it."""
 
 
 class QualityDefect(StrEnum):
@@ -20,13 +27,6 @@ class QualityDefect(StrEnum):
     WRITING = auto()
 
 
-REASON_TITLES: Final[Mapping[ReferralReason, str]] = {
-    ReferralReason.NOT_BRAIN_MRI: "not a brain MRI",
-    ReferralReason.OUT_OF_DISTRIBUTION: "unlike the training images",
-    ReferralReason.UNCERTAIN: "uncertain",
-    ReferralReason.IMAGE_QUALITY: "image quality",
-}
-"""What a reason is called where slices are counted by it."""
 _DEFECT_TITLES: Final = {
     QualityDefect.EMPTY: "empty",
     QualityDefect.SATURATED: "saturated",

@@ -21,6 +21,7 @@ ONNX_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 """File of each precision in the model folder; the first one is written by training."""
 LARGEST_CARD: Final = 16 << 20  # bytes
 LARGEST_NETWORK: Final = 1 << 30  # bytes
+CPU_FACTS = Path("/proc/cpuinfo")
 
 
 class Answers(NamedTuple):
@@ -208,9 +209,6 @@ def integer_sums_saturate() -> bool:
             return "vnni" not in next((line for line in lines if line.startswith("flags")), "")
     except OSError:
         return True
-
-
-CPU_FACTS = Path("/proc/cpuinfo")
 
 
 def usable_cores() -> int:

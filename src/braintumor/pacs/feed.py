@@ -13,6 +13,7 @@ from braintumor.pacs.retry import Retry
 from braintumor.pacs.state import Journal
 
 PAGE: Final = 100  # rows or changes; nearly all archives allow as many, some no more than 200
+LARGEST_SEQ: Final = 2**63 - 1
 
 
 class News(Protocol):
@@ -172,9 +173,6 @@ def understood() -> Iterator[None]:
         yield
     except MALFORMED_ERRORS:
         raise ArchiveError("the archive's answer is not as Orthanc writes it") from None
-
-
-LARGEST_SEQ: Final = 2**63 - 1
 
 
 def named(resource: Any) -> dict[str, str]:

@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS settled (image TEXT PRIMARY KEY, entry TEXT NOT NULL,
 CREATE TABLE IF NOT EXISTS under_way (image TEXT PRIMARY KEY, model TEXT NOT NULL) WITHOUT ROWID;
 """
 AT_ONCE: Final = 500  # variables in one statement
+COUNTS: Final = "SELECT model, count(*) FROM under_way GROUP BY model"
 
 
 class Journal:
@@ -132,6 +133,3 @@ class Journal:
                     self._base.executemany(statement, rows)
         except sqlite3.Error as error:
             raise StorageError(f"cannot write to {self.folder} ({error}); free some space, then start again") from error
-
-
-COUNTS: Final = "SELECT model, count(*) FROM under_way GROUP BY model"

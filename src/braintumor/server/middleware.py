@@ -34,6 +34,10 @@ HEADERS: Final = {
     "x-frame-options": "DENY",
 }
 ENCODED: Final = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+DIGITS: Final = re.compile("[0-9]+")
+HOST: Final = re.compile(r"(?:[A-Za-z0-9._~%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+"""What a Host header may be; RFC 9112 3.2 asks for 400 for what is none."""
+AUTHENTICATE: Final = {"www-authenticate": "Bearer"}
 
 
 class Guard:
@@ -138,12 +142,6 @@ class Body:
             if not self._pace.keeps_up(count, time.monotonic() - began) and self._more:
                 raise too_slow(self._settings)
         return message
-
-
-DIGITS: Final = re.compile("[0-9]+")
-HOST: Final = re.compile(r"(?:[A-Za-z0-9._~%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-"""What a Host header may be; RFC 9112 3.2 asks for 400 for what is none."""
-AUTHENTICATE: Final = {"www-authenticate": "Bearer"}
 
 
 def problem(status: int, detail: str, **headers: str) -> ProblemError:

@@ -23,6 +23,8 @@ WHOLE_NUMBERS: Final = {
     "seed": (0, 2**63 - 1),
 }
 """The smallest and the largest value of each setting that is a whole number."""
+NO_EARLY_STOP = 1_000
+GUIDED: Final[dict[str, Any]] = {"map_stride": 8, "attention": True, "guidance": 0.3}
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,6 @@ class TrainConfig:
             )
 
 
-NO_EARLY_STOP = 1_000
-
 RECIPES: Final = {
     "reference": {
         "cnn": TrainConfig("cnn", norm_batches=32),
@@ -159,7 +159,6 @@ RECIPES: Final = {
         ),
     },
 }
-GUIDED: Final[dict[str, Any]] = {"map_stride": 8, "attention": True, "guidance": 0.3}
 RECIPES["best"] = {
     "cnn": replace(RECIPES["fast"]["cnn"], recipe="best", validation_fraction=0.1, **GUIDED),
     "resnet": replace(

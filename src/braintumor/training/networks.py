@@ -20,6 +20,7 @@ FINER_WIDTH = {"cnn": 64}  # channels of the features that join several stages
 DEFAULT_FINER_WIDTH = 128
 FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """With which networks of timm end that are given another size of image, or no pooling, than they can take."""
+STAGE_ENDS = (0, 2, 5, 8, 11)
 
 
 class Network(nn.Module):
@@ -237,9 +238,6 @@ def head(channels: int, dropout: float) -> nn.Sequential:
         nn.Dropout(dropout),
         nn.Linear(512, len(CLASSES)),
     )
-
-
-STAGE_ENDS = (0, 2, 5, 8, 11)
 
 
 class CustomCNN(nn.Sequential):

@@ -19,6 +19,18 @@ from braintumor.training.networks import Network, he_normal
 
 CHUNK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT_S = 30
+CONVERTED: Final = (
+    "which can hold programs and is therefore not opened. If you trust it, convert it once with: python -c "
+    '"import torch; from safetensors.torch import save_file; '
+    "save_file(torch.load('{file}', weights_only=True), '{stem}.safetensors')\""
+)
+OTHER_FILES: Final = {
+    b"PK\x03\x04": f"a ZIP archive, as torch.save writes it, {CONVERTED}",
+    b"\x80": f"a pickle, as torch.save of old versions writes it, {CONVERTED}",
+    b"\x89HDF": "an HDF5 file, as Keras writes it; expected the weights of a PyTorch network as safetensors",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; get it with: git lfs pull",
+    b"<": "a web page, not the file itself; download it again",
+}
 
 
 @dataclass(frozen=True)
@@ -144,20 +156,6 @@ def kind_of(file: Path) -> str:
         beginning = stream.read(max(map(len, OTHER_FILES)))
     found = next((text for start, text in OTHER_FILES.items() if beginning.startswith(start)), "")
     return found.format(file=file.name, stem=file.stem) if beginning else "empty; get the file again"
-
-
-CONVERTED: Final = (
-    "which can hold programs and is therefore not opened. If you trust it, convert it once with: python -c "
-    '"import torch; from safetensors.torch import save_file; '
-    "save_file(torch.load('{file}', weights_only=True), '{stem}.safetensors')\""
-)
-OTHER_FILES: Final = {
-    b"PK\x03\x04": f"a ZIP archive, as torch.save writes it, {CONVERTED}",
-    b"\x80": f"a pickle, as torch.save of old versions writes it, {CONVERTED}",
-    b"\x89HDF": "an HDF5 file, as Keras writes it; expected the weights of a PyTorch network as safetensors",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; get it with: git lfs pull",
-    b"<": "a web page, not the file itself; download it again",
-}
 
 
 def short(names: list[str]) -> str:

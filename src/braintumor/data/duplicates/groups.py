@@ -22,6 +22,8 @@ from braintumor.files import replacing
 from braintumor.text import from_cell, to_cell
 
 Integers = NDArray[np.int64]
+PUBLIC: Final = "brain-tumor-mri"
+SAME_PICTURE_BITS: Final = 14
 
 
 @dataclass(frozen=True)
@@ -169,10 +171,6 @@ class Known:
     row: GroupRow
     fold: int
     code: int
-
-
-PUBLIC: Final = "brain-tumor-mri"
-SAME_PICTURE_BITS: Final = 14
 
 
 @cache

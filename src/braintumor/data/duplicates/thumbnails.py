@@ -25,6 +25,10 @@ FINE_SIDE: Final = 64
 HEAD_GREY: Final = 20 / 255
 HEAD_SHARE: Final = 0.02
 DECODERS: Final = 4
+NO_BOX: Final = np.array([[0, 1, 0, 1]], np.float32)
+BLACK: Final = np.zeros((1, SIDE, SIDE), np.uint8)
+CACHE_VERSION: Final = 3  # raise it when `read` or `miniature` gives other values
+SEAL_BYTES: Final = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +62,6 @@ class Miniatures:
         return Miniatures(*(np.concatenate([getattr(part, name) for part in (NOTHING[:0], *parts)]) for name in names))
 
 
-NO_BOX: Final = np.array([[0, 1, 0, 1]], np.float32)
-BLACK: Final = np.zeros((1, SIDE, SIDE), np.uint8)
 NOTHING: Final = Miniatures(BLACK, BLACK, np.zeros((1, FINE_SIDE, FINE_SIDE), np.uint8), NO_BOX)
 
 
@@ -110,9 +112,6 @@ def miniatures(manifest: Manifest, cache: Path) -> tuple[Miniatures, dict[str, s
     return found, problems
 
 
-CACHE_VERSION: Final = 3  # raise it when `read` or `miniature` gives other values
-
-
 def recall(file: Path, count: int) -> Miniatures | None:
     """Return the miniatures of so many slices that `keep` wrote; None if the file is absent or damaged."""
     try:
@@ -129,9 +128,6 @@ def recall(file: Path, count: int) -> Miniatures | None:
         for side, end in zip(sides, ends, strict=True)
     )
     return Miniatures(whole, head, fine, np.frombuffer(values[ends[-1] :], np.float32).reshape(count, 4))
-
-
-SEAL_BYTES: Final = 32
 
 
 def keep(file: Path, found: Miniatures) -> None:

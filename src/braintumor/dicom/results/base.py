@@ -26,6 +26,8 @@ from braintumor.predictor import Prediction
 UTF8: Final = "ISO_IR 192"
 NO_DATE: Final = ("19000101", "000000")
 LARGEST_NUMBER: Final = 2**31 - 1
+KEPT: Final = ("IssuerOfPatientID", "PatientAge", "StudyDescription", "SeriesDate", "SeriesTime")
+"""Of the source, where it has them; the date, so that archives sort a result's series beside that of the image."""
 
 
 class Kind(NamedTuple):
@@ -146,10 +148,6 @@ def begun(case: Case, kind: Kind) -> Dataset:
     made.ContributingEquipmentSequence = [contribution(case)]
     made.file_meta = file_meta(made)
     return made
-
-
-KEPT: Final = ("IssuerOfPatientID", "PatientAge", "StudyDescription", "SeriesDate", "SeriesTime")
-"""Of the source, where it has them; the date, so that archives sort a result's series beside that of the image."""
 
 
 def series_number(number: Any, kind: Kind) -> int:

@@ -16,6 +16,7 @@ KINDS: Final = {
     CLASS_MAP.sop_class: "map",
     REPORT.sop_class: "report",
 }
+TWICE: Final = "has the identifiers of an earlier file and other content; leave out the wrong one"
 
 
 def file_name(result: Dataset, name: str) -> str:
@@ -40,9 +41,6 @@ class Distinct:
             digest = hashlib.sha256(content).digest()
             if self._known.setdefault(str(each.SOPInstanceUID), digest) != digest:
                 raise ImageError(name, TWICE)
-
-
-TWICE: Final = "has the identifiers of an earlier file and other content; leave out the wrong one"
 
 
 def save(results: Iterable[tuple[Dataset, bytes]], folder: Path, name: str) -> None:

@@ -25,6 +25,7 @@ from braintumor.overlay import FAINT_INK, MARGIN, SIDE, TOP, enlarge, figure, fo
 from braintumor.predictor import Prediction
 
 FULL: Final = 65535  # stored value of the full scale of a class map
+TILTED: Final = 0.1  # a direction that is weaker is not named
 
 
 def results(scan: Scan, prediction: Prediction, model: Model) -> list[Dataset]:
@@ -150,9 +151,6 @@ def letters(direction: list[float]) -> str:
     """Return the letters of a direction, the strongest first: L left, P posterior, H head and their opposites."""
     named = [(abs(value), pair[value < 0]) for value, pair in zip(direction, ("LR", "PA", "HF"), strict=True)]
     return "".join(letter for strength, letter in sorted(named, reverse=True) if strength > TILTED)
-
-
-TILTED: Final = 0.1  # a direction that is weaker is not named
 
 
 def has_place(case: Case) -> bool:

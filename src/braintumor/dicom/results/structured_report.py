@@ -11,6 +11,8 @@ from braintumor.dicom import codes
 from braintumor.dicom.codes import Code, dataset
 from braintumor.dicom.results.base import REPORT, Case, begun, fingerprint, reference, reference_to
 
+NO_MAP = "The image does not say where it lies in the patient: the class map is in the overlay only."
+
 
 def report(case: Case, class_map: Dataset | None) -> Dataset:
     """Return the Comprehensive 3D SR of a slice (PS3.3 A.35.13, PS3.16 TID 1500), preliminary and unverified.
@@ -123,9 +125,6 @@ def group(case: Case, class_map: Dataset | None) -> Dataset:
     made = container(codes.GROUP, said)
     made.ContentTemplateSequence = [template("1501")]
     return made
-
-
-NO_MAP = "The image does not say where it lies in the patient: the class map is in the overlay only."
 
 
 def measurements(case: Case) -> Iterator[Dataset]:

@@ -40,6 +40,14 @@ RELATION_TITLES: Final = {
 }
 
 MODES: Final = {"L": "grey", "RGB": "colour", "P": "palette", "RGBA": "colour and transparency", "1": "black and white"}
+PARTS: Final = {"train": "training", "val": "validation", "test": "test", "": ""}
+TERMS: Final = {
+    "bytes": "identical files",
+    "pixels": "identical pixels",
+    "near": "likely same",
+    "turned": "mirrored, turned",
+    "related": "related",
+}
 
 
 @dataclass(frozen=True)
@@ -152,13 +160,3 @@ def findings(audit: Audit) -> dict[str, str]:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, `1 pair`, `2 pairs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-PARTS: Final = {"train": "training", "val": "validation", "test": "test", "": ""}
-TERMS: Final = {
-    "bytes": "identical files",
-    "pixels": "identical pixels",
-    "near": "likely same",
-    "turned": "mirrored, turned",
-    "related": "related",
-}

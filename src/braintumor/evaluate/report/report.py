@@ -41,6 +41,9 @@ PROTOCOLS = {
 
 Progress = Callable[[int, int], None]
 Answers = Sequence[tuple[Row, Prediction]]
+NOT_CLEAN = "no test image is known to share nothing with training: {why}; use --protocol official"
+LOST = "missing, or no longer the file that was set aside for testing"
+NO_MAPS = np.empty((len(CLASSES), 0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -215,9 +218,6 @@ def check_request(model: Model, out: Path, protocol: str, masks: Path | None) ->
     check_writable(out)
 
 
-NOT_CLEAN = "no test image is known to share nothing with training: {why}; use --protocol official"
-
-
 def compare_maps(
     parts: Sequence[Part], groups: Integers, masks: Path, progress: Progress | None
 ) -> tuple[Localisation, list[Survivor]]:
@@ -297,9 +297,6 @@ def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
     return "held-out", Listing(Manifest(data_dir, kept), lost)
 
 
-LOST = "missing, or no longer the file that was set aside for testing"
-
-
 def ask(
     manifest: Manifest, model: Model, progress: Progress | None
 ) -> tuple[list[tuple[Row, Prediction]], dict[str, str], float]:
@@ -316,9 +313,6 @@ def ask(
             if progress:
                 progress(done, len(manifest))
     return answers, unreadable, time.perf_counter() - start
-
-
-NO_MAPS = np.empty((len(CLASSES), 0, 0), np.float32)
 
 
 def judge(
