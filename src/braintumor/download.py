@@ -49,7 +49,7 @@ def fetch(remote: Remote, folder: Path, progress: Progress) -> Path:
         StorageError: the disk is full or the folder cannot be written to.
     """
     target = folder / remote.name
-    if target.is_file() and difference(target, remote) == "":
+    if target.is_file() and _difference(target, remote) == "":
         return target
     part = folder / f"{remote.name}.part"
     try:
@@ -58,12 +58,12 @@ def fetch(remote: Remote, folder: Path, progress: Progress) -> Path:
             part.unlink()
         part.touch()
     except OSError as error:
-        raise unwritable(part, error) from error
-    complete(remote, part, progress)
-    if found := difference(part, remote):
+        raise _unwritable(part, error) from error
+    _complete(remote, part, progress)
+    if found := _difference(part, remote):
         part.unlink()
         raise DownloadError(f"{remote.url} {found}; it was removed, give the same command to fetch it again")
-    keep(part, target)
+    _keep(part, target)
     return target
 
 
@@ -74,7 +74,7 @@ def fetch_text(url: str) -> str:
         DownloadError: no connection, an error status, a longer text or no UTF-8.
     """
     try:
-        with urllib.request.urlopen(request(url), timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(_request(url), timeout=TIMEOUT_S) as answer:
             content: bytes = answer.read(LARGEST_ANSWER + 1)
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(f"cannot download {url} ({error})") from error
@@ -93,7 +93,7 @@ def size_of(url: str) -> int:
         DownloadError: no connection, an error status or no size.
     """
     try:
-        with urllib.request.urlopen(request(url, method="HEAD"), timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(_request(url, method="HEAD"), timeout=TIMEOUT_S) as answer:
             return int(answer.headers["Content-Length"])
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(f"cannot download {url} ({error})") from error
@@ -103,7 +103,7 @@ def size_of(url: str) -> int:
         ) from error
 
 
-def complete(remote: Remote, part: Path, progress: Progress) -> None:
+def _complete(remote: Remote, part: Path, progress: Progress) -> None:
     """Append to a part until it has the published size.
 
     Raises:
@@ -119,13 +119,13 @@ def complete(remote: Remote, part: Path, progress: Progress) -> None:
             )
         before = arrived
         try:
-            receive(remote, part, progress)
+            _receive(remote, part, progress)
             reason = "the connection was cut"
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
 
 
-def receive(remote: Remote, part: Path, progress: Progress) -> None:
+def _receive(remote: Remote, part: Path, progress: Progress) -> None:
     """Append what one connection brings of the rest of a file, or begin anew where the server knows no ranges.
 
     Raises:
@@ -133,25 +133,24 @@ def receive(remote: Remote, part: Path, progress: Progress) -> None:
         StorageError: the part cannot be written.
     """
     arrived = part.stat().st_size
-    with urllib.request.urlopen(request(remote.url, arrived), timeout=TIMEOUT_S) as answer:
+    with urllib.request.urlopen(_request(remote.url, arrived), timeout=TIMEOUT_S) as answer:
         if answer.status not in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
             raise http.client.HTTPException(f"status {answer.status} instead of the file")
         if answer.status == http.HTTPStatus.OK:
             arrived = 0
         with part.open("ab" if arrived else "wb") as file:
             while chunk := answer.read(min(CHUNK_BYTES, remote.size - arrived)):
-                write(file, chunk, part)
+                _write(file, chunk, part)
                 arrived += len(chunk)
                 progress(arrived, remote.size)
 
 
-def request(url: str, start: int = 0, method: str = "GET") -> urllib.request.Request:
-    """Return the request for an address from a byte on."""
+def _request(url: str, start: int = 0, method: str = "GET") -> urllib.request.Request:
     headers = {"User-Agent": "braintumor"} | ({"Range": f"bytes={start}-"} if start else {})
     return urllib.request.Request(url, headers=headers, method=method)
 
 
-def write(file: IO[bytes], chunk: bytes, part: Path) -> None:
+def _write(file: IO[bytes], chunk: bytes, part: Path) -> None:
     """Append to a file now, so that a full disk is not mistaken for a failed connection.
 
     Raises:
@@ -161,10 +160,10 @@ def write(file: IO[bytes], chunk: bytes, part: Path) -> None:
         file.write(chunk)
         file.flush()
     except OSError as error:
-        raise unwritable(part, error) from error
+        raise _unwritable(part, error) from error
 
 
-def difference(file: Path, remote: Remote) -> str:
+def _difference(file: Path, remote: Remote) -> str:
     """Return how a file differs from the published one, an empty text if it does not."""
     size = file.stat().st_size
     if size != remote.size:
@@ -177,7 +176,7 @@ def difference(file: Path, remote: Remote) -> str:
     return f"has the {remote.algorithm.upper()} {received}, expected {remote.checksum}"
 
 
-def keep(part: Path, target: Path) -> None:
+def _keep(part: Path, target: Path) -> None:
     """Give a verified part its final name, once it is on the disk.
 
     Raises:
@@ -188,9 +187,8 @@ def keep(part: Path, target: Path) -> None:
             os.fsync(file.fileno())
         part.replace(target)
     except OSError as error:
-        raise unwritable(target, error) from error
+        raise _unwritable(target, error) from error
 
 
-def unwritable(path: Path, error: OSError) -> StorageError:
-    """Return the error for a file that cannot be written."""
+def _unwritable(path: Path, error: OSError) -> StorageError:
     return StorageError(f"cannot write {path} ({error.strerror or error}); free some space or choose another folder")

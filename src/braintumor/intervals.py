@@ -113,16 +113,16 @@ def interval(
     Field and Welsh (2007), doi 10.1111/j.1467-9868.2007.00593.x.
     """
     values = {name: array[0] for name, array in statistic(np.ones((1, len(groups)))).items()}
-    drawn = bootstrap(statistic, groups, values, resamples, seed)
+    drawn = _bootstrap(statistic, groups, values, resamples, seed)
     found = {}
     for name, value in values.items():
         low, high = np.minimum(drawn[name][0], value), np.maximum(drawn[name][1], value)
         groups_behind = (rates or {}).get(name, np.zeros(value.shape, np.int64))
-        found[name] = (value, *with_spread(value, low, high, groups_behind))
+        found[name] = (value, *_with_spread(value, low, high, groups_behind))
     return found
 
 
-def bootstrap(
+def _bootstrap(
     statistic: Statistic, groups: Integers, values: Mapping[str, Floats], resamples: int, seed: int
 ) -> dict[str, tuple[Floats, Floats]]:
     """Return the 2.5 % and 97.5 % points of each statistic over drawn groups; NaN with fewer than two groups."""
@@ -133,10 +133,10 @@ def bootstrap(
     drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)  # (R, groups)
     size = max(1, 2_000_000 // len(groups))  # bounds the memory of the (R, N) arrays
     parts = [statistic(drawn[i : i + size, members].astype(np.float64)) for i in range(0, resamples, size)]
-    return {name: percentiles(np.concatenate([part[name] for part in parts])) for name in values}
+    return {name: _percentiles(np.concatenate([part[name] for part in parts])) for name in values}
 
 
-def percentiles(samples: Floats) -> tuple[Floats, Floats]:
+def _percentiles(samples: Floats) -> tuple[Floats, Floats]:
     """Return the 2.5 % and 97.5 % points along the first axis; NaN entries are left out."""
     columns = samples.reshape(len(samples), -1).T
     known = [column[~np.isnan(column)] for column in columns]
@@ -144,7 +144,7 @@ def percentiles(samples: Floats) -> tuple[Floats, Floats]:
     return points[:, 0].reshape(samples.shape[1:]), points[:, 1].reshape(samples.shape[1:])
 
 
-def with_spread(value: Floats, low: Floats, high: Floats, groups: Integers) -> tuple[Floats, Floats]:
+def _with_spread(value: Floats, low: Floats, high: Floats, groups: Integers) -> tuple[Floats, Floats]:
     """Return low and high, where they show no spread those of `clopper_pearson`; NaN there without groups."""
     extreme = (value < FLAT) | (value > 1 - FLAT)
     flat = (high - low < FLAT) | (np.isnan(low) & extreme)

@@ -186,7 +186,7 @@ class Predictor:
                 if not ready:
                     return
                 batch, ready = ready[:BATCH], ready[BATCH:]
-                yield from in_order(batch, self.predict([item for item in batch if isinstance(item, PreparedSlice)]))
+                yield from _in_order(batch, self.predict([item for item in batch if isinstance(item, PreparedSlice)]))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -196,7 +196,7 @@ class Predictor:
         while batch := list(islice(remaining, BATCH_WITH_SCANS)):
             scans = [item for item in batch if isinstance(item, Scan)]
             predictions = self.predict([self.prepare_scan(scan) for scan in scans])
-            yield from in_order(batch, list(zip(scans, predictions, strict=True)))
+            yield from _in_order(batch, list(zip(scans, predictions, strict=True)))
 
     def predict(self, slices: Sequence[PreparedSlice]) -> list[Prediction]:
         """Return the predictions for one batch of slices."""
@@ -272,7 +272,7 @@ def predict(
         model: a loaded model.
         choice: which slices of volumes are wanted.
     """
-    is_alone = isinstance(sources, str | Path | Scan | bytes) or is_named_content(sources)
+    is_alone = isinstance(sources, str | Path | Scan | bytes) or _is_named_content(sources)
     several: Iterable[Source] = [sources] if is_alone else sources  # type: ignore[assignment,list-item]
     with Predictor(model, choice) as predictor:
         return [
@@ -296,14 +296,14 @@ def predict_all(sources: Iterable[Source], model: Model) -> list[Prediction]:
     return predictions
 
 
-def is_named_content(sources: object) -> bool:
+def _is_named_content(sources: object) -> bool:
     """Tell whether this is the content of one file and what to call it, not two sources."""
     return (
         isinstance(sources, tuple) and len(sources) == 2 and isinstance(sources[0], bytes) and type(sources[1]) is str
     )
 
 
-def in_order(batch: Sequence[object], answers: Sequence[Answer]) -> Iterator[Answer | ImageError]:
+def _in_order(batch: Sequence[object], answers: Sequence[Answer]) -> Iterator[Answer | ImageError]:
     """Yield the answers to a batch in its order; what could not be read passes through."""
     remaining = iter(answers)
     for item in batch:

@@ -132,7 +132,7 @@ class Summary:
             parts.append(f"referred {len(self.referred)} ({listed})")
         if self.gaps:
             more = f" and {len(self.gaps) - SHOWN_GAPS} more gaps" * (len(self.gaps) > SHOWN_GAPS)
-            parts.append(f"no answer for {', '.join(spelled(gap) for gap in self.gaps[:SHOWN_GAPS])}{more}")
+            parts.append(f"no answer for {', '.join(_spelled(gap) for gap in self.gaps[:SHOWN_GAPS])}{more}")
         if self.repeated:
             parts.append(f"several slices with the number {numbered(self.repeated)}")
         return f"{self.volume}: {self.slices} slice{'s' * (self.slices != 1)}: {', '.join(parts)}"
@@ -193,16 +193,16 @@ class Tally:
 
     def summaries(self) -> list[Summary]:
         """Return the summary of each volume, in the order in which the volumes came."""
-        return [summary(volume, said) for volume, said in self._said.items()]
+        return [_summary(volume, said) for volume, said in self._said.items()]
 
 
-def summary(volume: str, answers: Sequence[Said]) -> Summary:
+def _summary(volume: str, answers: Sequence[Said]) -> Summary:
     """Return the summary of the slices of one volume."""
     answers = sorted(answers, key=lambda said: said.number)
     counts = Counter(said.number for said in answers)
     notes = dict.fromkeys(note for said in answers for note in said.notes)
-    strongest = {name: evidence(answers, name) for name in TUMORS}
-    runs = {name: longest_run(answers, name) for name in TUMORS}
+    strongest = {name: _evidence(answers, name) for name in TUMORS}
+    runs = {name: _longest_run(answers, name) for name in TUMORS}
     return Summary(
         volume,
         len(answers),
@@ -216,29 +216,29 @@ def summary(volume: str, answers: Sequence[Said]) -> Summary:
     )
 
 
-def evidence(answers: Sequence[Said], name: str) -> Evidence | None:
+def _evidence(answers: Sequence[Said], name: str) -> Evidence | None:
     """Return the slice that speaks most for a class, of those decided so, else of those referred; first of equals."""
     decided = [said for said in answers if said.decision == name]
-    candidates = decided or [said for said in answers if said.predicted == name and shows_a_brain(said)]
+    candidates = decided or [said for said in answers if said.predicted == name and _shows_a_brain(said)]
     if not candidates:
         return None
     best = max(candidates, key=lambda said: (said.strength if said.strength >= EVIDENCE else 0.0, said.probability))
     return Evidence(best.number, best.image, best.strength, best.probability, bool(decided))
 
 
-def shows_a_brain(said: Said) -> bool:
+def _shows_a_brain(said: Said) -> bool:
     """Tell whether a slice was not referred for being no usable picture of a brain; else its classes mean nothing."""
     return not any(reason.code in NO_PICTURE for reason in said.reasons)
 
 
-def longest_run(answers: Sequence[Said], name: str) -> Range | None:
+def _longest_run(answers: Sequence[Said], name: str) -> Range | None:
     """Return the longest run of neighbours decided as a class, see `Summary`; None without such slices."""
-    runs = [[said.number for said in run] for run in neighbours(answers) if run[0].decision == name]
+    runs = [[said.number for said in run] for run in _neighbours(answers) if run[0].decision == name]
     longest = max(runs, key=len, default=[])
     return (min(longest), max(longest)) if longest else None
 
 
-def neighbours(answers: Sequence[Said]) -> Iterator[list[Said]]:
+def _neighbours(answers: Sequence[Said]) -> Iterator[list[Said]]:
     """Yield runs of neighbouring slices with the same decision; together they are all slices."""
     answers = in_order(answers)
     run = [answers[0]]
@@ -263,10 +263,9 @@ def numbered(numbers: Sequence[int]) -> str:
     unique = set(numbers)
     starts = sorted(number for number in unique if number - 1 not in unique)
     ends = sorted(number for number in unique if number + 1 not in unique)
-    return ", ".join(map(spelled, zip(starts, ends, strict=True)))
+    return ", ".join(map(_spelled, zip(starts, ends, strict=True)))
 
 
-def spelled(numbers: Range) -> str:
-    """Return a range of slice numbers in words."""
+def _spelled(numbers: Range) -> str:
     first, last = numbers
     return str(first) if first == last else f"{first}-{last}"

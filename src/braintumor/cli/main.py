@@ -114,7 +114,7 @@ class Train:
             **{name: value for name, value in given.items() if value is not None},
         )
         out = self.out or Path("runs") / f"{self.model}-{self.recipe}"
-        previous = signal.signal(signal.SIGTERM, interrupt)
+        previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             with TrainingProgress() as progress:
                 card = train(
@@ -127,7 +127,7 @@ class Train:
                     skip_unreadable=self.skip_unreadable,
                 )
         except KeyboardInterrupt:
-            say_aside(interrupted_text(out))
+            say_aside(_interrupted_text(out))
             return INTERRUPTED
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -230,7 +230,7 @@ class Folds:
             **{name: value for name, value in given.items() if value is not None},
         )
         out = self.out or Path("runs") / "folds" / f"{self.model}-{self.recipe}"
-        previous = signal.signal(signal.SIGTERM, interrupt)
+        previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             with Bar("evaluating") as bar:
                 report = folds(config, self.data_dir, out, bar.say, jobs=self.jobs, progress=bar.show, masks=self.masks)
@@ -266,7 +266,7 @@ class Quantize:
             f"on {found['n']} validation images: same class {found['agreement']:.4f}, "
             f"accuracy {found['accuracy']:.4f} (float32 {original['accuracy']:.4f}), "
             f"correlation of the class maps {found['class_map_correlation']:.4f}",
-            f"next: braintumor predict IMAGES --model {as_model(self.model)} --precision {self.precision}",
+            f"next: braintumor predict IMAGES --model {_as_model(self.model)} --precision {self.precision}",
             DISCLAIMER,
         )
         return DONE
@@ -384,7 +384,7 @@ class Explain:
                 scan, prediction = answer
                 shown_class = self.show_class or prediction.predicted
                 name = names.take(output_name(prediction))
-                say(explained(scan, prediction, model, shown_class, self.out, name))
+                say(_explained(scan, prediction, model, shown_class, self.out, name))
 
         writer = AnswerWriter(write)
         try:
@@ -436,7 +436,7 @@ class DataGet:
 
     def run(self) -> int:
         """Download, and say what is there and under which licence."""
-        say(*(kaggle_lines(self.out) if self.source == "kaggle" else figshare_lines(self.out)), DISCLAIMER)
+        say(*(_kaggle_lines(self.out) if self.source == "kaggle" else _figshare_lines(self.out)), DISCLAIMER)
         return DONE
 
 
@@ -517,7 +517,7 @@ class ModelsGet:
 
         with Bar("downloading") as bar:
             found = get(self.url, self.sha256, self.name, bar.show)
-        say(*added_lines(found.name, found.folder))
+        say(*_added_lines(found.name, found.folder))
         return DONE
 
 
@@ -537,7 +537,7 @@ class ModelsAdd:
         from braintumor.models.registry import add
 
         found = add(self.source, self.name, self.sha256)
-        say(*added_lines(found.name, found.folder))
+        say(*_added_lines(found.name, found.folder))
         return DONE
 
 
@@ -726,7 +726,7 @@ def main(arguments: list[str] | None = None) -> int:
         is_utf_8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
         sys.stdout.reconfigure(errors="surrogateescape" if is_utf_8 else "backslashreplace")
     try:
-        command = parsed(sys.argv[1:] if arguments is None else arguments)
+        command = _parsed(sys.argv[1:] if arguments is None else arguments)
         if isinstance(command, Predict | Explain | Dicom | Serve):
             hide()  # from the processes that decode, where the system confines these badly
         return command.run()
@@ -744,7 +744,7 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def parsed(arguments: list[str]) -> Command:
+def _parsed(arguments: list[str]) -> Command:
     """Return the command that arguments ask for; where they ask for none, say so with the arguments made visible.
 
     Raises:
@@ -773,7 +773,7 @@ def script() -> None:
     SIGPIPE stays ignored, as Python has it: it would also end the program when an archive or a browser goes away.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    keep_fonts()
+    _keep_fonts()
     try:
         try:
             status = main()
@@ -785,14 +785,14 @@ def script() -> None:
     sys.exit(status)
 
 
-def keep_fonts() -> None:
+def _keep_fonts() -> None:
     """Let matplotlib keep its list of fonts in our cache where there is no home folder; it complains otherwise."""
     cache = os.environ.get("BRAINTUMOR_CACHE")
     if cache and user_folder("XDG_CONFIG_HOME", ".config") is None:
         os.environ.setdefault("MPLCONFIGDIR", str(Path(cache).absolute() / "matplotlib"))
 
 
-def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_class: str, out: Path, name: str) -> str:
+def _explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_class: str, out: Path, name: str) -> str:
     """Write the overlay and the raw map of one slice; return the line that says what they show."""
     import numpy as np
 
@@ -819,7 +819,7 @@ def explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_clas
     return f"{prediction.image}: {said(prediction)}; {state} for {TITLES[shown_class]} -> {out / name}.png"
 
 
-def kaggle_lines(out: Path) -> tuple[str, ...]:
+def _kaggle_lines(out: Path) -> tuple[str, ...]:
     """Get the set from Kaggle; return what to say about it."""
     from braintumor.data.public.kaggle import get_kaggle
 
@@ -833,7 +833,7 @@ def kaggle_lines(out: Path) -> tuple[str, ...]:
     )
 
 
-def figshare_lines(out: Path) -> tuple[str, ...]:
+def _figshare_lines(out: Path) -> tuple[str, ...]:
     """Get the set from figshare; return what to say about it."""
     from braintumor.cli.output import Bar
     from braintumor.data.public.figshare import get_figshare
@@ -847,22 +847,20 @@ def figshare_lines(out: Path) -> tuple[str, ...]:
     )
 
 
-def added_lines(name: str, folder: Path) -> tuple[str, ...]:
-    """Return what to say about a model that was added."""
+def _added_lines(name: str, folder: Path) -> tuple[str, ...]:
     return f"{name}: {folder}", f"next: braintumor predict IMAGES --model {name}", DISCLAIMER
 
 
-def as_model(folder: Path) -> str:
+def _as_model(folder: Path) -> str:
     """Return a folder as --model takes it, which takes a word without a separator for a name."""
     return str(folder) if is_path(str(folder)) else f".{os.sep}{folder}"
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Turn SIGTERM into the same orderly stop as Ctrl-C."""
+def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def interrupted_text(out: Path) -> str:
+def _interrupted_text(out: Path) -> str:
     """Return what to say after an interruption: how to go on."""
     if (out / "checkpoint" / "state.json").exists():
         return f"interrupted; the last finished epoch is kept in {out}. Go on with the same command and --resume"

@@ -43,7 +43,7 @@ def text_writer(model: "Model") -> Writer:
 
     def write(answer: Prediction | ImageError | None) -> None:
         if answer is None:
-            say(*summary_lines(tally), f"{model.identity}. {DISCLAIMER}")
+            say(*_summary_lines(tally), f"{model.identity}. {DISCLAIMER}")
         elif not isinstance(answer, ImageError):
             shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
             classes = f"  one of: {', '.join(answer.prediction_set)}" if answer.prediction_set else ""
@@ -69,7 +69,7 @@ def json_writer(model: "Model") -> Writer:
     def write(answer: Prediction | ImageError | None) -> None:
         nonlocal separator
         if answer is None:
-            volumes = ascii_json([summary.record() for summary in tally.summaries()])
+            volumes = _ascii_json([summary.record() for summary in tally.summaries()])
             print(f'{empty if separator is empty else ""}\n], "volumes": {volumes}}}')
         else:
             if isinstance(answer, Prediction):
@@ -79,13 +79,13 @@ def json_writer(model: "Model") -> Writer:
                 if isinstance(answer, ImageError)
                 else answer.record()
             )
-            print(separator + ascii_json(entry), end="", flush=True)
+            print(separator + _ascii_json(entry), end="", flush=True)
             separator = ",\n"
 
     return write
 
 
-def ascii_json(value: object) -> str:
+def _ascii_json(value: object) -> str:
     """Return JSON of printable ASCII alone; the standard library leaves DEL as it is."""
     return json.dumps(value).replace("\x7f", "\\u007f")
 
@@ -98,7 +98,7 @@ def csv_writer(model: "Model") -> Writer:
 
     def write(answer: Prediction | ImageError | None) -> None:
         if answer is None:
-            say_aside(*summary_lines(tally), f"{model.identity}. {DISCLAIMER}")
+            say_aside(*_summary_lines(tally), f"{model.identity}. {DISCLAIMER}")
         elif not isinstance(answer, ImageError):
             writer.writerow(map(to_cell, answer.row().values()))
             tally.add(answer)
@@ -106,7 +106,7 @@ def csv_writer(model: "Model") -> Writer:
     return write
 
 
-def summary_lines(tally: Tally) -> list[str]:
+def _summary_lines(tally: Tally) -> list[str]:
     """Return what to say about volumes of more than one slice."""
     return [line for summary in tally.summaries() if summary.slices > 1 for line in summary.lines()]
 

@@ -38,17 +38,16 @@ class FoundImages:
             files += (Path(parent, name) for name in names)
             self.passed_over += (Path(parent, name) for name in folders if Path(parent, name).is_symlink())
         for file in sorted(files):
-            if holds_image(file):
+            if _holds_image(file):
                 yield file
             else:
                 self.passed_over.append(file)
 
     def _pass_over(self, error: OSError) -> None:
-        """Note a folder that may not be opened."""
         self.passed_over.append(Path(error.filename))
 
 
-def holds_image(file: Path) -> bool:
+def _holds_image(file: Path) -> bool:
     """Tell whether a file found in a folder is to be read: by its suffix, DICOM also by its content."""
     if not file.is_file():
         return False

@@ -169,12 +169,12 @@ def audit(data_dir: Path, reference: Path | None, progress: Progress, say: Say) 
     groups = group_numbers(manifest, found, copies.pairs, patients(matches), use_shipped=theirs is None)
     rows = group_rows(manifest, groups, matches)
     if not theirs:
-        rows = with_shipped(rows, manifest, found)
+        rows = _with_shipped(rows, manifest, found)
     say("measuring shortcuts")
-    return judged(manifest, facts, copies, groups, rows, matches if theirs else None, unreadable)
+    return _judged(manifest, facts, copies, groups, rows, matches if theirs else None, unreadable)
 
 
-def with_shipped(rows: list[GroupRow], manifest: Manifest, found: Miniatures) -> list[GroupRow]:
+def _with_shipped(rows: list[GroupRow], manifest: Manifest, found: Miniatures) -> list[GroupRow]:
     """Return the lines with what the shipped table says about images of the public set."""
     known = recognised(manifest, found)
     return [
@@ -183,7 +183,7 @@ def with_shipped(rows: list[GroupRow], manifest: Manifest, found: Miniatures) ->
     ]
 
 
-def judged(
+def _judged(
     manifest: Manifest,
     facts: Sequence[Facts],
     copies: Copies,

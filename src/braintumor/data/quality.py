@@ -72,12 +72,12 @@ def quality(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterato
     with ThreadPoolExecutor(DECODERS) as pool:
         for start in range(0, len(manifest), CHUNK):
             rows = manifest.rows[start : start + CHUNK]
-            yield from zip(rows, pool.map(lambda row: attempt(manifest, row), rows), strict=True)
+            yield from zip(rows, pool.map(lambda row: _attempt(manifest, row), rows), strict=True)
             done += len(rows)
             progress(done, len(manifest))
 
 
-def attempt(manifest: Manifest, row: Row) -> Facts | str:
+def _attempt(manifest: Manifest, row: Row) -> Facts | str:
     """Return the facts of a row's file, or why it cannot be read."""
     try:
         scan, stored = read_stored(manifest.path(row))
@@ -92,7 +92,7 @@ def facts(grey: Grey, stored: Stored) -> Facts:
     found = {
         "text": has_writing(grey),
         "coloured": stored.coloured > COLOURED_SHARE,
-        "frame": has_frame(grey),
+        "frame": _has_frame(grey),
         "screen": (max(grey.shape), min(grey.shape)) in SCREENS,
         "elongated": max(grey.shape) > 2 * min(grey.shape),
         "flat": int(grey.max()) - int(grey.min()) < FLAT_RANGE * 255,
@@ -103,22 +103,22 @@ def facts(grey: Grey, stored: Stored) -> Facts:
         width=width,
         height=height,
         mean=float(grey.mean()) / 255,
-        border=float(np.median(np.concatenate([side.ravel() for side in sides(grey)]))) / 255,
+        border=float(np.median(np.concatenate([side.ravel() for side in _sides(grey)]))) / 255,
         pixels=hashlib.blake2b(size + np.ascontiguousarray(grey).tobytes(), digest_size=16).digest(),
         odd=tuple(name for name, holds in found.items() if holds),
     )
 
 
-def sides(grey: Grey) -> tuple[Grey, ...]:
+def _sides(grey: Grey) -> tuple[Grey, ...]:
     """Return the outermost three lines on every side, (3, H or W) each."""
     turned = grey.T
     return grey[:FRAME_LINES], grey[-FRAME_LINES:], turned[:FRAME_LINES], turned[-FRAME_LINES:]
 
 
-def has_frame(grey: Grey) -> bool:
+def _has_frame(grey: Grey) -> bool:
     """Return whether a light, even line runs along at least two edges."""
     found = 0
-    for side in sides(grey):
+    for side in _sides(grey):
         dark, light = np.percentile(side.max(axis=0), (10, 90))
         found += bool(dark > LIGHT and light - dark < LIGHT)
     return found >= 2
@@ -162,13 +162,13 @@ def looks(facts: Sequence[Facts], labels: NDArray[np.int64]) -> dict[str, Look]:
         labels: (N,) class of each, in the order of `CLASSES`.
     """
     return {
-        name: look([facts[which] for which in np.flatnonzero(labels == index).tolist()])
+        name: _look([facts[which] for which in np.flatnonzero(labels == index).tolist()])
         for index, name in enumerate(CLASSES)
         if (labels == index).any()
     }
 
 
-def look(facts: Sequence[Facts]) -> Look:
+def _look(facts: Sequence[Facts]) -> Look:
     """Return how the files of one class look, at least one."""
     sizes = Counter((each.width, each.height) for each in facts)
     aspects = [width / height for width, height in sizes]
@@ -177,12 +177,12 @@ def look(facts: Sequence[Facts]) -> Look:
         sizes=len(sizes),
         size=sizes.most_common(1)[0][0],
         aspect=(min(aspects), max(aspects)),
-        mean=spread([each.mean for each in facts]),
-        border=spread([each.border for each in facts]),
+        mean=_spread([each.mean for each in facts]),
+        border=_spread([each.border for each in facts]),
     )
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the 5th, 50th and 95th percentile."""
     low, middle, high = np.percentile(values, (5, 50, 95)).round(4).tolist()
     return low, middle, high

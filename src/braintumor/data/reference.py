@@ -125,10 +125,10 @@ def match(found: Miniatures, reference: Reference, theirs: Miniatures) -> list[M
     best: list[int | None] = [None] * len(found)
     for index in np.argsort(pairs.score, kind="stable").tolist():
         best[int(pairs.first[index])] = index
-    return [None if index is None else described(pairs, index, reference) for index in best]
+    return [None if index is None else _described(pairs, index, reference) for index in best]
 
 
-def described(pairs: Pairs, index: int, reference: Reference) -> Match:
+def _described(pairs: Pairs, index: int, reference: Reference) -> Match:
     """Return one pair of an image and a reference slice as a match."""
     second = int(pairs.second[index])
     row = reference.manifest.rows[second]

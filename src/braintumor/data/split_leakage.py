@@ -68,7 +68,7 @@ def grouping(groups: Integers, splits: Integers, labels: Integers, rows: Sequenc
         labels: (N,) class of each image.
         rows: N lines of groups.csv.
     """
-    seen_in, seen_as = (several(groups, values) for values in (splits, labels))
+    seen_in, seen_as = (_several(groups, values) for values in (splits, labels))
     members: defaultdict[int, list[int]] = defaultdict(list)
     for index in np.flatnonzero(np.isin(groups, seen_as)).tolist():
         members[int(groups[index])].append(index)
@@ -85,7 +85,7 @@ def grouping(groups: Integers, splits: Integers, labels: Integers, rows: Sequenc
     )
 
 
-def several(groups: Integers, values: Integers) -> Integers:
+def _several(groups: Integers, values: Integers) -> Integers:
     """Return the groups whose images have more than one of the (N,) values."""
     distinct = np.unique(np.stack([groups, values]), axis=1)[0]
     names, times = np.unique(distinct, return_counts=True)

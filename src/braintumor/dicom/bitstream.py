@@ -65,11 +65,11 @@ def size(frame: bytes, syntax: str) -> Size:
         DicomRefusalError: it states none, or is not of the kind that the transfer syntax says.
     """
     if syntax in JPEG_2000:
-        return jpeg_2000_size(frame)
-    return jpeg_size(frame, STARTS[syntax])
+        return _jpeg_2000_size(frame)
+    return _jpeg_size(frame, STARTS[syntax])
 
 
-def jpeg_size(frame: bytes, starts: tuple[int, ...]) -> Size:
+def _jpeg_size(frame: bytes, starts: tuple[int, ...]) -> Size:
     """Return the size in the start of frame of a JPEG or JPEG-LS stream.
 
     Raises:
@@ -95,7 +95,7 @@ def jpeg_size(frame: bytes, starts: tuple[int, ...]) -> Size:
     raise DicomRefusalError("compressed pixels that state no size; send the image again")
 
 
-def jpeg_2000_size(frame: bytes) -> Size:
+def _jpeg_2000_size(frame: bytes) -> Size:
     """Return the size in the SIZ segment of a JPEG 2000 stream, wrapped into a JP2 file or not.
 
     Raises:
@@ -103,7 +103,7 @@ def jpeg_2000_size(frame: bytes) -> Size:
 
     Source: ISO/IEC 15444-1 A.5.1.
     """
-    start = stream_start(frame)
+    start = _stream_start(frame)
     if frame[start : start + 4] != b"\xff\x4f\xff\x51" or start + 45 > len(frame):
         raise DicomRefusalError("compressed pixels that are no JPEG 2000 stream; send the image again")
     right, bottom, left, top, width, height, tile_left, tile_top, samples = struct.unpack_from(">8IH", frame, start + 8)
@@ -118,7 +118,7 @@ def jpeg_2000_size(frame: bytes) -> Size:
     return Size(bottom - top, right - left, samples, (components[0] & 0x7F) + 1)
 
 
-def stream_start(frame: bytes) -> int:
+def _stream_start(frame: bytes) -> int:
     """Return where the JPEG 2000 stream starts: at 0, or in the jp2c box of a JP2 file (ISO/IEC 15444-1 annex I)."""
     position = 0
     if frame[4:8] != b"jP  ":

@@ -57,7 +57,7 @@ def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
         )
     stream = io.BytesIO(content)
     stream.seek(start.offset)
-    meta = dataset_of(stream, True, lambda tag: tag >> 16 != 2) if start.group != 8 else Dataset()
+    meta = _dataset_of(stream, True, lambda tag: tag >> 16 != 2) if start.group != 8 else Dataset()
     if code(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise DicomRefusalError(DIRECTORY, Refusal.NO_SLICE)
     syntax = code(meta, "TransferSyntaxUID") if start.group != 8 else BARE[start.explicit, start.little]
@@ -65,17 +65,17 @@ def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
         raise DicomRefusalError("TransferSyntaxUID is missing; export it as a DICOM Part 10 file")
     check_syntax(syntax)
     if syntax == DeflatedExplicitVRLittleEndian:
-        content = inflated(memoryview(content)[stream.tell() :])
+        content = _inflated(memoryview(content)[stream.tell() :])
         stream = io.BytesIO(content)
     little = syntax != ExplicitVRBigEndian
-    header = dataset_of(stream, syntax != ImplicitVRLittleEndian, lambda tag: tag in PIXEL_DATA, little)
+    header = _dataset_of(stream, syntax != ImplicitVRLittleEndian, lambda tag: tag in PIXEL_DATA, little)
     header.file_meta = meta  # type: ignore[assignment]
     if "DirectoryRecordSequence" in header:
         raise DicomRefusalError(DIRECTORY, Refusal.NO_SLICE)
-    return header, pixel_data(memoryview(content)[stream.tell() :], header, syntax)
+    return header, _pixel_data(memoryview(content)[stream.tell() :], header, syntax)
 
 
-def dataset_of(stream: io.BytesIO, explicit: bool, ends: Callable[[int], bool], little: bool = True) -> Dataset:
+def _dataset_of(stream: io.BytesIO, explicit: bool, ends: Callable[[int], bool], little: bool = True) -> Dataset:
     """Return the attributes of a stream up to where one tag ends them; the stream stands there then.
 
     Raises:
@@ -91,7 +91,7 @@ def dataset_of(stream: io.BytesIO, explicit: bool, ends: Callable[[int], bool], 
     return dataset
 
 
-def inflated(content: memoryview) -> bytes:
+def _inflated(content: memoryview) -> bytes:
     """Return what a deflated dataset (PS3.5 A.5) inflates to.
 
     Raises:
@@ -112,7 +112,7 @@ def inflated(content: memoryview) -> bytes:
     return result
 
 
-def pixel_data(content: memoryview, header: Dataset, syntax: str) -> Pixels | None:
+def _pixel_data(content: memoryview, header: Dataset, syntax: str) -> Pixels | None:
     """Return the pixel data element with which the rest of a file starts, None if it is empty or has float pixels.
 
     Raises:

@@ -124,25 +124,24 @@ def notes(header: Dataset) -> tuple[str, ...]:
     return tuple(found)
 
 
-def is_capture(header: Dataset) -> bool:
+def _is_capture(header: Dataset) -> bool:
     """Tell whether an image is a Secondary Capture of any kind."""
     kind = code(header, "SOPClassUID")
     return kind == SECONDARY_CAPTURE or kind.startswith(f"{SECONDARY_CAPTURE}.")
 
 
-def is_ours(header: Dataset) -> bool:
-    """Tell whether this package made the object."""
+def _is_ours(header: Dataset) -> bool:
     makers = [header, *items(header, "ContributingEquipmentSequence")]
     return any(MANUFACTURER.upper() in codes(maker, "Manufacturer") for maker in makers)
 
 
-def is_other_modality(header: Dataset) -> bool:
+def _is_other_modality(header: Dataset) -> bool:
     """Tell whether an object is of another modality than MR; a Secondary Capture may be of none."""
     modality = code(header, "Modality")
-    return modality != "MR" and not (is_capture(header) and modality in CAPTURED)
+    return modality != "MR" and not (_is_capture(header) and modality in CAPTURED)
 
 
-def other_modality(header: Dataset) -> str:
+def _other_modality(header: Dataset) -> str:
     """Return the reason for a modality."""
     modality = code(header, "Modality")
     if not modality:
@@ -151,13 +150,13 @@ def other_modality(header: Dataset) -> str:
     return f"{known}; only MR slices of the head are classified"
 
 
-def no_slice(header: Dataset) -> str | None:
+def _no_slice(header: Dataset) -> str | None:
     """Return what an object that holds no slice is, None for an image."""
     kind = code(header, "SOPClassUID")
     return next((said for uid, said in NO_SLICES.items() if kind == uid or kind.startswith(f"{uid}.")), None)
 
 
-def image_types(header: Dataset) -> set[str]:
+def _image_types(header: Dataset) -> set[str]:
     """Return the values of Image Type, and of Frame Type of all frames, from the third on (PS3.3 C.7.6.1.1.2)."""
     found = set(codes(header, "ImageType")[2:])
     for each in group_of_all(header, "MRImageFrameTypeSequence"):
@@ -165,7 +164,7 @@ def image_types(header: Dataset) -> set[str]:
     return {part for value in found for part in (value, *re.split(r"[\s_]+", value))}
 
 
-def description(header: Dataset) -> str:
+def _description(header: Dataset) -> str:
     """Return the series' own description, in capitals; where it has none, what the protocol is called.
 
     On scanners of some makers all series of an examination have the name of its protocol, which so may speak of others.
@@ -174,84 +173,83 @@ def description(header: Dataset) -> str:
     return next(filter(None, texts), "")
 
 
-def says(text: str, words: frozenset[str]) -> bool:
+def _says(text: str, words: frozenset[str]) -> bool:
     """Tell whether a text in capitals holds one of the words, between anything but letters."""
     return not words.isdisjoint(re.split(r"[^A-Z]+", text))
 
 
-def is_elsewhere(header: Dataset) -> bool:
+def _is_elsewhere(header: Dataset) -> bool:
     """Tell whether an image is of another region than the head.
 
     The series' own description decides if it names a region, then Body Part Examined, then protocol and study together:
     an examination of brain and spine has series of both. A text that names the head and another region is of the head.
     """
-    own, region = description(header), code(header, "BodyPartExamined")
-    if says(own, HEAD_WORDS) or says(own, ELSEWHERE):
-        return not says(own, HEAD_WORDS)
+    own, region = _description(header), code(header, "BodyPartExamined")
+    if _says(own, HEAD_WORDS) or _says(own, ELSEWHERE):
+        return not _says(own, HEAD_WORDS)
     if region in HEAD or region in ELSEWHERE:
         return region in ELSEWHERE
     others = " ".join(" ".join(codes(header, keyword)) for keyword in ("ProtocolName", "StudyDescription"))
-    return says(others, ELSEWHERE) and not says(others, HEAD_WORDS)
+    return _says(others, ELSEWHERE) and not _says(others, HEAD_WORDS)
 
 
-def is_diffusion_weighted(header: Dataset) -> bool:
+def _is_diffusion_weighted(header: Dataset) -> bool:
     """Tell whether the image was weighted by diffusion, with a b-value above 0 (PS3.3 C.8.13.5.9)."""
     places = [header, *group_of_all(header, "MRDiffusionSequence")]
     return any(value > 0 for place in places for value in numbers(place, "DiffusionBValue"))
 
 
-def always(reason: str) -> Callable[[Dataset], str]:
-    """Return a reason that is the same for all files."""
+def _always(reason: str) -> Callable[[Dataset], str]:
     return lambda _header: reason
 
 
 RULES: Final = (
-    Rule("own", is_ours, always("a result of braintumor itself (Manufacturer); classify the original image")),
+    Rule("own", _is_ours, _always("a result of braintumor itself (Manufacturer); classify the original image")),
     Rule(
         "object",
-        lambda header: no_slice(header) is not None,
-        lambda header: f"SOPClassUID is that of {no_slice(header)}; only MR slices of the head are classified",
+        lambda header: _no_slice(header) is not None,
+        lambda header: f"SOPClassUID is that of {_no_slice(header)}; only MR slices of the head are classified",
     ),
-    Rule("modality", is_other_modality, other_modality),
+    Rule("modality", _is_other_modality, _other_modality),
     Rule(
         "localizer",
-        lambda header: not LOCALIZERS.isdisjoint(image_types(header)),
-        always("a localizer (ImageType); only diagnostic slices are classified"),
+        lambda header: not LOCALIZERS.isdisjoint(_image_types(header)),
+        _always("a localizer (ImageType); only diagnostic slices are classified"),
     ),
     Rule(
         "map",
-        lambda header: not MAPS.isdisjoint(image_types(header)) and not is_capture(header),
-        always(
+        lambda header: not MAPS.isdisjoint(_image_types(header)) and not _is_capture(header),
+        _always(
             "a map or a derived image (ImageType: diffusion, perfusion, phase, …); only plain slices are classified"
         ),
     ),
     Rule(
         "projection",
-        lambda header: not PROJECTIONS.isdisjoint(image_types(header)) and not is_capture(header),
-        always("a reformatted or projected image (ImageType); only slices as acquired are classified"),
+        lambda header: not PROJECTIONS.isdisjoint(_image_types(header)) and not _is_capture(header),
+        _always("a reformatted or projected image (ImageType); only slices as acquired are classified"),
     ),
     Rule(
         "diffusion",
-        is_diffusion_weighted,
-        always("diffusion-weighted (DiffusionBValue is not 0); only plain slices are classified"),
+        _is_diffusion_weighted,
+        _always("diffusion-weighted (DiffusionBValue is not 0); only plain slices are classified"),
     ),
     Rule(
         "described localizer",
-        lambda header: says(description(header), LOCALIZER_WORDS),
-        always("a localizer (SeriesDescription or ProtocolName); only diagnostic slices are classified"),
+        lambda header: _says(_description(header), LOCALIZER_WORDS),
+        _always("a localizer (SeriesDescription or ProtocolName); only diagnostic slices are classified"),
     ),
     Rule(
         "described map",
-        lambda header: says(description(header), MAP_WORDS),
-        always(
+        lambda header: _says(_description(header), MAP_WORDS),
+        _always(
             "a map or a special technique (SeriesDescription or ProtocolName: diffusion, perfusion, angiography, …); "
             "only plain slices are classified"
         ),
     ),
     Rule(
         "region",
-        is_elsewhere,
-        always(
+        _is_elsewhere,
+        _always(
             "another part of the body (BodyPartExamined, or a description); only MR slices of the head are classified"
         ),
     ),
@@ -260,9 +258,9 @@ RULES: Final = (
         lambda header: (
             not code(header, "PhotometricInterpretation").startswith("MONOCHROME")
             and "PhotometricInterpretation" in header
-            and not is_capture(header)
+            and not _is_capture(header)
         ),
-        always("a colour image (PhotometricInterpretation); colour is read from Secondary Captures only"),
+        _always("a colour image (PhotometricInterpretation); colour is read from Secondary Captures only"),
     ),
 )
 """In the order in which they are tried."""

@@ -46,33 +46,33 @@ def display(stored: NDArray[Any], header: Dataset, frame: int = 1) -> tuple[NDAr
         DicomRefusalError: an attribute that is needed is damaged, or an index lies outside of the palette.
     """
     if stored.ndim == 3:
-        return luma(stored, whole(header, "BitsStored")), (COLOUR,)
+        return _luma(stored, whole(header, "BitsStored")), (COLOUR,)
     if code(header, "PhotometricInterpretation") == "PALETTE COLOR":
-        return luma(palette_colours(stored, header), 16), (COLOUR,)
+        return _luma(_palette_colours(stored, header), 16), (COLOUR,)
     with np.errstate(all="ignore"):
-        shown, notes = grey_values(stored, header, frame)
+        shown, notes = _grey_values(stored, header, frame)
     if not np.isfinite(shown).all():
         raise DicomRefusalError("the window leads to values that are not finite; send the image again")
-    if is_inverted(header):
+    if _is_inverted(header):
         np.subtract(1, shown, out=shown)
     return np.clip(shown, 0, 1, out=shown).astype(np.float32), notes
 
 
-def grey_values(stored: NDArray[Any], header: Dataset, frame: int) -> tuple[Field, tuple[str, ...]]:
+def _grey_values(stored: NDArray[Any], header: Dataset, frame: int) -> tuple[Field, tuple[str, ...]]:
     """Return the (H, W) values in [0, 1] of a grey frame before presentation, and notes, see `display`."""
     modality = modality_values(stored, header, frame)
     if not np.isfinite(modality).all():
         raise DicomRefusalError("rescaling leads to values that are not finite; send the image again")
-    padded = padding(stored, header)
+    padded = _padding(stored, header)
     real = np.ones(stored.shape, np.bool_) if padded is None else ~padded
     shown = window_values(modality.copy(), header, frame)
-    if shown is not None and (has_table(header, frame) or not hides(shown[real], modality[real])):
+    if shown is not None and (_has_table(header, frame) or not _hides(shown[real], modality[real])):
         return shown, ()
-    note = NO_WINDOW if not has_voi(header, frame) else ODD_WINDOW if shown is None else HIDING_WINDOW
+    note = NO_WINDOW if not _has_voi(header, frame) else ODD_WINDOW if shown is None else HIDING_WINDOW
     return between(modality, *limits(modality[real])), (note,)
 
 
-def hides(shown: Field, values: Field) -> bool:
+def _hides(shown: Field, values: Field) -> bool:
     """Tell whether a window shows next to nothing of an image: few of the greys, or hardly any but black and white.
 
     A person would turn the knob; the network cannot. Windows that clip what is bright, or leave the background black,
@@ -97,14 +97,14 @@ def hides(shown: Field, values: Field) -> bool:
     return bool(between_ends < LEAST_BETWEEN and len(np.unique(values)) > FEW_VALUES)
 
 
-def luma(rgb: NDArray[Any], bits: int) -> NDArray[np.float32]:
+def _luma(rgb: NDArray[Any], bits: int) -> NDArray[np.float32]:
     """Return the (H, W) ITU-R 601 luma of (H, W, 3) RGB as float32 in [0, 1], of 8 bits just as for a PNG file."""
     weighted: NDArray[np.int64] = rgb.astype(np.int64) @ np.array(LUMA)
     levels = (weighted + 0x8000) >> 16 if bits <= 8 else weighted / 2**16
     return np.asarray(levels / (2**bits - 1), np.float32).clip(0, 1)
 
 
-def palette_colours(indices: NDArray[Any], header: Dataset) -> NDArray[np.int64]:
+def _palette_colours(indices: NDArray[Any], header: Dataset) -> NDArray[np.int64]:
     """Return the (H, W, 3) 16-bit colours of palette indices (PS3.3 C.7.6.3.1.5 and .6).
 
     Raises:
@@ -112,7 +112,7 @@ def palette_colours(indices: NDArray[Any], header: Dataset) -> NDArray[np.int64]
     """
     channels = []
     for colour in ("Red", "Green", "Blue"):
-        table, first, bits = lookup(header, f"{colour}PaletteColorLookupTable", header)
+        table, first, bits = _lookup(header, f"{colour}PaletteColorLookupTable", header)
         index = indices.astype(np.int64) - first
         if index.min() < 0 or index.max() >= len(table):
             raise DicomRefusalError("a pixel asks for a colour that the palette does not have; export the image as RGB")
@@ -120,7 +120,7 @@ def palette_colours(indices: NDArray[Any], header: Dataset) -> NDArray[np.int64]
     return np.stack(channels, axis=-1)
 
 
-def lookup(place: Dataset, keyword: str, header: Dataset) -> tuple[NDArray[np.int64], int, int]:
+def _lookup(place: Dataset, keyword: str, header: Dataset) -> tuple[NDArray[np.int64], int, int]:
     """Return a lookup table's entries, the value that the first of them is for, and the bits of the entries.
 
     Args:
@@ -140,13 +140,13 @@ def lookup(place: Dataset, keyword: str, header: Dataset) -> tuple[NDArray[np.in
         raise DicomRefusalError(f"{keyword} has entries of {bits} bits; 8 to 16 are read")
     if whole(header, "PixelRepresentation", 0) and first > 32_767:
         first -= 2**16
-    table = entries(data, count, "big" if header.original_encoding[1] is False else "little")
+    table = _entries(data, count, "big" if header.original_encoding[1] is False else "little")
     if len(table) < count:
         raise DicomRefusalError(f"{keyword} has {len(table):,} entries and says {count:,}; send the image again")
     return table[:count], first, bits
 
 
-def entries(data: tuple[Any, ...], count: int, order: str) -> NDArray[np.int64]:
+def _entries(data: tuple[Any, ...], count: int, order: str) -> NDArray[np.int64]:
     """Return the entries of a lookup table: numbers, or bytes with 16 or, if there are only so many, 8 bits each."""
     if not isinstance(data[0], bytes):
         return np.array([int(value) % 2**16 for value in data], np.int64)
@@ -165,7 +165,7 @@ def modality_values(stored: NDArray[Any], header: Dataset, frame: int) -> Field:
     """
     tables = items(header, "ModalityLUTSequence")
     if tables:
-        return looked_up(stored.astype(np.float64), *lookup(tables[0], "LUT", header)[:2])
+        return _looked_up(stored.astype(np.float64), *_lookup(tables[0], "LUT", header)[:2])
     place = place_of(header, frame, "PixelValueTransformationSequence", "RescaleSlope")
     slope, intercept = (numbers(place, keyword)[:1] for keyword in ("RescaleSlope", "RescaleIntercept"))
     rescaled = stored.astype(np.float64)
@@ -174,7 +174,7 @@ def modality_values(stored: NDArray[Any], header: Dataset, frame: int) -> Field:
     return rescaled
 
 
-def looked_up(inputs: Field, table: NDArray[np.int64], first: int) -> Field:
+def _looked_up(inputs: Field, table: NDArray[np.int64], first: int) -> Field:
     """Return the entries for values; those outside of the table get its first or last one (PS3.3 C.11.1.1.1)."""
     indices = np.clip(np.floor(inputs) - first, 0, len(table) - 1).astype(np.int64)
     return np.asarray(table[indices], np.float64)
@@ -182,11 +182,11 @@ def looked_up(inputs: Field, table: NDArray[np.int64], first: int) -> Field:
 
 def window_values(modality: Field, header: Dataset, frame: int) -> Field | None:
     """Return the (H, W) values in [0, 1] after the VOI LUT or window of a frame, None without one that can be used."""
-    for place in voi_places(header, frame):
+    for place in _voi_places(header, frame):
         tables = items(place, "VOILUTSequence")
         if tables:
-            table, first, bits = lookup(tables[0], "LUT", header)
-            return np.asarray(looked_up(modality, table, first) / (2**bits - 1))
+            table, first, bits = _lookup(tables[0], "LUT", header)
+            return np.asarray(_looked_up(modality, table, first) / (2**bits - 1))
         if "WindowCenter" in place and "WindowWidth" in place:
             try:
                 centre, width = numbers(place, "WindowCenter"), numbers(place, "WindowWidth")
@@ -194,27 +194,27 @@ def window_values(modality: Field, header: Dataset, frame: int) -> Field | None:
                 return None
             function = code(place, "VOILUTFunction") or "LINEAR"
             is_usable = centre and width and function in SMALLEST_WIDTH and width[0] >= SMALLEST_WIDTH[function]
-            return windowed(modality, centre[0], width[0], function) if is_usable else None
+            return _windowed(modality, centre[0], width[0], function) if is_usable else None
     return None
 
 
-def voi_places(header: Dataset, frame: int) -> tuple[Dataset, ...]:
+def _voi_places(header: Dataset, frame: int) -> tuple[Dataset, ...]:
     """Return where the VOI of a frame may be, the nearest place first."""
     own = group(header, frame, "FrameVOILUTSequence")
     return (header,) if own is None else (own, header)
 
 
-def has_table(header: Dataset, frame: int) -> bool:
+def _has_table(header: Dataset, frame: int) -> bool:
     """Tell whether a frame has a VOI LUT, which somebody made for it."""
-    return any(items(place, "VOILUTSequence") for place in voi_places(header, frame))
+    return any(items(place, "VOILUTSequence") for place in _voi_places(header, frame))
 
 
-def has_voi(header: Dataset, frame: int) -> bool:
+def _has_voi(header: Dataset, frame: int) -> bool:
     """Tell whether a frame has a window, be it usable or not."""
-    return any("WindowCenter" in place or "WindowWidth" in place for place in voi_places(header, frame))
+    return any("WindowCenter" in place or "WindowWidth" in place for place in _voi_places(header, frame))
 
 
-def windowed(inputs: Field, centre: float, width: float, function: str) -> Field:
+def _windowed(inputs: Field, centre: float, width: float, function: str) -> Field:
     """Return values in [0, 1] by a window function, perhaps in place (PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and .2)."""
     if function == "SIGMOID":
         return np.asarray(1 / (1 + np.exp((-4 * (inputs - centre) / width).clip(-700, 700))))
@@ -223,7 +223,7 @@ def windowed(inputs: Field, centre: float, width: float, function: str) -> Field
     return between(inputs, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
 
 
-def padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
+def _padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
     """Return which of the (H, W) stored values are no part of the image (PS3.3 C.7.5.1.1.2), None if unsaid."""
     try:
         marked = numbers(header, "PixelPaddingValue")[:1]
@@ -236,7 +236,7 @@ def padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
     return np.asarray((stored >= low) & (stored <= high))
 
 
-def is_inverted(header: Dataset) -> bool:
+def _is_inverted(header: Dataset) -> bool:
     """Tell whether low values are to be shown bright (PS3.3 C.7.6.3.1.2, C.11.6.1.2)."""
     is_monochrome1 = code(header, "PhotometricInterpretation") == "MONOCHROME1"
     return is_monochrome1 or code(header, "PresentationLUTShape") == "INVERSE"

@@ -106,7 +106,7 @@ def layout(header: Dataset) -> Layout:
     Raises:
         DicomRefusalError: an attribute is missing, impossible, or of a kind that is not read.
     """
-    rows, columns = (dimension(header, keyword) for keyword in ("Rows", "Columns"))
+    rows, columns = (_dimension(header, keyword) for keyword in ("Rows", "Columns"))
     kind, samples = code(header, "PhotometricInterpretation"), whole(header, "SamplesPerPixel", 1)
     if kind not in KINDS:
         told = f"is none of {', '.join(KINDS)}; export the image again" if kind else "is missing; send the image again"
@@ -130,7 +130,7 @@ def layout(header: Dataset) -> Layout:
     return Layout(rows, columns, frames, kind, allocated, stored, bool(signed), planar)
 
 
-def dimension(header: Dataset, keyword: str) -> int:
+def _dimension(header: Dataset, keyword: str) -> int:
     """Return Rows or Columns.
 
     Raises:
@@ -178,11 +178,11 @@ def check_amount(pixels: Pixels, stored: Layout) -> None:
             raise DicomRefusalError(
                 "big endian 8-bit frames of an odd size; export the image again", Refusal.UNSUPPORTED
             )
-    elif stored.frames > fragments(pixels.content):
+    elif stored.frames > _fragments(pixels.content):
         raise DicomRefusalError(f"NumberOfFrames is {stored.frames:,}, more than the file holds; send the image again")
 
 
-def fragments(content: memoryview) -> int:
+def _fragments(content: memoryview) -> int:
     """Return of how many items encapsulated pixel data consists, without the offset table (PS3.5 A.4).
 
     Raises:
@@ -249,7 +249,7 @@ def decode(frame: memoryview | bytes, pixels: Pixels, stored: Layout) -> NDArray
         options["planar_configuration"] = stored.planar
     source: bytes = bytes(frame)
     if pixels.syntax not in NATIVE:
-        check(source, pixels.syntax, stored)
+        _check(source, pixels.syntax, stored)
         options["decoding_plugin"] = DECODERS[pixels.syntax]
         source = encapsulate([source], has_bot=False)
     try:
@@ -263,7 +263,7 @@ def decode(frame: memoryview | bytes, pixels: Pixels, stored: Layout) -> NDArray
     return decoded
 
 
-def check(frame: bytes, syntax: str, stored: Layout) -> None:
+def _check(frame: bytes, syntax: str, stored: Layout) -> None:
     """Refuse a compressed frame that says another size than the header.
 
     Raises:

@@ -58,7 +58,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
         notes = eligibility.notes(header)
         for number, stored in image.wanted(choice):
             shown, assumed = grayscale.display(decode(stored, image.pixels, image.stored), header, number.frame)
-            origin = origin_of(header, number.frame)
+            origin = _origin_of(header, number.frame)
             spacing, aspect = grayscale.spacing(header, number.frame), grayscale.aspect(header)
             height, width = square_shape((image.stored.rows, image.stored.columns), *(spacing or aspect or (1, 1)))
             if unusable := unusable_size(width, height, largest):
@@ -69,7 +69,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
                 spacing,
                 slice_name(name, number.shown, image.stored.frames),
                 (*notes, *assumed, *changed, *(() if origin else (UNREFERABLE,))),
-                place(header, number, name),
+                _place(header, number, name),
                 origin,
             )
     except DicomRefusalError as error:
@@ -78,7 +78,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
         raise ImageError(name, TOO_DEEP) from error
 
 
-def origin_of(header: Dataset, frame: int) -> dict[str, Any] | None:
+def _origin_of(header: Dataset, frame: int) -> dict[str, Any] | None:
     """Return what results about a frame must repeat, None where they could not refer to it."""
     try:
         return extract(header, frame)
@@ -160,12 +160,12 @@ def opened(header: Dataset, pixels: Pixels | None) -> Image:
     return Image(header, pixels, layout(header))
 
 
-def place(header: Dataset, number: Number, name: str) -> Place:
+def _place(header: Dataset, number: Number, name: str) -> Place:
     """Return where a slice of a file lies: in which series, its number, and its position along the normal."""
-    return Place(volume_of(header, name), number.shown, position(header, number.frame))
+    return Place(volume_of(header, name), number.shown, _position(header, number.frame))
 
 
-def position(header: Dataset, frame: int) -> float | None:
+def _position(header: Dataset, frame: int) -> float | None:
     """Return the distance in mm of a frame from the origin along the normal of its plane, None where it is not known.
 
     Source: PS3.3 C.7.6.2.1.1; the normal is the cross product of the directions of rows and columns.

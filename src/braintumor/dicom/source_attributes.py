@@ -79,18 +79,18 @@ def extract(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]
         DicomRefusalError: the functional groups are damaged.
     """
     kept = Dataset()
-    encodings = encodings_of(dataset)
+    encodings = _encodings_of(dataset)
     for keyword in (*NEEDED, *EMPTY_IF_UNKNOWN, *OPTIONAL):
-        values = valid_values(dataset, keyword, encodings)
+        values = _valid_values(dataset, keyword, encodings)
         if values:
             setattr(kept, keyword, values if len(values) > 1 else values[0])
-        elif keyword in NEEDED or (keyword == "PatientID" and is_filled(dataset, keyword)):
+        elif keyword in NEEDED or (keyword == "PatientID" and _is_filled(dataset, keyword)):
             raise ImageError(name, f"{keyword} is missing or invalid; send the image again from the archive")
         elif keyword in EMPTY_IF_UNKNOWN:
             setattr(kept, keyword, None)
     kept.NumberOfFrames = max(1, int(kept.get("NumberOfFrames") or 1))
     kept.ReferencedFrameNumber = frame
-    for keyword, numbers in geometry(dataset, frame).items():
+    for keyword, numbers in _geometry(dataset, frame).items():
         setattr(kept, keyword, list(numbers) if len(numbers) > 1 else numbers[0])
     return kept.to_json_dict()
 
@@ -107,13 +107,13 @@ def restore(origin: Mapping[str, Any]) -> Dataset:
     return dataset
 
 
-def is_filled(dataset: Dataset, keyword: str) -> bool:
+def _is_filled(dataset: Dataset, keyword: str) -> bool:
     """Tell whether an attribute has a value, be it valid or not."""
     value = dataset.get_item(keyword).value if keyword in dataset else None
     return bool(value.strip(b" \0") if isinstance(value, bytes) else value)
 
 
-def encodings_of(dataset: Dataset) -> list[str]:
+def _encodings_of(dataset: Dataset) -> list[str]:
     """Return Python's names of the character sets of a dataset's text, unknown ones left out; the first is the usual.
 
     Source: PS3.3 C.12.1.1.2.
@@ -124,10 +124,10 @@ def encodings_of(dataset: Dataset) -> list[str]:
     return [each for each in known if each in python_encoding.values()] or [default_encoding]
 
 
-def valid_values(dataset: Dataset, keyword: str, encodings: Sequence[str]) -> list[Any]:
+def _valid_values(dataset: Dataset, keyword: str, encodings: Sequence[str]) -> list[Any]:
     """Return an attribute's values, all of them valid, or none."""
     vr = dictionary_VR(keyword)
-    texts = texts_of(dataset, keyword, vr, encodings)
+    texts = _texts_of(dataset, keyword, vr, encodings)
     if len(texts) > MOST_VALUES.get(keyword, 1) or (keyword == "PatientOrientation" and len(texts) == 1):
         return []
     check = ENUMERATED.get(keyword, VALID[vr])
@@ -137,7 +137,7 @@ def valid_values(dataset: Dataset, keyword: str, encodings: Sequence[str]) -> li
     return [] if None in values else values
 
 
-def texts_of(dataset: Dataset, keyword: str, vr: str, encodings: Sequence[str]) -> list[str]:
+def _texts_of(dataset: Dataset, keyword: str, vr: str, encodings: Sequence[str]) -> list[str]:
     """Return an attribute's values as text without padding; none if it is absent, empty or of a very odd kind.
 
     pydicom's own conversion warns of invalid values with their text, which may be a patient's name.
@@ -152,15 +152,15 @@ def texts_of(dataset: Dataset, keyword: str, vr: str, encodings: Sequence[str]) 
         if vr == "US":
             order = "little" if element.is_little_endian else "big"
             return [str(int.from_bytes(value, order))] if len(value) == 2 else []
-        value = decoded(value, encodings if vr in TEXT else [default_encoding]).split("\\")
+        value = _decoded(value, encodings if vr in TEXT else [default_encoding]).split("\\")
     several = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
     texts = [str(each).strip(" \0") for each in several]
     return texts if any(texts) else []
 
 
-def decoded(content: bytes, encodings: Sequence[str]) -> str:
+def _decoded(content: bytes, encodings: Sequence[str]) -> str:
     """Return text in the first character set that fits it, escapes to others included (PS3.5 6.1.2.5)."""
-    if b"\x1b" in content and all(known_escape(part, encodings) for part in content.split(b"\x1b")[1:]):
+    if b"\x1b" in content and all(_known_escape(part, encodings) for part in content.split(b"\x1b")[1:]):
         return decode_bytes(content, list(encodings), set(b"\\^="))
     for encoding in encodings:
         try:
@@ -170,13 +170,13 @@ def decoded(content: bytes, encodings: Sequence[str]) -> str:
     return content.decode(encodings[0], errors="replace")
 
 
-def known_escape(part: bytes, encodings: Sequence[str]) -> bool:
+def _known_escape(part: bytes, encodings: Sequence[str]) -> bool:
     """Tell whether what follows an escape character switches to a character set that the dataset names."""
     code = b"\x1b" + part[: 3 if part.startswith((b"$(", b"$)")) else 2]
     return CODES_TO_ENCODINGS.get(code) in (*encodings, default_encoding)
 
 
-def plain(longest: int) -> Callable[[str], str | None]:
+def _plain(longest: int) -> Callable[[str], str | None]:
     """Return a check that gives text back if it is not too long and holds no control characters."""
 
     def check(text: str) -> str | None:
@@ -185,7 +185,7 @@ def plain(longest: int) -> Callable[[str], str | None]:
     return check
 
 
-def matching(pattern: str) -> Callable[[str], str | None]:
+def _matching(pattern: str) -> Callable[[str], str | None]:
     """Return a check that gives text back if all of it is as a regular expression says."""
     compiled = re.compile(pattern, re.ASCII)
 
@@ -195,19 +195,19 @@ def matching(pattern: str) -> Callable[[str], str | None]:
     return check
 
 
-def uid(text: str) -> str | None:
+def _uid(text: str) -> str | None:
     """Return a valid UID back (PS3.5 9.1)."""
     return text if len(text) <= 64 and UID.fullmatch(text) else None
 
 
-def person(text: str) -> PersonName | None:
+def _person(text: str) -> PersonName | None:
     """Return a name of up to three spellings of 64 characters (PS3.5 6.2.1.2)."""
     spellings = text.split("=")
-    fits = len(spellings) <= 3 and all(plain(64)(each) is not None and each.count("^") <= 4 for each in spellings)
+    fits = len(spellings) <= 3 and all(_plain(64)(each) is not None and each.count("^") <= 4 for each in spellings)
     return PersonName(text) if fits else None
 
 
-def day(text: str) -> str | None:
+def _day(text: str) -> str | None:
     """Return a date YYYYMMDD that exists, also from the YYYY.MM.DD of before DICOM 3."""
     text = text.replace(".", "")
     try:
@@ -217,7 +217,7 @@ def day(text: str) -> str | None:
     return text
 
 
-def hour(text: str) -> str | None:
+def _hour(text: str) -> str | None:
     """Return a time HH, HHMM, HHMMSS or HHMMSS.FFFFFF that exists."""
     parts = HOUR.fullmatch(text)
     try:
@@ -227,12 +227,12 @@ def hour(text: str) -> str | None:
     return text
 
 
-def whole(text: str) -> int | None:
+def _whole(text: str) -> int | None:
     """Return a whole number of 31 bits and a sign (PS3.5 6.2)."""
     return int(text) if WHOLE.fullmatch(text) and abs(int(text)) < 2**31 else None
 
 
-def decimal(text: str) -> float | None:
+def _decimal(text: str) -> float | None:
     """Return a finite decimal number, rounded so that 16 characters hold it (PS3.5 6.2)."""
     if not DECIMAL.fullmatch(text):
         return None
@@ -241,49 +241,49 @@ def decimal(text: str) -> float | None:
 
 
 VALID: Final[Mapping[str, Callable[[str], Any]]] = {
-    "AS": matching(r"\d{3}[DWMY]"),
-    "CS": matching(r"[A-Z0-9_ ]{0,16}"),
-    "DA": day,
-    "DS": decimal,
-    "IS": whole,
-    "LO": plain(64),
-    "PN": person,
-    "SH": plain(16),
-    "TM": hour,
-    "UI": uid,
-    "US": whole,
+    "AS": _matching(r"\d{3}[DWMY]"),
+    "CS": _matching(r"[A-Z0-9_ ]{0,16}"),
+    "DA": _day,
+    "DS": _decimal,
+    "IS": _whole,
+    "LO": _plain(64),
+    "PN": _person,
+    "SH": _plain(16),
+    "TM": _hour,
+    "UI": _uid,
+    "US": _whole,
 }
 
 ENUMERATED: Final[Mapping[str, Callable[[str], Any]]] = {
-    "PatientSex": matching("[MFO]"),
-    "PatientOrientation": matching("[LRAPHF]{1,3}"),
-    "LossyImageCompression": matching("0[01]"),
+    "PatientSex": _matching("[MFO]"),
+    "PatientOrientation": _matching("[LRAPHF]{1,3}"),
+    "LossyImageCompression": _matching("0[01]"),
 }
 """Attributes that may have certain values only."""
 
 
-def geometry(dataset: Dataset, frame: int) -> dict[str, list[float]]:
+def _geometry(dataset: Dataset, frame: int) -> dict[str, list[float]]:
     """Return position, orientation and spacings of a frame in millimetres; nothing if the frame has no full place."""
     shared = groups(dataset, frame)
     found = {}
     for keyword, (group, count) in GEOMETRY.items():
         for place in (*(item for each in shared for item in items(each, group)[:1]), dataset):
-            values = valid_values(place, keyword, [default_encoding])
+            values = _valid_values(place, keyword, [default_encoding])
             if len(values) == count:
                 found[keyword] = values
                 break
-    found = {keyword: values for keyword, values in found.items() if count_positive(keyword, values)}
+    found = {keyword: values for keyword, values in found.items() if _count_positive(keyword, values)}
     needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    is_whole = all(keyword in found for keyword in needed) and is_orthonormal(found["ImageOrientationPatient"])
+    is_whole = all(keyword in found for keyword in needed) and _is_orthonormal(found["ImageOrientationPatient"])
     return found if is_whole else {}
 
 
-def count_positive(keyword: str, values: Sequence[float]) -> bool:
+def _count_positive(keyword: str, values: Sequence[float]) -> bool:
     """Tell whether what must be a positive length is one; a spacing between slices may not be negative here."""
     return keyword.startswith("Image") or all(value > 0 for value in values)
 
 
-def is_orthonormal(directions: Sequence[float]) -> bool:
+def _is_orthonormal(directions: Sequence[float]) -> bool:
     """Tell whether six direction cosines are two unit vectors at a right angle (PS3.3 C.7.6.2.1.1)."""
     row, column = directions[:3], directions[3:]
     lengths = (math.hypot(*row), math.hypot(*column))

@@ -42,7 +42,7 @@ def evaluate_folds(
     manifests = [read_manifest(folder / "manifest.csv", data_dir) for folder in folders]
     check_disjoint(manifests)
     before = sum(len(manifest.part("test")) for manifest in manifests)
-    manifests = regrouped(manifests, data_dir)
+    manifests = _regrouped(manifests, data_dir)
     answers: list[tuple[Row, Prediction]] = []
     mistakes: list[Mistake] = []
     answering: list[Model] = []
@@ -71,7 +71,7 @@ def evaluate_folds(
     return report
 
 
-def regrouped(manifests: Sequence[Manifest], data_dir: Path) -> list[Manifest]:
+def _regrouped(manifests: Sequence[Manifest], data_dir: Path) -> list[Manifest]:
     """Return the test and training images of each fold in groups as they are found now, whatever they were called.
 
     Test images whose group turns out to be in the fold's training or validation part are left out.

@@ -107,7 +107,7 @@ def relate(test: Manifest, model: Model) -> Relation:
         model: a loaded model folder.
     """
     ours, _ = miniatures(test, cache_folder())
-    described = origins(test, ours), planes(ours.head), brightness(ours)
+    described = _origins(test, ours), planes(ours.head), _brightness(ours)
     record = model.folder / "manifest.csv"
     if not record.is_file():
         return Relation(
@@ -133,10 +133,10 @@ def unseen(test: Manifest) -> Relation:
     ours, _ = miniatures(test, cache_folder())
     groups = np.array(test.group_numbers(), np.int64)
     none = np.zeros(len(test), np.bool_)
-    return Relation(True, "", groups, none, none, none, origins(test, ours), planes(ours.head), brightness(ours))
+    return Relation(True, "", groups, none, none, none, _origins(test, ours), planes(ours.head), _brightness(ours))
 
 
-def origins(test: Manifest, found: Miniatures) -> tuple[str, ...]:
+def _origins(test: Manifest, found: Miniatures) -> tuple[str, ...]:
     """Return where each of N images comes from: as the shipped table knows it, else the row's own source."""
     known = known_images(test, found)
     return tuple(
@@ -145,7 +145,7 @@ def origins(test: Manifest, found: Miniatures) -> tuple[str, ...]:
     )
 
 
-def brightness(found: Miniatures) -> Floats:
+def _brightness(found: Miniatures) -> Floats:
     """Return the (N,) mean grey values, in [0, 1], of the heads of N slices."""
     grey: Floats = found.head.mean(axis=(1, 2), dtype=np.float64)
     return grey / 255
@@ -164,11 +164,11 @@ def leakage_of(relation: Relation, right: Flags) -> Leakage:
         near=int(near.sum()) if relation.near is not None else None,
         shared=int((relation.shared & ~duplicate).sum()) if relation.near is not None else None,
         accuracy=accuracy(right, relation.groups),
-        accuracy_without=without(right, relation.groups, duplicate) if compared else None,
-        accuracy_clean=without(right, relation.groups, relation.shared) if compared else None,
+        accuracy_without=_without(right, relation.groups, duplicate) if compared else None,
+        accuracy_clean=_without(right, relation.groups, relation.shared) if compared else None,
     )
 
 
-def without(right: Flags, groups: Integers, left_out: Flags) -> Estimate | None:
+def _without(right: Flags, groups: Integers, left_out: Flags) -> Estimate | None:
     """Return the accuracy on the images that are not left out, None if there are none."""
     return None if left_out.all() else accuracy(right[~left_out], groups[~left_out])

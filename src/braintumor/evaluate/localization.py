@@ -127,12 +127,12 @@ def overlap(heat: Floats, inside: Bools) -> Overlap:
     at = np.unravel_index(int(heat.argmax()), heat.shape)
     distance = 0.0 if inside[at] else float(np.sqrt(((np.argwhere(inside) - at) ** 2).sum(axis=1).min()))
     steps = (heat * (STEPS / peak)).astype(np.int64)  # how many thresholds each value reaches
-    hits, reached = (reaching(values) for values in (steps[inside], steps.ravel()))
+    hits, reached = (_reaching(values) for values in (steps[inside], steps.ravel()))
     iou = hits / (inside.sum() + reached - hits)
     return Overlap(distance <= NEAR_PIXELS, float(heat[inside].sum()) / total, iou.astype(np.float32))
 
 
-def reaching(steps: Integers) -> NDArray[np.float64]:
+def _reaching(steps: Integers) -> NDArray[np.float64]:
     """Return (19,) how many values reach each of `THRESHOLDS`, given (N,) how many of these each value reaches."""
     counts = np.bincount(steps, minlength=STEPS + 1).astype(np.float64)
     return counts[::-1].cumsum()[::-1][1:STEPS]
@@ -247,23 +247,23 @@ def localise(
     thresholds: list[float] = []
     tested: list[tuple[Row, Faith, Faith]] = []
     for part in parts:
-        before = looks(part.model, part.validation, reference, cache, erase=False)
-        now = looks(part.model, part.test, reference, cache, erase=True)
-        thresholds += [best_threshold([look.found for look in before])] * len(now)
+        before = _looks(part.model, part.validation, reference, cache, erase=False)
+        now = _looks(part.model, part.test, reference, cache, erase=True)
+        thresholds += [_best_threshold([look.found for look in before])] * len(now)
         seen, found = [*seen, *before], [*found, *now]
-        tested += faithfulness(part.model, part.test, [each.row for each in now])
+        tested += _faithfulness(part.model, part.test, [each.row for each in now])
         done += len(part.test) + len(part.validation)
         if progress:
             progress(done, total)
-    blind = {name: best_threshold([look.baselines[name] for look in seen]) for name in BASELINES}
+    blind = {name: _best_threshold([look.baselines[name] for look in seen]) for name in BASELINES}
     numbers = np.array([groups[look.row.image] for look in found], np.int64)
     members = np.array([groups[row.image] for row, _, _ in tested], np.int64)
     own, random = ([pair[place] for _, *pair in tested] for place in (0, 1))
-    faithful = {"map": summed(own, members), "random": summed(random, members)}
+    faithful = {"map": _summed(own, members), "random": _summed(random, members)}
     return summarise(found, numbers, thresholds, blind, faithful)
 
 
-def faithfulness(model: Model, images: Manifest, rows: Sequence[Row]) -> list[tuple[Row, Faith, Faith]]:
+def _faithfulness(model: Model, images: Manifest, rows: Sequence[Row]) -> list[tuple[Row, Faith, Faith]]:
     """Return how faithful the maps of the true class are, and random maps, on some of the slices, evenly chosen."""
     found = []
     for seed, place in enumerate(np.unique(np.linspace(0, len(rows) - 1, min(TESTED, len(rows))).astype(int)).tolist()):
@@ -276,13 +276,13 @@ def faithfulness(model: Model, images: Manifest, rows: Sequence[Row]) -> list[tu
     return found
 
 
-def summed(found: Sequence[Faith], groups: Integers) -> dict[str, Estimate]:
+def _summed(found: Sequence[Faith], groups: Integers) -> dict[str, Estimate]:
     """Return the means of N tests of faithfulness, with intervals over groups (N,)."""
     names = [each.name for each in fields(Faith)]
     return {name: mean(np.array([getattr(each, name) for each in found]), groups) for name in names}
 
 
-def looks(model: Model, images: Manifest, reference: Path, cache: Path, *, erase: bool) -> list[Look]:
+def _looks(model: Model, images: Manifest, reference: Path, cache: Path, *, erase: bool) -> list[Look]:
     """Return what a model looks at in each image whose outline a reference folder knows.
 
     `erase` asks the model again without the tumor and without another piece; otherwise its first answer stands there.
@@ -297,11 +297,11 @@ def looks(model: Model, images: Manifest, reference: Path, cache: Path, *, erase
     ]
     answers: list[Look] = []
     for start in range(0, len(found), BATCH):
-        answers += look(model, images, found[start : start + BATCH], start, erase=erase)
+        answers += _look(model, images, found[start : start + BATCH], start, erase=erase)
     return answers
 
 
-def look(
+def _look(
     model: Model, images: Manifest, some: Sequence[tuple[Row, Polygon]], start: int, *, erase: bool
 ) -> Iterator[Look]:
     """Yield what a model looks at in a few images with their outlines; `start` is the number of those before."""
@@ -313,9 +313,9 @@ def look(
     control: list[str | None] = [None] * len(some)
     if erase:
         holes = [hole_of(polygon, side) for _, polygon in some]
-        without = said(slices, holes, model)
+        without = _said(slices, holes, model)
         pieces = [elsewhere(*pair, start + n) for n, pair in enumerate(zip(holes, heads, strict=True))]
-        control = said(slices, pieces, model)
+        control = _said(slices, pieces, model)
     for place, (row, polygon) in enumerate(some):
         inside = mask(polygon, SIDE) > 127
         heat = enlarged(shown[place].class_maps[CLASSES.index(row.label)])
@@ -325,7 +325,7 @@ def look(
             shown[place].predicted,
             float(inside.mean()),
             overlap(heat, inside),
-            {name: overlap(blind, inside) for name, blind in blind_maps(head, start + place).items()},
+            {name: overlap(blind, inside) for name, blind in _blind_maps(head, start + place).items()},
             float(heat[~head].sum() / max(heat.sum(), np.finfo(np.float32).tiny)),
             without[place],
             control[place],
@@ -337,14 +337,14 @@ def answers(slices: Sequence[Levels], model: Model) -> list[Prediction]:
     return Predictor(model).predict([PreparedSlice("", levels) for levels in slices])
 
 
-def said(slices: Sequence[Levels], holes: Sequence[Bools | None], model: Model) -> list[str | None]:
+def _said(slices: Sequence[Levels], holes: Sequence[Bools | None], model: Model) -> list[str | None]:
     """Return the model's class for each slice with its hole filled, None where there is no hole."""
     changed = [filled(levels, hole) for levels, hole in zip(slices, holes, strict=True) if hole is not None]
     found = iter(answers(changed, model))
     return [None if hole is None else next(found).predicted for hole in holes]
 
 
-def blind_maps(head: Bools, seed: int) -> dict[str, Floats]:
+def _blind_maps(head: Bools, seed: int) -> dict[str, Floats]:
     """Return maps (512, 512) that know nothing of the tumor: noise, the middle of the slice, the head (512, 512)."""
     distance = (np.arange(SIDE) + 0.5) / SIDE - 0.5
     bell = np.exp(-((distance / CENTRE_SIGMA) ** 2) / 2).astype(np.float32)
@@ -352,7 +352,7 @@ def blind_maps(head: Bools, seed: int) -> dict[str, Floats]:
     return dict(zip(BASELINES, (noise, np.outer(bell, bell), head.astype(np.float32)), strict=True))
 
 
-def best_threshold(found: Sequence[Overlap]) -> float:
+def _best_threshold(found: Sequence[Overlap]) -> float:
     """Return the fraction of a map's maximum at which maps overlap best with the outlines: for validation images."""
     return float(THRESHOLDS[int(np.mean([each.iou for each in found], axis=0).argmax())])
 
@@ -378,7 +378,7 @@ def summarise(
     """
     if not found:
         raise DataError("no test image has a known tumor outline; name a reference folder that the images come from")
-    columns = columns_of(found, thresholds)
+    columns = _columns_of(found, thresholds)
     label = np.array([each.row.label for each in found])
     size = np.array([size_of(each.area) for each in found])
     survivors = [each.row.image for each in found if each.predicted == each.row.label == each.without]
@@ -386,14 +386,14 @@ def summarise(
         name: {
             "pointing": mean(np.array([each.baselines[name].pointing for each in found], float), groups),
             "energy": mean(np.array([each.baselines[name].energy for each in found]), groups),
-            "iou": mean(np.array([at(each.baselines[name], baseline_thresholds[name]) for each in found]), groups),
+            "iou": mean(np.array([_at(each.baselines[name], baseline_thresholds[name]) for each in found]), groups),
         }
         for name in BASELINES
     }
     return Localisation(
-        overall=rates(columns, groups, np.ones(len(found), bool)),
-        per_class={name: rates(columns, groups, label == name) for name in CLASSES if (label == name).any()},
-        per_size={name: rates(columns, groups, size == name) for name in SIZES if (size == name).any()},
+        overall=_rates(columns, groups, np.ones(len(found), bool)),
+        per_class={name: _rates(columns, groups, label == name) for name in CLASSES if (label == name).any()},
+        per_size={name: _rates(columns, groups, size == name) for name in SIZES if (size == name).any()},
         baselines=blind,
         threshold=float(np.mean(thresholds)),
         survivors=tuple(survivors[:LISTED]),
@@ -407,7 +407,7 @@ def size_of(area: float) -> str:
     return next(name for name, (low, high) in SIZES.items() if low <= area < high or high == 1.0)
 
 
-def columns_of(found: Sequence[Look], thresholds: Sequence[float]) -> dict[str, NDArray[np.float64]]:
+def _columns_of(found: Sequence[Look], thresholds: Sequence[float]) -> dict[str, NDArray[np.float64]]:
     """Return the N values behind each rate; NaN where a look does not count for it."""
     right = np.array([each.predicted == each.row.label for each in found])
     flip = np.array([each.without != each.predicted for each in found], float)
@@ -415,7 +415,7 @@ def columns_of(found: Sequence[Look], thresholds: Sequence[float]) -> dict[str, 
     return {
         "pointing": np.array([each.found.pointing for each in found], float),
         "energy": np.array([each.found.energy for each in found]),
-        "iou": np.array([at(each.found, threshold) for each, threshold in zip(found, thresholds, strict=True)]),
+        "iou": np.array([_at(each.found, threshold) for each, threshold in zip(found, thresholds, strict=True)]),
         "area": np.array([each.area for each in found]),
         "outside": np.array([each.outside for each in found]),
         "flip": np.where(right, flip, np.nan),
@@ -423,12 +423,12 @@ def columns_of(found: Sequence[Look], thresholds: Sequence[float]) -> dict[str, 
     }
 
 
-def at(found: Overlap, threshold: float) -> float:
+def _at(found: Overlap, threshold: float) -> float:
     """Return the intersection over union at one of `THRESHOLDS`."""
     return float(found.iou[int(np.abs(THRESHOLDS - threshold).argmin())])
 
 
-def rates(columns: dict[str, NDArray[np.float64]], groups: Integers, chosen: Bools) -> dict[str, Estimate]:
+def _rates(columns: dict[str, NDArray[np.float64]], groups: Integers, chosen: Bools) -> dict[str, Estimate]:
     """Return the mean of each column over the chosen looks that count for it."""
     answers = {}
     for name, values in columns.items():

@@ -76,7 +76,7 @@ class Subgroup:
     energy: Estimate | None
 
 
-def withheld(answers: Sequence[Prediction], kind: str) -> Bools:
+def _withheld(answers: Sequence[Prediction], kind: str) -> Bools:
     """Return which of N answers were withheld for a reason of a kind, one of `KINDS`."""
     return np.array([any(reason.code in KINDS[kind] for reason in answer.reasons) for answer in answers], bool)
 
@@ -95,24 +95,23 @@ def decisions(
     """
     answered = np.array([answer.decision != REFER for answer in answers], bool)
     right = np.array([answer.predicted == CLASSES[label] for answer, label in zip(answers, labels, strict=True)], bool)
-    refused, uncertain, quality = (mean(withheld(answers, kind).astype(float), groups) for kind in KINDS)
+    refused, uncertain, quality = (mean(_withheld(answers, kind).astype(float), groups) for kind in KINDS)
     return Decisions(
         mean(answered.astype(float), groups),
         accuracy(right[answered], groups[answered]) if answered.any() else None,
         refused,
         uncertain,
         quality,
-        {error: sets_of(answers, cards, precision, error, labels, groups) for error in errors(cards, precision)},
+        {error: _sets_of(answers, cards, precision, error, labels, groups) for error in _errors(cards, precision)},
     )
 
 
-def errors(cards: Sequence[Card], precision: str) -> list[str]:
-    """Return the errors of prediction sets that all cards know."""
+def _errors(cards: Sequence[Card], precision: str) -> list[str]:
     known = [list(card.rejection.get(precision, {}).get("sets", {})) for card in {id(c): c for c in cards}.values()]
     return [error for error in known[0] if all(error in others for others in known)]
 
 
-def sets_of(
+def _sets_of(
     answers: Sequence[Prediction],
     cards: Sequence[Card],
     precision: str,
@@ -171,7 +170,7 @@ def subgroups(
     """
     probabilities = np.array([answer.probabilities for answer in answers], np.float64)
     right = probabilities.argmax(axis=1) == labels
-    refused = withheld(answers, "refused").astype(float)
+    refused = _withheld(answers, "refused").astype(float)
     referred = np.array([answer.decision == REFER for answer in answers], float)
 
     def part(chosen: Bools) -> Subgroup:
@@ -186,12 +185,12 @@ def subgroups(
         )
 
     return {
-        way: {name: part(np.array(names) == name) for name in sorted(set(names) - {""}, key=rank)}
+        way: {name: part(np.array(names) == name) for name in sorted(set(names) - {""}, key=_rank)}
         for way, names in parts.items()
     }
 
 
-def rank(name: str) -> tuple[int, str]:
+def _rank(name: str) -> tuple[int, str]:
     """Return what sorts the names of parts: from little to much, classes as everywhere, others by the alphabet."""
     order = (*CLASSES, "dark", "middle", "bright", "small", "medium", "large")
     return (order.index(name) if name in order else len(order), name)

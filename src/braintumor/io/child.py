@@ -83,8 +83,8 @@ class Child:
         if self._protections is None:
             patience = Patience(self, math.inf, START_SECONDS)
             try:
-                message = json.loads(received(self.socket, LONGEST_MESSAGE, patience))
-                received(self.socket, 0, patience)
+                message = json.loads(_received(self.socket, LONGEST_MESSAGE, patience))
+                _received(self.socket, 0, patience)
                 self._protections = tuple(name for name in PROTECTIONS if name in message["protections"])
             except (OSError, ChildCrashedError, *MALFORMED_ERRORS) as error:  # no file has been seen yet
                 raise ChildLostError from error
@@ -110,10 +110,10 @@ class Child:
         patience = Patience(self, seconds, STARVED_SECONDS + STARVED_FACTOR * seconds)
         try:
             for part in (HEAD.pack(len(text)) + text + HEAD.pack(len(content)), content):
-                sent(self.socket, part, patience)
+                _sent(self.socket, part, patience)
             for _ in range(MOST_SLICES):
-                answer = received(self.socket, LONGEST_MESSAGE, patience)
-                pixels = received(self.socket, LARGEST * PIXEL_BYTES, patience)
+                answer = _received(self.socket, LONGEST_MESSAGE, patience)
+                pixels = _received(self.socket, LARGEST * PIXEL_BYTES, patience)
                 message: dict[str, Any] = json.loads(answer)
                 if message["file"] != self._files:
                     raise ValueError("an answer about another file")
@@ -126,7 +126,6 @@ class Child:
         raise ValueError("expected an end")
 
     def _ended(self) -> ChildCrashedError | ChildLostError:
-        """Return why the process does not answer any more."""
         try:
             status = self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:  # it has closed its socket, which no decoder does
@@ -158,7 +157,7 @@ class Patience:
         """
         if processor_time(self._pid) > self._processor_until:
             raise DecodeTimeoutError
-        if time.monotonic() > self._clock_until or is_stopped(self._pid):
+        if time.monotonic() > self._clock_until or _is_stopped(self._pid):
             raise ChildLostError
 
     @contextmanager
@@ -181,7 +180,7 @@ def processor_time(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2) if sys.platform.startswith("linux") else time.monotonic()
 
 
-def is_stopped(pid: int) -> bool:
+def _is_stopped(pid: int) -> bool:
     """Tell whether a process was stopped, as by SIGSTOP or a debugger; not where the system does not say."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -200,16 +199,16 @@ def import_folders() -> list[str]:
     program = getattr(sys.modules.get("__main__"), "__file__", None)
     left_out = {Path.cwd(), *((Path(program).resolve().parent,) if program else ())} - {package}
     folders = (Path(entry) for entry in sys.path if Path(entry).is_absolute())
-    wanted = (folder for folder in folders if folder.resolve() not in left_out or is_installed(folder))
+    wanted = (folder for folder in folders if folder.resolve() not in left_out or _is_installed(folder))
     return list(dict.fromkeys([str(package), *map(str, wanted)]))
 
 
-def is_installed(folder: Path) -> bool:
+def _is_installed(folder: Path) -> bool:
     """Tell whether a folder is one of Python's own or of installed packages."""
     return folder.resolve() in {Path(path).resolve() for path in sysconfig.get_paths().values()}
 
 
-def received(stream: socket.socket, longest: int, patience: Patience) -> bytearray:
+def _received(stream: socket.socket, longest: int, patience: Patience) -> bytearray:
     """Return one part of a child's message.
 
     Raises:
@@ -217,14 +216,14 @@ def received(stream: socket.socket, longest: int, patience: Patience) -> bytearr
         ValueError: it has more bytes than such a part can have.
         ChildLostError, DecodeTimeoutError: as `Patience.check`.
     """
-    (length,) = HEAD.unpack(filled(stream, bytearray(HEAD.size), patience))
+    (length,) = HEAD.unpack(_filled(stream, bytearray(HEAD.size), patience))
     if length > longest:
         raise ValueError(f"expected at most {longest:,} bytes, got {length:,}")
-    return filled(stream, bytearray(length), patience)
+    return _filled(stream, bytearray(length), patience)
 
 
-def filled(stream: socket.socket, buffer: bytearray, patience: Patience) -> bytearray:
-    """Return a buffer after filling it from a stream; raises as `received`."""
+def _filled(stream: socket.socket, buffer: bytearray, patience: Patience) -> bytearray:
+    """Return a buffer after filling it from a stream; raises as `_received`."""
     view = memoryview(buffer)
     stream.settimeout(LOOK_SECONDS)
     while view:
@@ -239,8 +238,8 @@ def filled(stream: socket.socket, buffer: bytearray, patience: Patience) -> byte
     return buffer
 
 
-def sent(stream: socket.socket, content: bytes, patience: Patience) -> None:
-    """Send all of this; raises as `received`."""
+def _sent(stream: socket.socket, content: bytes, patience: Patience) -> None:
+    """Send all of this; raises as `_received`."""
     view = memoryview(content)
     stream.settimeout(LOOK_SECONDS)
     while view:

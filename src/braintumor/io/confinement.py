@@ -176,5 +176,4 @@ def _system_call(number: int, *arguments: bytes | int | None) -> int:
 
 
 def _libc() -> ctypes.CDLL:
-    """Return the C library that the process has loaded."""
     return ctypes.CDLL(None, use_errno=True)

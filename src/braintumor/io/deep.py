@@ -55,13 +55,13 @@ def take_low_bytes(image: Any) -> None:
     Pillow then takes each value for one of the other byte order. Grey with transparency becomes four channels: the
     upper and lower bytes of the grey, then those of the transparency.
     """
-    image.tile = [part._replace(args=swapped(part.args)) for part in image.tile]
+    image.tile = [part._replace(args=_swapped(part.args)) for part in image.tile]
 
 
-def swapped(args: Any) -> Any:
+def _swapped(args: Any) -> Any:
     """Return the arguments of a decoder of Pillow with the byte order turned round."""
     if isinstance(args, tuple):
-        return (swapped(args[0]), *args[1:])
+        return (_swapped(args[0]), *args[1:])
     return "RGBA" if args.startswith("LA;16") else args[:-1] + OTHER_ORDER[args[-1]]
 
 

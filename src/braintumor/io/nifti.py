@@ -72,7 +72,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
 
     Source: nifti1.h of the NIfTI-1.1 standard, methods 2 and 3 of its section on orientation.
     """
-    header, voxels = stored(content, name)
+    header, voxels = _stored(content, name)
     lie = lie_of(header, voxels.shape, choice.plane, name)
     shown = apply_orientation(voxels, lie.turn)  # (columns, rows, slices), a view
     count = shown.shape[2]
@@ -85,7 +85,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
     height, width = square_shape((shown.shape[1], shown.shape[0]), rows, columns)
     if reason := unusable_size(width, height, largest):
         raise ImageError(name, f"slices of {reason[0]}", reason[1])
-    grey = grey_of(header, voxels, name)
+    grey = _grey_of(header, voxels, name)
     for number in numbers:
         pixels, notes = grey(shown[:, :, number - 1].T)
         pixels, spacing, more = squared(pixels, (rows, columns))
@@ -132,7 +132,7 @@ class Grey:
 
 
 @np.errstate(all="ignore")
-def grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
+def _grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
     """Return how the voxels of a volume become grey values, see `slices`.
 
     Raises:
@@ -144,9 +144,9 @@ def grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
         raise ImageError(name, "damaged header: its scl_inter is not finite; repair it") from error
     grey = Grey(1.0, 0.0) if slope is None else Grey(slope, intercept)
     step = math.ceil((voxels.size / SAMPLE) ** (1 / 3))
-    known = known_values(voxels[::step, ::step, ::step], grey)
+    known = _known_values(voxels[::step, ::step, ::step], grey)
     if not known.size and step > 1:
-        known = known_values(voxels, grey)
+        known = _known_values(voxels, grey)
     if not known.size:
         return replace(grey, notes=("no value other than 0 in the volume: black",))
     low, high = limits(known)
@@ -159,22 +159,22 @@ def grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
     return replace(grey, low=low, high=high, notes=tuple(notes))
 
 
-def known_values(voxels: NDArray[Any], grey: Grey) -> NDArray[np.float64]:
+def _known_values(voxels: NDArray[Any], grey: Grey) -> NDArray[np.float64]:
     """Return the finite values other than 0 of voxels (I, J, K), slice by slice to spare memory."""
     parts = (grey.values(voxels[:, :, index]) for index in range(voxels.shape[2]))
     return np.concatenate([part[np.isfinite(part) & (part != 0)] for part in parts])
 
 
-def stored(content: bytes, name: str) -> tuple[Any, NDArray[Any]]:
+def _stored(content: bytes, name: str) -> tuple[Any, NDArray[Any]]:
     """Return the header and the voxels (I, J, K) of a file; of a packed one no more is unpacked than they need.
 
     Raises:
         ImageError: see `slices`.
     """
     try:
-        with opened(content) as stream:
-            header = read_header(stream, name)
-            shape, kind, offset = layout(header, name)
+        with _opened(content) as stream:
+            header = _read_header(stream, name)
+            shape, kind, offset = _layout(header, name)
             size = math.prod(shape) * kind.itemsize
             if isinstance(stream, gzip.GzipFile):
                 stream.seek(offset)
@@ -191,13 +191,13 @@ def stored(content: bytes, name: str) -> tuple[Any, NDArray[Any]]:
     return header, np.frombuffer(voxels, kind).reshape(shape, order="F")
 
 
-def opened(content: bytes) -> IO[bytes]:
+def _opened(content: bytes) -> IO[bytes]:
     """Return a stream of a file's content, unpacked if it is gzipped."""
     stream = io.BytesIO(content)
     return gzip.GzipFile(fileobj=stream, mode="rb") if content.startswith(b"\x1f\x8b") else stream  # type: ignore[return-value]
 
 
-def read_header(stream: IO[bytes], name: str) -> Any:
+def _read_header(stream: IO[bytes], name: str) -> Any:
     """Return the NIfTI header at the beginning of a stream.
 
     Raises:
@@ -224,13 +224,13 @@ def read_header(stream: IO[bytes], name: str) -> Any:
     return header
 
 
-def layout(header: Any, name: str) -> tuple[tuple[int, int, int], np.dtype[Any], int]:
+def _layout(header: Any, name: str) -> tuple[tuple[int, int, int], np.dtype[Any], int]:
     """Return how the voxels are stored: their counts along three axes, their type, and where in the file they begin.
 
     Raises:
         ImageError: they are no single volume of grey values, or too large.
     """
-    kind = voxel_type(header, name)
+    kind = _voxel_type(header, name)
     axes, *sizes = (int(size) for size in header["dim"])
     sizes = sizes[: max(axes, 0)]
     if not 2 <= axes <= 7 or min(sizes) < 1:
@@ -258,7 +258,7 @@ def layout(header: Any, name: str) -> tuple[tuple[int, int, int], np.dtype[Any],
     return shape, kind, int(offset)
 
 
-def voxel_type(header: Any, name: str) -> np.dtype[Any]:
+def _voxel_type(header: Any, name: str) -> np.dtype[Any]:
     """Return the type of the voxels.
 
     Raises:

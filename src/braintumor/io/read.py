@@ -64,7 +64,7 @@ def read(source: str | Path | bytes, name: str | None = None, *, largest: int = 
     """
     scans = list(islice(read_all(source, name, largest=largest), 2))
     if len(scans) > 1:
-        raise ImageError(named(source, name), SEVERAL, Refusal.SEVERAL_SLICES)
+        raise ImageError(_named(source, name), SEVERAL, Refusal.SEVERAL_SLICES)
     return scans[0]
 
 
@@ -89,17 +89,17 @@ def read_all(
         ImageError: as `read`; or no slice of the file is wanted.
         MissingExtraError: the libraries for DICOM or NIfTI are not installed.
     """
-    name = named(source, name)
+    name = _named(source, name)
     kind = volume_kind(source, name)
     if kind is None:
-        with decoding(source, name, largest) as picture:
-            grey, notes = grey_values(picture, name)
+        with _decoding(source, name, largest) as picture:
+            grey, notes = _grey_values(picture, name)
             yield Scan(grey, source=name, notes=notes)
         return
     content = source if isinstance(source, bytes) else whole(source, name)
     count = 0
     try:
-        for scan in volume_slices(kind, content, name, largest, choice):
+        for scan in _volume_slices(kind, content, name, largest, choice):
             count += 1
             yield scan
     except (ModuleNotFoundError, ImageError):
@@ -116,15 +116,14 @@ def whole(file: str | Path, name: str) -> bytes:
     Raises:
         ImageError: it cannot be opened, or is larger than 512 MiB.
     """
-    with open_source(file, name) as stream:
+    with _open_source(file, name) as stream:
         content = stream.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
         raise ImageError(name, f"larger than {LARGEST_FILE >> 20} MiB; split the volume", Refusal.TOO_LARGE)
     return content
 
 
-def named(source: str | Path | bytes, name: str | None) -> str:
-    """Return what to call a file."""
+def _named(source: str | Path | bytes, name: str | None) -> str:
     return name or ("bytes" if isinstance(source, bytes) else str(source))
 
 
@@ -137,7 +136,7 @@ def volume_kind(source: str | Path | bytes, name: str = "bytes") -> Literal["dic
     if isinstance(source, bytes):
         start = source[:START_BYTES]
     else:
-        with open_source(source, name) as stream:
+        with _open_source(source, name) as stream:
             start = stream.read(START_BYTES)
     if dicom_start(start) is not None:
         return "dicom"
@@ -158,7 +157,7 @@ def may_hold_several(content: bytes) -> bool:
     return any(content.find(tag, 0, header) >= 0 for tag in NUMBER_OF_FRAMES)
 
 
-def volume_slices(
+def _volume_slices(
     kind: Literal["dicom", "nifti"], content: bytes, name: str, largest: int, choice: Choice
 ) -> Iterator[Scan]:
     """Return the slices of a DICOM or NIfTI file.
@@ -197,15 +196,15 @@ def read_stored(source: str | Path | bytes, name: str | None = None) -> tuple[Sc
     Raises:
         ImageError: as `read`.
     """
-    name = named(source, name)
-    with decoding(source, name) as picture:
+    name = _named(source, name)
+    with _decoding(source, name) as picture:
         image = picture.image
-        stored = Stored(image.format or "", image.mode, coloured_share(image))
-        grey, notes = grey_values(picture, name)
+        stored = Stored(image.format or "", image.mode, _coloured_share(image))
+        grey, notes = _grey_values(picture, name)
         return Scan(grey, source=name, notes=notes), stored
 
 
-def coloured_share(image: Image.Image) -> float:
+def _coloured_share(image: Image.Image) -> float:
     """Return the share of the pixels whose largest and smallest channel differ by more than 20 of 255."""
     if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
         return 0.0
@@ -216,13 +215,13 @@ def coloured_share(image: Image.Image) -> float:
     return sum(counts[CHROMA + 1 :]) / sum(counts)
 
 
-def silence_decoders() -> None:
+def _silence_decoders() -> None:
     """Ignore warnings raised inside Pillow; `warnings.catch_warnings` would not be safe in threads."""
     if PILLOW_FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", category=Warning, module=PILLOW_MODULES)
 
 
-def open_source(source: str | Path | bytes, name: str) -> AbstractContextManager[IO[bytes]]:
+def _open_source(source: str | Path | bytes, name: str) -> AbstractContextManager[IO[bytes]]:
     """Return the open stream of a regular, non-empty file or of the bytes.
 
     Raises:
@@ -261,23 +260,23 @@ class Picture:
 
 
 @contextmanager
-def decoding(source: str | Path | bytes, name: str, largest: int = LARGEST_SIDE**2) -> Iterator[Picture]:
+def _decoding(source: str | Path | bytes, name: str, largest: int = LARGEST_SIDE**2) -> Iterator[Picture]:
     """Yield the upright image in a file; what Pillow raises on it, here or in the caller's block, is an `ImageError`.
 
     Raises:
         ImageError: it cannot be opened or decoded, or is no single slice of a usable size.
     """
-    silence_decoders()
-    with open_source(source, name) as stream:
+    _silence_decoders()
+    with _open_source(source, name) as stream:
         try:
-            with upright(stream, name, largest) as picture:
+            with _upright(stream, name, largest) as picture:
                 yield picture
         except PILLOW_ERRORS as error:
-            raise ImageError(name, *failure_reason(error)) from error
+            raise ImageError(name, *_failure_reason(error)) from error
 
 
 @contextmanager
-def upright(stream: IO[bytes], name: str, largest: int) -> Iterator[Picture]:
+def _upright(stream: IO[bytes], name: str, largest: int) -> Iterator[Picture]:
     """Yield the decoded image in a stream, turned as its EXIF data says.
 
     Raises:
@@ -286,27 +285,27 @@ def upright(stream: IO[bytes], name: str, largest: int) -> Iterator[Picture]:
     with Image.open(stream, formats=FORMATS) as image:
         if reason := unusable_size(*image.size, largest):
             raise ImageError(name, *reason)
-        if holds_several(image):
+        if _holds_several(image):
             said = "holds several images; save the slice to classify as one image"
             raise ImageError(name, said, Refusal.SEVERAL_SLICES)
         check_deep(image, name)
         stored = raw_modes(image)[0] if is_deep_colour(image) else None
         image.load()
-        turn_upright(image)
-        yield Picture(image, None if stored is None else deep_colour(image, lower_bytes(stream), stored))
+        _turn_upright(image)
+        yield Picture(image, None if stored is None else deep_colour(image, _lower_bytes(stream), stored))
 
 
-def lower_bytes(stream: IO[bytes]) -> Image.Image:
+def _lower_bytes(stream: IO[bytes]) -> Image.Image:
     """Return an image of deep colour, upright, with the lower 8 bits of its channels instead of the upper."""
     stream.seek(0)
     image = Image.open(stream, formats=FORMATS)
     take_low_bytes(image)
     image.load()
-    turn_upright(image)
+    _turn_upright(image)
     return image
 
 
-def holds_several(image: Image.Image) -> bool:
+def _holds_several(image: Image.Image) -> bool:
     """Tell whether a file goes on after its first image, without counting what may be a hundred thousand of them."""
     try:
         image.seek(1)
@@ -315,7 +314,7 @@ def holds_several(image: Image.Image) -> bool:
     return True
 
 
-def turn_upright(image: Image.Image) -> None:
+def _turn_upright(image: Image.Image) -> None:
     """Apply the EXIF orientation in place; damaged EXIF data leaves the image as stored."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
@@ -323,7 +322,7 @@ def turn_upright(image: Image.Image) -> None:
         return
 
 
-def grey_values(picture: Picture, name: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+def _grey_values(picture: Picture, name: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Return the (H, W) float32 grey values in [0, 1] of a decoded image, and what had to be assumed.
 
     Raises:
@@ -336,18 +335,18 @@ def grey_values(picture: Picture, name: str) -> tuple[NDArray[np.float32], tuple
         return deep_grey(np.asarray(image), name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return scale_bytes(image.convert("L")) * scale_bytes(image.getchannel("A")), ()
+        return _scale_bytes(image.convert("L")) * _scale_bytes(image.getchannel("A")), ()
     if image.mode not in ("1", "L", "P", "RGB"):
         image = image.convert("RGB")
-    return scale_bytes(image.convert("L")), ()
+    return _scale_bytes(image.convert("L")), ()
 
 
-def scale_bytes(image: Image.Image) -> NDArray[np.float32]:
+def _scale_bytes(image: Image.Image) -> NDArray[np.float32]:
     """Return an 8-bit channel as (H, W) float32 in [0, 1]."""
     return np.asarray(image, np.float32) / np.float32(255)
 
 
-def failure_reason(error: BaseException) -> tuple[str, Refusal]:
+def _failure_reason(error: BaseException) -> tuple[str, Refusal]:
     """Return why decoding failed, without Pillow's own text, which may hold paths."""
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels; at most {LARGEST_SIDE} on each side are read", Refusal.TOO_LARGE

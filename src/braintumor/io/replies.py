@@ -41,7 +41,7 @@ def scan_of(answer: dict[str, Any], pixels: bytearray, name: str) -> Scan:
     if type(height) is not int or type(width) is not int or unusable_size(width, height, LARGEST):
         raise ValueError("expected a slice of a usable size")
     values = np.frombuffer(pixels, np.float32).reshape(height, width)
-    place = place_of(answer["place"], name)
+    place = _place_of(answer["place"], name)
     names = (name, place and slice_name(name, place.number, 2))
     if answer["source"] not in names:
         raise ValueError("an answer about another file")
@@ -51,10 +51,10 @@ def scan_of(answer: dict[str, Any], pixels: bytearray, name: str) -> Scan:
     origin = answer["origin"]
     if origin is not None and not isinstance(origin, dict):
         raise TypeError("expected attributes by their tags")
-    return Scan(values, spacing_of(answer["spacing"]), answer["source"], notes, place, origin)
+    return Scan(values, _spacing_of(answer["spacing"]), answer["source"], notes, place, origin)
 
 
-def place_of(said: Any, name: str) -> Place | None:
+def _place_of(said: Any, name: str) -> Place | None:
     """Return where in its volume a child says that a slice of the file of this name lies; raises as `scan_of`."""
     if said is None:
         return None
@@ -63,21 +63,20 @@ def place_of(said: Any, name: str) -> Place | None:
         raise ValueError("an answer about another file")
     if type(place.number) is not int or abs(place.number) > LARGEST_NUMBER:
         raise ValueError("expected the number of a slice")
-    if place.position is not None and not is_length(place.position):
+    if place.position is not None and not _is_length(place.position):
         raise ValueError("expected a position in millimetres")
     return place
 
 
-def spacing_of(said: Any) -> tuple[float, float] | None:
+def _spacing_of(said: Any) -> tuple[float, float] | None:
     """Return what a child says of the distances of pixels; raises as `scan_of`."""
     if said is None:
         return None
     spacings = tuple(said)
-    if len(spacings) != 2 or not all(is_length(value) and value > 0 for value in spacings):
+    if len(spacings) != 2 or not all(_is_length(value) and value > 0 for value in spacings):
         raise ValueError("expected two spacings in millimetres")
     return float(spacings[0]), float(spacings[1])
 
 
-def is_length(value: object) -> bool:
-    """Tell whether something is a finite number."""
+def _is_length(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

@@ -169,7 +169,7 @@ class Sandbox:
         whole = False
         try:
             self._warn(child)
-            for answer, pixels in child.ask(content, asked, self.deadline + volume_mib(content) / MIB_PER_SECOND):
+            for answer, pixels in child.ask(content, asked, self.deadline + _volume_mib(content) / MIB_PER_SECOND):
                 if "reason" in answer:
                     whole = True
                     raise refusal_of(answer, name)
@@ -245,7 +245,7 @@ def require_confinement() -> None:
         )
 
 
-def volume_mib(content: bytes) -> float:
+def _volume_mib(content: bytes) -> float:
     """Return how large a volume is, as far as its file says without being parsed; 0 for an image.
 
     Source: RFC 1952 2.3.1, the size at the end of gzip data.

@@ -54,23 +54,23 @@ def lie_of(header: Any, shape: tuple[int, ...], plane: str, name: str) -> Lie:
     Raises:
         ImageError: the header's orientation or voxel sizes are of no use, or there are none and the plane needs them.
     """
-    affine, notes = orientation(header, name)
+    affine, notes = _orientation(header, name)
     if affine is None:
-        return lie_as_stored(header, shape, plane, name)
+        return _lie_as_stored(header, shape, plane, name)
     own = io_orientation(affine)
     if plane == "acquired":
         axis_of = own[:, 0].argsort().tolist()  # which index runs along the patient's right, anterior, superior
-        across = acquired(lengths(affine).tolist(), shape, (axis_of[2], axis_of[1], axis_of[0]))
+        across = _acquired(_lengths(affine).tolist(), shape, (axis_of[2], axis_of[1], axis_of[0]))
         plane = tuple(AXES)[axis_of.index(across)]
     turn = ornt_transform(own, axcodes2ornt(AXES[plane]))
     turned = affine @ inv_ornt_aff(turn, shape)
     columns, rows, steps = turned[:3, 0], turned[:3, 1], turned[:3, 2]
     normal = np.cross(columns, rows)
     normal *= np.sign(normal @ steps) / np.linalg.norm(normal)
-    return Lie(turn, tuple(lengths(turned).tolist()), float(turned[:3, 3] @ normal), float(steps @ normal), notes)
+    return Lie(turn, tuple(_lengths(turned).tolist()), float(turned[:3, 3] @ normal), float(steps @ normal), notes)
 
 
-def lie_as_stored(header: Any, shape: tuple[int, ...], plane: str, name: str) -> Lie:
+def _lie_as_stored(header: Any, shape: tuple[int, ...], plane: str, name: str) -> Lie:
     """Return how to turn a volume of unknown orientation: slices across the axis of the largest spacing.
 
     Raises:
@@ -82,15 +82,15 @@ def lie_as_stored(header: Any, shape: tuple[int, ...], plane: str, name: str) ->
             f"no orientation in the file, so no {plane} plane is known; ask for the acquired one",
             Refusal.UNSUPPORTED,
         )
-    spacing = (header["pixdim"][1:4].astype(np.float64) * millimetre(header)).tolist()
-    check_spacing(spacing, name)
-    across = acquired(spacing, shape, (2, 1, 0))
+    spacing = (header["pixdim"][1:4].astype(np.float64) * _millimetre(header)).tolist()
+    _check_spacing(spacing, name)
+    across = _acquired(spacing, shape, (2, 1, 0))
     order = (*(axis for axis in range(3) if axis != across), across)
     turn = np.array([[order.index(axis), 1] for axis in range(3)])
     return Lie(turn, (spacing[order[0]], spacing[order[1]], spacing[across]), None, 0.0, (UNPLACED,))
 
 
-def acquired(spacing: list[float], shape: tuple[int, ...], preferred: tuple[int, int, int]) -> int:
+def _acquired(spacing: list[float], shape: tuple[int, ...], preferred: tuple[int, int, int]) -> int:
     """Return the index across which slices were acquired: the only one of length 1, else that of the largest spacing.
 
     Of spacings that differ by less than 5 % from the largest the first one in the order `preferred` is taken.
@@ -101,7 +101,7 @@ def acquired(spacing: list[float], shape: tuple[int, ...], preferred: tuple[int,
     return next(axis for axis in preferred if spacing[axis] * ALIKE > max(spacing))
 
 
-def orientation(header: Any, name: str) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+def _orientation(header: Any, name: str) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
     """Return the (4, 4) matrix from indices to millimetres to the patient's right, front and top, None without one.
 
     Beside it, notes.
@@ -109,15 +109,15 @@ def orientation(header: Any, name: str) -> tuple[NDArray[np.float64] | None, tup
     Raises:
         ImageError: there is one that cannot be used.
     """
-    by_quaternion, by_matrix = qform(header, name), sform(header)
+    by_quaternion, by_matrix = _qform(header, name), _sform(header)
     affine, method = (by_quaternion, "qform") if by_matrix is None else (by_matrix, "sform")
     if affine is None:
         return None, ()
     if not np.isfinite(affine).all():
         raise ImageError(name, f"damaged header: its {method} is not finite; repair it")
-    affine = np.diag([*[millimetre(header)] * 3, 1.0]) @ affine
-    check_spacing(lengths(affine).tolist(), name)
-    directions = affine[:3, :3] / lengths(affine)
+    affine = np.diag([*[_millimetre(header)] * 3, 1.0]) @ affine
+    _check_spacing(_lengths(affine).tolist(), name)
+    directions = affine[:3, :3] / _lengths(affine)
     if abs(np.linalg.det(directions)) < FLAT:
         raise ImageError(name, f"damaged header: the axes of its {method} lie in one plane; repair it")
     own = io_orientation(affine)
@@ -131,12 +131,12 @@ def orientation(header: Any, name: str) -> tuple[NDArray[np.float64] | None, tup
     return affine, tuple(notes)
 
 
-def sform(header: Any) -> NDArray[np.float64] | None:
+def _sform(header: Any) -> NDArray[np.float64] | None:
     """Return the header's matrix; None where it says that there is none."""
     return np.asarray(header.get_sform(), np.float64) if header["sform_code"] > 0 else None
 
 
-def qform(header: Any, name: str) -> NDArray[np.float64] | None:
+def _qform(header: Any, name: str) -> NDArray[np.float64] | None:
     """Return the matrix of the header's quaternion; None where there is none, or a better one and this is damaged.
 
     Raises:
@@ -158,19 +158,17 @@ def qform(header: Any, name: str) -> NDArray[np.float64] | None:
     return matrix if header["sform_code"] <= 0 or np.isfinite(matrix).all() else None
 
 
-def lengths(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+def _lengths(affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the (3,) spacings of a matrix."""
     spacings: NDArray[np.float64] = np.linalg.norm(affine[:3, :3], axis=0)
     return spacings
 
 
-def millimetre(header: Any) -> float:
-    """Return how many millimetres the header's unit of length is."""
+def _millimetre(header: Any) -> float:
     return MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
 
 
-def check_spacing(spacing: list[float], name: str) -> None:
-    """Raise where voxels are not of a possible size."""
+def _check_spacing(spacing: list[float], name: str) -> None:
     if not all(LEAST_SPACING <= each <= LARGEST_SPACING for each in spacing):
         sizes = " x ".join(f"{each:.4g}" for each in spacing)
         raise ImageError(name, f"damaged header: voxels of {sizes} mm; expected 0.001 to 1000 mm; repair it")

@@ -34,43 +34,43 @@ Told = TypeVar("Told")
 NOTHING: Final = np.zeros(1, np.float32)[:0]
 
 
-def received(stream: socket.socket) -> bytes:
+def _received(stream: socket.socket) -> bytes:
     """Return one part of what a child is asked, of which there is never a second copy.
 
     Raises:
         OSError: the other side has gone.
     """
-    (length,) = HEAD.unpack(exactly(stream, HEAD.size))
-    return exactly(stream, length)
+    (length,) = HEAD.unpack(_exactly(stream, HEAD.size))
+    return _exactly(stream, length)
 
 
-def exactly(stream: socket.socket, length: int) -> bytes:
-    """Return so many bytes; raises as `received`."""
+def _exactly(stream: socket.socket, length: int) -> bytes:
+    """Return so many bytes; raises as `_received`."""
     content = stream.recv(length, socket.MSG_WAITALL)
     if len(content) < length:
         raise ConnectionError("the other side has gone")
     return content
 
 
-def serve(stream: socket.socket) -> None:
+def _serve(stream: socket.socket) -> None:
     """Answer files until the other side goes.
 
     For each slice a JSON object with `shape`, and the float32 pixels; then one without, with the `reason` if the file
-    was refused, or with what is `described` if that was asked for.
+    was refused, or with what is `_described` if that was asked for.
     """
     with suppress(OSError):
         while True:
-            asked, content = (received(stream) for _ in range(2))
+            asked, content = (_received(stream) for _ in range(2))
             last: dict[str, Any] = {}
             wishes = json.loads(asked)
             about = {"file": wishes["file"]}
             try:
                 if wishes.get("describe"):
-                    with timed():
-                        last = described(content, wishes["name"])
+                    with _timed():
+                        last = _described(content, wishes["name"])
                 else:
-                    for message, pixels in in_time(decoded(content, wishes)):
-                        send(stream, message | about, pixels)
+                    for message, pixels in _in_time(_decoded(content, wishes)):
+                        _send(stream, message | about, pixels)
             except ImageError as error:
                 last = {"reason": error.reason, "code": error.code}
             except BrainTumorError as error:  # a library is missing
@@ -80,11 +80,11 @@ def serve(stream: socket.socket) -> None:
             except Exception:  # whatever a file does to its decoder is a refusal
                 last = {"reason": UNDECODABLE, "code": Refusal.UNDECODABLE}
             del asked, content  # or there is no room for the next file
-            send(stream, last | about)
+            _send(stream, last | about)
 
 
 @contextmanager
-def timed() -> Iterator[None]:
+def _timed() -> Iterator[None]:
     """End the process if the block takes far longer than anybody waits for it: who asked may have been killed.
 
     What counts is the processor's time, as for who waits, so that nothing good ends so on a busy machine.
@@ -96,25 +96,25 @@ def timed() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def in_time(messages: Iterator[Told]) -> Iterator[Told]:
-    """Yield messages, each made as in `timed`."""
+def _in_time(messages: Iterator[Told]) -> Iterator[Told]:
+    """Yield messages, each made as in `_timed`."""
     while True:
-        with timed():
+        with _timed():
             message = next(messages, None)
         if message is None:
             return
         yield message
 
 
-def send(stream: socket.socket, message: dict[str, Any], pixels: NDArray[np.float32] = NOTHING) -> None:
+def _send(stream: socket.socket, message: dict[str, Any], pixels: NDArray[np.float32] = NOTHING) -> None:
     """Send one message of a child, with the pixels where there are some."""
     text = json.dumps(message).encode()
     stream.sendall(HEAD.pack(len(text)) + text + HEAD.pack(pixels.nbytes))
     stream.sendall(np.ascontiguousarray(pixels).data.cast("B"))
 
 
-def decoded(content: bytes, asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], NDArray[np.float32]]]:
-    """Yield what `serve` answers for the slices of a file's content."""
+def _decoded(content: bytes, asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], NDArray[np.float32]]]:
+    """Yield what `_serve` answers for the slices of a file's content."""
     choice = asked["choice"]
     wanted = Choice(choice["plane"], tuple((first, last) for first, last in choice["ranges"]))
     largest = min(LARGEST, max(USUAL, PIXELS_PER_BYTE * len(content)))
@@ -130,8 +130,8 @@ def decoded(content: bytes, asked: dict[str, Any]) -> Iterator[tuple[dict[str, A
         yield message, scan.pixels
 
 
-def described(content: bytes, name: str) -> dict[str, Any]:
-    """Return what `serve` answers where a DICOM file is to be described."""
+def _described(content: bytes, name: str) -> dict[str, Any]:
+    """Return what `_serve` answers where a DICOM file is to be described."""
     from braintumor.dicom.read import describe
 
     return {"described": dataclasses.asdict(describe(content, name))}
@@ -161,5 +161,5 @@ def main() -> None:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # to Python, a module that cannot be imported
     with socket.socket(fileno=int(sys.argv[1])) as stream:
         preload()
-        send(stream, {"protections": confine(stream.fileno())})
-        serve(stream)
+        _send(stream, {"protections": confine(stream.fileno())})
+        _serve(stream)

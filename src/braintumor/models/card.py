@@ -147,6 +147,5 @@ def _is_number(value: object) -> bool:
 
 
 def _short(value: object) -> str:
-    """Return the beginning of a value for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -54,24 +54,24 @@ def has_writing(grey: Grey) -> bool:
     downward writing is not found. Fixed by eye on the public set, see docs/how-to/audit.md.
     """
     step = max(1, round(max(grey.shape) / GRID))
-    fields = brightest(grey, step) > VISIBLE
+    fields = _brightest(grey, step) > VISIBLE
     found = regions(fields)
     if len(found) < 2:
         return False
     head = max(found, key=lambda runs: sum(end - start for _, start, end in runs))
-    hull = between(drawn(head, fields.shape))
+    hull = _between(drawn(head, fields.shape))
     for runs in found:
         top, bottom = min(row for row, _, _ in runs), max(row for row, _, _ in runs) + 1
         left, right = min(start for _, start, _ in runs), max(end for _, _, end in runs)
         if runs is head or not (2 <= bottom - top <= TALLEST and SHORTEST <= right - left <= LONGEST):
             continue
         outside = not any(hull[row, start:end].any() for row, start, end in runs)
-        if outside and is_writing(grey[top * step : bottom * step, left * step : right * step]):
+        if outside and _is_writing(grey[top * step : bottom * step, left * step : right * step]):
             return True
     return False
 
 
-def brightest(grey: Grey, step: int) -> Grey:
+def _brightest(grey: Grey, step: int) -> Grey:
     """Return the brightest pixel of each field of step x step pixels; an incomplete last field is left out."""
     height, width = (side // step for side in grey.shape)
     blocks = grey[: height * step, : width * step].reshape(height, step, width, step)
@@ -117,7 +117,7 @@ def drawn(runs: Region, shape: tuple[int, ...]) -> Flags:
     return flags
 
 
-def between(region: Flags) -> Flags:
+def _between(region: Flags) -> Flags:
     """Return the fields that lie between two fields of a region in their row or column, the region included."""
     both: list[Flags] = []
     for axis in (0, 1):
@@ -127,7 +127,7 @@ def between(region: Flags) -> Flags:
     return both[0] | both[1]
 
 
-def is_writing(grey: Grey) -> bool:
+def _is_writing(grey: Grey) -> bool:
     """Return whether a cut-out has sharp edges, and its rows change often between dark and bright."""
     levels = grey.astype(np.int16)
     if max(int(np.abs(np.diff(levels, axis=axis)).max(initial=0)) for axis in (0, 1)) < EDGE:

@@ -60,10 +60,10 @@ class Policy:
         if coverage is not None and max_error is not None:
             raise ModelError("pass either a coverage or a largest error (--coverage, --max_error), not both")
         return cls(
-            least_confidence(rejection["points"], COVERAGE if coverage is None else coverage, max_error),
+            _least_confidence(rejection["points"], COVERAGE if coverage is None else coverage, max_error),
             rejection["ood_threshold"],
             rejection["far_ood_threshold"],
-            None if set_error is None else quantiles(rejection["sets"], set_error),
+            None if set_error is None else _quantiles(rejection["sets"], set_error),
         )
 
     def reasons(self, probabilities: NDArray[np.float32], ood_score: float) -> tuple[Referral, ...]:
@@ -90,7 +90,7 @@ class Policy:
         return tuple(name for n, (name, share, most) in enumerate(shares) if n == best or 1 - share <= most)
 
 
-def least_confidence(points: Sequence[Mapping[str, float]], coverage: float, max_error: float | None) -> float:
+def _least_confidence(points: Sequence[Mapping[str, float]], coverage: float, max_error: float | None) -> float:
     """Return the confidence of the operating point for a coverage or, where it is given, for a largest error.
 
     Raises:
@@ -109,7 +109,7 @@ def least_confidence(points: Sequence[Mapping[str, float]], coverage: float, max
     return max(fitting, key=lambda point: point["coverage"])["confidence"]
 
 
-def quantiles(sets: Mapping[str, Sequence[float]], error: float) -> tuple[float, ...]:
+def _quantiles(sets: Mapping[str, Sequence[float]], error: float) -> tuple[float, ...]:
     """Return the (4,) quantiles of the prediction sets that miss the true class with this error.
 
     Raises:

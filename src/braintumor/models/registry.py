@@ -90,7 +90,7 @@ def find(model: str | Path) -> Path:
     if is_path(model):
         return Path(model)
     name = str(model)
-    if name in bundled():
+    if name in _bundled():
         return BUNDLED / name
     folder = models_folder()
     if NAME.fullmatch(name) and folder is not None and os.path.lexists(folder / name):
@@ -99,7 +99,7 @@ def find(model: str | Path) -> Path:
     raise ModelError(f"no model is called {name}{beside}; there are {', '.join(each.name for each in known())}")
 
 
-def bundled() -> tuple[str, ...]:
+def _bundled() -> tuple[str, ...]:
     """Return the names of the models that come with the package; no other model can have one of them."""
     return tuple(sorted(card.parent.name for card in BUNDLED.glob("*/card.json")))
 
@@ -116,13 +116,13 @@ def surveyed() -> list[Known | ModelError]:
         others = sorted(added.iterdir()) if added is not None else []
     except OSError:  # no model was added, or the account of a service may not look into the home it was given
         others = []
-    folders = [*(BUNDLED / name for name in bundled()), *(each for each in others if not each.name.startswith("."))]
-    return list(map(survey, sorted(folders, key=lambda folder: folder.name)))
+    folders = [*(BUNDLED / name for name in _bundled()), *(each for each in others if not each.name.startswith("."))]
+    return list(map(_survey, sorted(folders, key=lambda folder: folder.name)))
 
 
-def survey(folder: Path) -> Known | ModelError:
+def _survey(folder: Path) -> Known | ModelError:
     """Return the model in a folder, or why it cannot be used; the network is not opened."""
-    if folder.parent != BUNDLED and (fault := fault_of_name(folder.name)):
+    if folder.parent != BUNDLED and (fault := _fault_of_name(folder.name)):
         return ModelError(f"{folder}: {fault}")
     try:
         card, precisions = card_in(folder), precisions_in(folder)
@@ -133,11 +133,11 @@ def survey(folder: Path) -> Known | ModelError:
     return Known(folder.name, folder, precisions, card)
 
 
-def fault_of_name(name: str) -> str:
+def _fault_of_name(name: str) -> str:
     """Return why an added model cannot be called so, an empty text if it can."""
     if not NAME.fullmatch(name):
         return f"{name!r} cannot be a model's name: use small letters, digits, dots, dashes and underscores"
-    if name in bundled():
+    if name in _bundled():
         return f"{name} is a model of the package, which no other can replace; choose another name"
     return ""
 
@@ -169,21 +169,21 @@ def add(source: Path, name: str | None = None, sha256: str | None = None) -> Kno
         StorageError: it cannot be written.
     """
     if sha256 is not None:
-        check_sha256(source, sha256)
+        _check_sha256(source, sha256)
     place = models_folder()
     if place is None:
         raise StorageError("there is no home folder for models; name a folder in BRAINTUMOR_MODELS")
-    with scratch(place) as aside:
+    with _scratch(place) as aside:
         if os.path.isdir(source):  # noqa: PTH112 - Path.is_dir raises where it may not look
-            copy_parts(source, aside)
+            _copy_parts(source, aside)
         else:
-            unpack_parts(source, aside)
+            _unpack_parts(source, aside)
         for precision in precisions_in(aside) or ("float32",):  # which says what is missing
             model = loading.load(aside, precision=precision)
             side = model.card.preprocess.size
             model(np.zeros((2, 1, side, side), np.float32))  # which says where its answers are none
         name = model.card.name if name is None else name
-        if fault := fault_of_name(name):
+        if fault := _fault_of_name(name):
             raise ModelError(fault)
         if os.path.lexists(place / name):
             raise ModelError(f"a model called {name} is in {place} already; choose another --name, or remove it there")
@@ -213,7 +213,7 @@ def get(url: str, sha256: str, name: str | None, progress: "Progress") -> Known:
     return found
 
 
-def check_sha256(source: Path, sha256: str) -> None:
+def _check_sha256(source: Path, sha256: str) -> None:
     """Raise where a file has another checksum.
 
     Raises:
@@ -232,7 +232,7 @@ def check_sha256(source: Path, sha256: str) -> None:
 
 
 @contextmanager
-def scratch(place: Path) -> Iterator[Path]:
+def _scratch(place: Path) -> Iterator[Path]:
     """Yield a new folder beside the models, which is removed unless it was renamed.
 
     Raises:
@@ -249,7 +249,7 @@ def scratch(place: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def copy_parts(source: Path, target: Path) -> None:
+def _copy_parts(source: Path, target: Path) -> None:
     """Copy what makes a model from one folder to another.
 
     Raises:
@@ -269,7 +269,7 @@ def copy_parts(source: Path, target: Path) -> None:
             shutil.copyfileobj(stream, copy)
 
 
-def unpack_parts(archive: Path, target: Path) -> None:
+def _unpack_parts(archive: Path, target: Path) -> None:
     """Unpack what makes a model from the top of an archive.
 
     Raises:

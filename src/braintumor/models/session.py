@@ -121,9 +121,9 @@ def load(folder: str | Path, *, precision: str | None = None, threads: int | Non
     network_file = folder / ONNX_FILES[precision]
     card = card_in(folder)
     if precision != "float32":
-        check_quantized(network_file, card, precision)
+        _check_quantized(network_file, card, precision)
     session = open_session(network_file, threads or usable_cores())
-    check_signature(session, card, network_file)
+    _check_signature(session, card, network_file)
     return Model(folder, card, session, precision)
 
 
@@ -145,7 +145,7 @@ def precisions_in(folder: Path) -> tuple[str, ...]:
     return tuple(name for name, file in ONNX_FILES.items() if os.path.isfile(folder / file))  # noqa: PTH113 - no errors
 
 
-def check_quantized(file: Path, card: Card, precision: str) -> None:
+def _check_quantized(file: Path, card: Card, precision: str) -> None:
     """Raise where the file of a further precision is missing or belongs to an earlier training in the same folder."""
     if file.is_file() and precision in card.precisions:
         return
@@ -216,7 +216,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_signature(session: "onnxruntime.InferenceSession", card: Card, file: Path) -> None:
+def _check_signature(session: "onnxruntime.InferenceSession", card: Card, file: Path) -> None:
     """Raise where inputs and outputs of the network are not those that the card promises."""
     size = card.preprocess.size
     inputs = {node.name: list(node.shape[1:]) for node in session.get_inputs()}

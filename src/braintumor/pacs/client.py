@@ -114,7 +114,7 @@ class Archive:
         self._session.headers["Accept-Encoding"] = "identity"
         self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
         if USER in os.environ:
-            self._session.auth = (latin(os.environ[USER]), latin(os.environ.get(PASSWORD, "")))
+            self._session.auth = (_latin(os.environ[USER]), _latin(os.environ.get(PASSWORD, "")))
 
     def stop_when(self, should_stop: Callable[[], bool]) -> None:
         """End exchanges soon after a function says that we were told to stop; they raise `ArchiveStoppedError` then."""
@@ -135,7 +135,7 @@ class Archive:
         self.web = f"{self.url}/dicom-web" if lists else self.url
         status = self._call("GET", f"{self.web}/studies?limit=1", accept=JSON).status
         if status == 403:
-            raise ArchiveError(refusal(status))
+            raise ArchiveError(_refusal(status))
         if status not in (200, 204):
             raise ArchiveError(
                 f"no DICOMweb there (status {status}); give Orthanc's address and load its DICOMweb plug-in, "
@@ -180,7 +180,7 @@ class Archive:
         except ArchiveTimeoutError as error:  # perhaps this image alone
             raise InstanceError(str(error)) from None
         if reply.status == 200:
-            return file_of(reply)
+            return _file_of(reply)
         if reply.status in (404, 410):
             series = image.path.rsplit("/", 1)[0]
             if not self.search(f"{series}", SOPInstanceUID=image.instance):
@@ -224,7 +224,7 @@ class Archive:
         if reply.status == 204 or (reply.status == 200 and not reply.content.strip()):
             return []
         if reply.status == 403:
-            raise ArchiveError(refusal(reply.status))
+            raise ArchiveError(_refusal(reply.status))
         if reply.status != 200:
             raise ArchiveAnswerError(f"the archive does not answer a question (status {reply.status})")
         try:
@@ -257,8 +257,8 @@ class Archive:
                 stream=True,
                 allow_redirects=False,
             ) as answer:
-                check(answer)
-                return Reply(answer.status_code, body(answer, largest), answer.headers.get("Content-Type", ""))
+                _check(answer)
+                return Reply(answer.status_code, _body(answer, largest), answer.headers.get("Content-Type", ""))
 
         try:
             return self._exchanges.run(exchange)
@@ -267,10 +267,10 @@ class Archive:
         except ExchangeStoppedError:
             raise ArchiveStoppedError("stopped while the archive was being asked") from None
         except (requests.RequestException, HTTPError, OSError) as error:
-            raise ArchiveError(f"the archive cannot be reached ({why(error)})") from None
+            raise ArchiveError(f"the archive cannot be reached ({_why(error)})") from None
 
 
-def file_of(reply: Reply) -> bytes:
+def _file_of(reply: Reply) -> bytes:
     """Return the DICOM file in an answer to WADO-RS.
 
     Raises:
@@ -285,28 +285,28 @@ def file_of(reply: Reply) -> bytes:
     return file
 
 
-def latin(text: str) -> str:
+def _latin(text: str) -> str:
     """Return what `requests` sends as the UTF-8 of a text (RFC 7617, 2.1)."""
     return text.encode().decode("latin-1")
 
 
-def refusal(status: int) -> str:
+def _refusal(status: int) -> str:
     """Return what to do about an archive that does not let us in."""
     return f"the archive refuses us (status {status}); check {USER} and {PASSWORD}"
 
 
-def check(answer: requests.Response) -> None:
+def _check(answer: requests.Response) -> None:
     """Raise an `ArchiveError` for an answer that says that nothing can be had now."""
     status = answer.status_code
     if status == 401:
-        raise ArchiveError(refusal(status))
+        raise ArchiveError(_refusal(status))
     if answer.is_redirect:
         raise ArchiveError("the archive sends us to another address; give that one")
     if status in BUSY:
         raise ArchiveError(f"the archive is busy (status {status})")
 
 
-def body(answer: requests.Response, largest: int) -> bytearray:
+def _body(answer: requests.Response, largest: int) -> bytearray:
     """Return the content of an answer.
 
     It is asked for as it is, but what stands between may pack it.
@@ -327,7 +327,7 @@ def body(answer: requests.Response, largest: int) -> bytearray:
     return content
 
 
-def why(error: Exception) -> str:
+def _why(error: Exception) -> str:
     """Return what was wrong with a connection; the text of the error itself would hold addresses with UIDs."""
     if isinstance(error.__context__, ProtocolError) and isinstance(error.__context__.__context__, TimeoutError):
         return "no answer in time"  # while sending

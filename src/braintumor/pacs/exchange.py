@@ -164,7 +164,6 @@ class Exchanges:
 
 
 def _work(work: Callable[[], Outcome], exchange: _Exchange, future: "Future[Outcome]") -> None:
-    """Do the work of an exchange in its thread."""
     _thread.exchange = exchange
     try:
         future.set_result(work())

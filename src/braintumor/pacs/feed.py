@@ -125,7 +125,7 @@ class Changes:
     def _page(self, wanted: str) -> tuple[list[tuple[int, str, str]], int, bool]:
         """Return number, Orthanc's name and kind of some changes, the last number, and whether there is no more."""
         answer = self._archive.get(f"/changes?{wanted}")
-        with understood():
+        with _understood():
             changes = [(int(each["Seq"]), str(each["ID"]), str(each["ChangeType"])) for each in answer["Changes"]]
             if not all(0 < seq <= LARGEST_SEQ for seq, _, _ in changes):
                 raise ValueError
@@ -139,13 +139,13 @@ class Changes:
 
     def _images(self, new: dict[str, int]) -> tuple[list[Image], int]:
         """Return where the MR images among new instances are, in three questions; deleted ones are in no answer."""
-        with understood():
+        with _understood():
             return self._found(new)
 
     def _found(self, new: dict[str, int]) -> tuple[list[Image], int]:
         instances = self._contents(new, "Instance")
         series = {each["ID"]: each for each in self._contents({each["ParentSeries"] for each in instances}, "Series")}
-        wanted = {entry: each for entry, each in series.items() if is_wanted(named(each), "Modality", "Manufacturer")}
+        wanted = {entry: each for entry, each in series.items() if is_wanted(_named(each), "Modality", "Manufacturer")}
         studies = {
             each["ID"]: each for each in self._contents({each["ParentStudy"] for each in wanted.values()}, "Study")
         }
@@ -155,7 +155,7 @@ class Changes:
             study = studies.get(parent["ParentStudy"]) if parent else None
             if parent and study:
                 resources = {"StudyInstanceUID": study, "SeriesInstanceUID": parent, "SOPInstanceUID": each}
-                uids = [named(resource).get(name, "") for name, resource in resources.items()]
+                uids = [_named(resource).get(name, "") for name, resource in resources.items()]
                 if all(uids):
                     images.append(Image(uids[0], uids[1], uids[2], entry=each["ID"], seq=new[each["ID"]]))
         images.sort(key=lambda image: image.seq)
@@ -167,7 +167,7 @@ class Changes:
 
 
 @contextmanager
-def understood() -> Iterator[None]:
+def _understood() -> Iterator[None]:
     """Turn what comes of an answer that is not as Orthanc writes it into an `ArchiveError`."""
     try:
         yield
@@ -175,7 +175,7 @@ def understood() -> Iterator[None]:
         raise ArchiveError("the archive's answer is not as Orthanc writes it") from None
 
 
-def named(resource: Any) -> dict[str, str]:
+def _named(resource: Any) -> dict[str, str]:
     """Return the main attributes of one of Orthanc's resources by keyword."""
     return {str(name): str(value) for name, value in resource["MainDicomTags"].items()}
 

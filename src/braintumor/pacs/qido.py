@@ -61,7 +61,7 @@ class Searches:
             self._listed.add(uid)
             if uid in self._left_out and not self._left_out[uid].is_due:
                 continue
-            if not uid or not is_number(count):
+            if not uid or not _is_number(count):
                 self._leave_out(uid, NO_COUNT)
             elif self._counts.get(uid) != count:
                 return *self._images(uid, count), False
@@ -146,16 +146,15 @@ class Searches:
                     raise
             else:
                 self._size = size
-                return [row_values(row) for row in rows]
+                return [_row_values(row) for row in rows]
         return []
 
 
-def is_number(text: str) -> bool:
-    """Tell whether this is a number of images."""
+def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
-def row_values(row: Any) -> dict[str, str]:
+def _row_values(row: Any) -> dict[str, str]:
     """Return the first values of a row of a search, none of what is no row."""
     try:
         return first_values(row)

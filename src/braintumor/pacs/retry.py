@@ -55,7 +55,7 @@ class Reminder:
         """Say for each trouble how many wait because of it, and how long."""
         now = monotonic()
         self._told = {what: told for what, told in self._told.items() if now - told < SAID_SECONDS}
-        for what, due in troubles(items).items():
+        for what, due in _troubles(items).items():
             if what not in self._told:
                 self._told[what] = now
                 trouble, kind = what
@@ -64,11 +64,11 @@ class Reminder:
 
     def tell_last(self, items: Iterable[Retry]) -> None:
         """Say how many wait at the end, whenever that was told before."""
-        for (trouble, kind), due in troubles(items).items():
+        for (trouble, kind), due in _troubles(items).items():
             self._say(f"{trouble}: {len(due)} {kind}(s) still wait")
 
 
-def troubles(items: Iterable[Retry]) -> dict[tuple[str, str], list[float]]:
+def _troubles(items: Iterable[Retry]) -> dict[tuple[str, str], list[float]]:
     """Return for each trouble, with the kind of what has it, when the items are due that have it."""
     dues: dict[tuple[str, str], list[float]] = {}
     for item in items:

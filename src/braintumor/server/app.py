@@ -87,11 +87,11 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with keeping_failure(app):
+        with _keeping_failure(app):
             desk = Desk(models, batch=settings.batch, slices=settings.slices)
         try:
             app.state.counter = Counter(desk, settings, numbers)
-            with keeping_failure(app):
+            with _keeping_failure(app):
                 await app.state.counter.warm_up()
             yield
         finally:
@@ -108,15 +108,15 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
     )
     app.state.settings = settings
     app.add_middleware(Guard, settings=settings, observe=numbers.answered)
-    add_answers(app, models, settings)
-    add_problems(app)
-    add_pages(app)
-    add_monitoring(app, numbers)
+    _add_answers(app, models, settings)
+    _add_problems(app)
+    _add_pages(app)
+    _add_monitoring(app, numbers)
     return app
 
 
 @contextmanager
-def keeping_failure(app: FastAPI) -> Iterator[None]:
+def _keeping_failure(app: FastAPI) -> Iterator[None]:
     """Keep what is raised in the block as `app.state.failure`: uvicorn prints it, and tells nobody."""
     try:
         yield
@@ -125,11 +125,11 @@ def keeping_failure(app: FastAPI) -> Iterator[None]:
         raise
 
 
-def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> None:
+def _add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> None:
     """Add what programs and the viewer ask: the models, and what they say about slices."""
-    about = json.dumps(models_answer(models, settings).model_dump()).encode()
+    about = json.dumps(_models_answer(models, settings).model_dump()).encode()
 
-    @app.get("/v1/models", response_model=Models, responses=problems(401, 403))
+    @app.get("/v1/models", response_model=Models, responses=_problems(401, 403))
     async def list_models() -> Response:
         """The models, what their maps are shown with, and what is accepted."""
         return Response(about, media_type="application/json")
@@ -137,7 +137,7 @@ def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> No
     @app.post(
         "/v1/predictions",
         response_model=Predictions,
-        responses=problems(*(PROBLEMS.keys() - {501})),
+        responses=_problems(*(PROBLEMS.keys() - {501})),
         openapi_extra={"requestBody": BODY},
     )
     async def predict(
@@ -149,8 +149,8 @@ def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> No
         plane: Annotated[str, Query(description=PLANE)] = "acquired",
     ) -> Response:
         """Classify slices: PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, or ZIP archives of these. Nothing is stored."""
-        wanted = chosen(models, model)
-        choice = choice_of(slices, plane)
+        wanted = _chosen(models, model)
+        choice = _choice_of(slices, plane)
         files = await uploaded(request, settings)
         share = request.scope["share"]
         return Pieces(await app.state.counter.answer(files, Wishes(wanted, choice, maps, pixels), share), share)
@@ -158,7 +158,7 @@ def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> No
     @app.post(
         "/v1/dicom-results",
         response_class=Response,
-        responses=problems(*PROBLEMS) | {200: {"content": {"application/zip": {}}, "description": "ZIP archive"}},
+        responses=_problems(*PROBLEMS) | {200: {"content": {"application/zip": {}}, "description": "ZIP archive"}},
         openapi_extra={"requestBody": BODY},
     )
     async def dicom_results(
@@ -167,17 +167,16 @@ def add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> No
         slices: Annotated[str, Query(description=SLICES)] = "all",
     ) -> Response:
         """Classify DICOM files and answer with DICOM objects, in a ZIP archive: all of the files or none."""
-        wanted = chosen(models, model)
+        wanted = _chosen(models, model)
         if not can_write():
             raise ProblemError(501, "the libraries that write DICOM are not installed here")
-        wishes = Wishes(wanted, choice_of(slices))
+        wishes = Wishes(wanted, _choice_of(slices))
         files = await uploaded(request, settings)
         share = request.scope["share"]
         return Pieces(await app.state.counter.results(files, wishes, share), share, "application/zip")
 
 
-def add_problems(app: FastAPI) -> None:
-    """Add what is said where a request is not answered."""
+def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def misunderstood(request: Request, error: RequestValidationError) -> Response:
@@ -189,7 +188,7 @@ def add_problems(app: FastAPI) -> None:
         return problem_answer(error)
 
 
-def add_pages(app: FastAPI) -> None:
+def _add_pages(app: FastAPI) -> None:
     """Add what people look at: the viewer and the description of the interface."""
 
     @app.get("/", include_in_schema=False)
@@ -203,7 +202,7 @@ def add_pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC))
 
 
-def add_monitoring(app: FastAPI, numbers: Numbers) -> None:
+def _add_monitoring(app: FastAPI, numbers: Numbers) -> None:
     """Add what whoever runs the service asks."""
 
     @app.get("/healthz", response_class=PlainTextResponse)
@@ -211,25 +210,24 @@ def add_monitoring(app: FastAPI, numbers: Numbers) -> None:
         """Whether the process answers."""
         return "ok"
 
-    @app.get("/readyz", response_class=PlainTextResponse, responses=problems(503))
+    @app.get("/readyz", response_class=PlainTextResponse, responses=_problems(503))
     async def ready() -> str:
         """Whether slices are answered; not while all places are taken."""
         if app.state.counter.full:
             raise ProblemError(503, "all places are taken", headers=RETRY)
         return "ready"
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=problems(401, 403))
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_problems(401, 403))
     async def metrics() -> Response:
         """Numbers for monitoring, in the format of Prometheus; none is about a patient."""
         return Response(numbers.text(app.state.counter.desk.waiting), media_type=numbers.media_type)
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the interface's description says about these statuses."""
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ProblemAnswer, "description": PROBLEMS[status]} for status in statuses}
 
 
-def models_answer(models: Sequence[Model], settings: Settings) -> Models:
+def _models_answer(models: Sequence[Model], settings: Settings) -> Models:
     """Return what is to be known about the models before asking them."""
     return Models(
         version=braintumor.__version__,
@@ -244,12 +242,11 @@ def models_answer(models: Sequence[Model], settings: Settings) -> Models:
             results=MOST,
         ),
         dicom=can_write(),
-        models=[model_answer(model) for model in models],
+        models=[_model_answer(model) for model in models],
     )
 
 
-def model_answer(model: Model) -> ModelAnswer:
-    """Return what is to be known about one model."""
+def _model_answer(model: Model) -> ModelAnswer:
     return ModelAnswer(
         name=model.card.name,
         identity=model.identity,
@@ -258,13 +255,13 @@ def model_answer(model: Model) -> ModelAnswer:
         class_map_scale=model.card.class_map_scale,
         coverage=COVERAGE if model.card.rejection else None,
         confidence=model.policy.confidence,
-        ood_threshold=finite(model.policy.ood_threshold),
-        far_ood_threshold=finite(model.policy.far_ood_threshold),
+        ood_threshold=_finite(model.policy.ood_threshold),
+        far_ood_threshold=_finite(model.policy.far_ood_threshold),
         card=dataclasses.asdict(model.card),
     )
 
 
-def choice_of(slices: str, plane: str = "acquired") -> Choice:
+def _choice_of(slices: str, plane: str = "acquired") -> Choice:
     """Return which slices of volumes are asked for.
 
     Raises:
@@ -276,12 +273,12 @@ def choice_of(slices: str, plane: str = "acquired") -> Choice:
         raise ProblemError(422, str(error)) from error
 
 
-def finite(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     """Return a number that JSON knows, or None."""
     return value if math.isfinite(value) else None
 
 
-def chosen(models: Sequence[Model], names: Sequence[str]) -> tuple[int, ...]:
+def _chosen(models: Sequence[Model], names: Sequence[str]) -> tuple[int, ...]:
     """Return the positions of the models of these names, of all without names.
 
     Raises:

@@ -10,8 +10,7 @@ SMALL: Final = 128
 """Requests of up to this part of the whole are small."""
 
 
-def crowded() -> ProblemError:
-    """Return that there is no room at the moment."""
+def _crowded() -> ProblemError:
     headers = {"retry-after": "1", "connection": "close"}
     return ProblemError(503, "too much is being sent at the moment; try again", headers=headers)
 
@@ -55,7 +54,7 @@ class Share:
         whole = self._shares.most
         most = whole if self.held * SMALL <= whole else whole - whole // PARTS
         if self.room < 0 or self._shares.held > most:
-            raise crowded()
+            raise _crowded()
 
     def give_back(self, count: int) -> None:
         """Count bytes no more."""

@@ -89,21 +89,21 @@ class Guard:
         """Raise a `ProblemError` for a request that is not even read."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
-        if self.settings.hosts and name_of(host) not in self.settings.hosts:
-            raise problem(403, f"ask for this service as {' or '.join(self.settings.hosts)}")
+        if self.settings.hosts and _name_of(host) not in self.settings.hosts:
+            raise _problem(403, f"ask for this service as {' or '.join(self.settings.hosts)}")
         if not HOST.fullmatch(host):
-            raise problem(400, "expected a Host header with a name or an address, and perhaps a port")
+            raise _problem(400, "expected a Host header with a name or an address, and perhaps a port")
         origin = headers.get(b"origin")
-        if origin is not None and scope["method"] != "GET" and site_of(origin) != host:
-            raise problem(403, "pages of other sites may not use this service")
+        if origin is not None and scope["method"] != "GET" and _site_of(origin) != host:
+            raise _problem(403, "pages of other sites may not use this service")
         is_closed = self.settings.token and scope["path"].startswith(("/v1/", "/metrics"))
         if is_closed and not is_token(headers.get(b"authorization", ""), self.settings.token):
-            raise problem(401, "send the token of this service: Authorization: Bearer TOKEN", **AUTHENTICATE)
+            raise _problem(401, "send the token of this service: Authorization: Bearer TOKEN", **AUTHENTICATE)
         length = headers.get(b"content-length", "0")
         if not DIGITS.fullmatch(length):
-            raise problem(400, "expected a Content-Length header of digits")
+            raise _problem(400, "expected a Content-Length header of digits")
         if int(length) > self.settings.request_bytes:
-            raise too_large(self.settings)
+            raise _too_large(self.settings)
 
 
 class Body:
@@ -131,33 +131,31 @@ class Body:
             async with asyncio.timeout(self._settings.silent_seconds):
                 message = await self._receive()
         except TimeoutError:
-            raise too_slow(self._settings) from None
+            raise _too_slow(self._settings) from None
         if message["type"] == "http.request":
             count = len(message.get("body", b""))
             self._bytes += count
             self._share.take(count)
             if self._bytes > self._settings.request_bytes:
-                raise too_large(self._settings)
+                raise _too_large(self._settings)
             self._more = message.get("more_body", False)
             if not self._pace.keeps_up(count, time.monotonic() - began) and self._more:
-                raise too_slow(self._settings)
+                raise _too_slow(self._settings)
         return message
 
 
-def problem(status: int, detail: str, **headers: str) -> ProblemError:
+def _problem(status: int, detail: str, **headers: str) -> ProblemError:
     """Return what is wrong with a request; the connection is closed after the answer, since a body may still come."""
     return ProblemError(status, detail, headers={**headers, "connection": "close"})
 
 
-def too_large(settings: Settings) -> ProblemError:
-    """Return that a body is above the limit."""
-    return problem(413, f"more than {settings.request_bytes >> 20} MiB in one request; send the files in several")
+def _too_large(settings: Settings) -> ProblemError:
+    return _problem(413, f"more than {settings.request_bytes >> 20} MiB in one request; send the files in several")
 
 
-def too_slow(settings: Settings) -> ProblemError:
-    """Return that a body does not come fast enough."""
+def _too_slow(settings: Settings) -> ProblemError:
     slowest = f"{settings.slowest_bytes >> 10} KiB a second over {settings.window_seconds:g} seconds"
-    return problem(408, f"nothing came for {settings.silent_seconds:g} seconds, or less than {slowest}")
+    return _problem(408, f"nothing came for {settings.silent_seconds:g} seconds, or less than {slowest}")
 
 
 def problem_answer(error: ProblemError) -> JSONResponse:
@@ -165,13 +163,13 @@ def problem_answer(error: ProblemError) -> JSONResponse:
     return JSONResponse({"detail": error.detail, "refused": error.refused}, error.status, error.headers)
 
 
-def name_of(host: str) -> str:
+def _name_of(host: str) -> str:
     """Return the name in a Host header, without its port."""
     name, _, port = host.rpartition(":")
     return name.lower() if name and DIGITS.fullmatch(port) else host.lower()
 
 
-def site_of(origin: str) -> str | None:
+def _site_of(origin: str) -> str | None:
     """Return name and port in an Origin header, None where it is none."""
     try:
         return urlsplit(origin).netloc

@@ -66,7 +66,7 @@ async def uploaded(request: Request, settings: Settings) -> list[bytes]:
     Raises:
         ProblemError: it is no form, or holds no file.
     """
-    check_type(request.headers, settings)
+    _check_type(request.headers, settings)
     parser = InMemory(request.headers, request.stream(), settings.slices)
     with closing(parser):
         try:
@@ -75,13 +75,13 @@ async def uploaded(request: Request, settings: Settings) -> list[bytes]:
             raise ProblemError(400, "the form is damaged; a part of it cannot be understood") from error
         if not parser.is_whole:
             raise ProblemError(400, "the form is cut off; its last boundary is missing")
-        contents = [whole(part) for name, part in parts if name == FILES_FIELD and not isinstance(part, str)]
+        contents = [_whole(part) for name, part in parts if name == FILES_FIELD and not isinstance(part, str)]
     if not contents:
-        raise ProblemError(400, f"no file in the field {FILES_FIELD}; {why_none(parts)}")
+        raise ProblemError(400, f"no file in the field {FILES_FIELD}; {_why_none(parts)}")
     return contents
 
 
-def check_type(headers: Mapping[str, str], settings: Settings) -> None:
+def _check_type(headers: Mapping[str, str], settings: Settings) -> None:
     """Raise where what is sent is no form with files.
 
     Raises:
@@ -98,7 +98,7 @@ def check_type(headers: Mapping[str, str], settings: Settings) -> None:
         )
 
 
-def why_none(parts: Sequence[tuple[str, UploadFile | str]]) -> str:
+def _why_none(parts: Sequence[tuple[str, UploadFile | str]]) -> str:
     """Return what a form without a file in our field has instead: text there, or files in other fields."""
     if any(name == FILES_FIELD for name, _ in parts):
         return "what is in it has no file name; send it as a file"
@@ -106,7 +106,7 @@ def why_none(parts: Sequence[tuple[str, UploadFile | str]]) -> str:
     return f"the form has {others} in fields of other names" if others else "the form has none in any field"
 
 
-def whole(part: UploadFile) -> bytes:
+def _whole(part: UploadFile) -> bytes:
     """Return the content of a file that was kept in memory, without a second copy of it."""
     buffer = part.file._file  # type: ignore[attr-defined]  # what SpooledTemporaryFile is documented to have
     assert isinstance(buffer, BytesIO)

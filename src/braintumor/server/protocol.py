@@ -137,7 +137,6 @@ class DeadlineProtocol(H11Protocol):
         return cycle is not None and not cycle.more_body and not cycle.response_complete and not self._unsent()
 
     def _update(self) -> None:
-        """Set the deadlines for what is waited for now."""
         if self._unsent():
             self._watch()
         if not (self.cycle is None or self.cycle.response_complete):

@@ -9,7 +9,7 @@ from braintumor.classes import DISCLAIMER
 def reference_page(description: dict[str, Any]) -> str:
     """Return the HTML page for an OpenAPI description."""
     operations = [
-        operation(path, method, details, description)
+        _operation(path, method, details, description)
         for path, methods in description["paths"].items()
         for method, details in methods.items()
     ]
@@ -24,25 +24,25 @@ def reference_page(description: dict[str, Any]) -> str:
     )
 
 
-def operation(path: str, method: str, details: dict[str, Any], description: dict[str, Any]) -> str:
+def _operation(path: str, method: str, details: dict[str, Any], description: dict[str, Any]) -> str:
     """Return the section about one address."""
     parameters = [
-        (f"{each['name']} ({each['in']})", kind(each["schema"]), each.get("description", ""))
+        (f"{each['name']} ({each['in']})", _kind(each["schema"]), each.get("description", ""))
         for each in details.get("parameters", ())
     ]
     for media, content in details.get("requestBody", {}).get("content", {}).items():
         properties = content["schema"]["properties"]
-        parameters += [(f"{name} ({media})", kind(schema), "") for name, schema in properties.items()]
+        parameters += [(f"{name} ({media})", _kind(schema), "") for name, schema in properties.items()]
     answers = [(status, answer.get("description", ""), "") for status, answer in sorted(details["responses"].items())]
-    fields = fields_of(details["responses"]["200"], description)
+    fields = _fields_of(details["responses"]["200"], description)
     return (
         f"<section><h2><code>{escape(method.upper())} {escape(path)}</code></h2>"
         f"<p>{escape(details.get('description', ''))}</p>"
-        f"{table('Parameters', parameters)}{table('Answers', answers)}{table('Fields of the answer', fields)}</section>"
+        f"{_table('Parameters', parameters)}{_table('Answers', answers)}{_table('Fields of the answer', fields)}</section>"
     )
 
 
-def fields_of(answer: dict[str, Any], description: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _fields_of(answer: dict[str, Any], description: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return name, kind and meaning of all fields of a JSON answer, those of parts below the whole."""
     reference = answer.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref")
     rows: list[tuple[str, str, str]] = []
@@ -53,24 +53,24 @@ def fields_of(answer: dict[str, Any], description: dict[str, Any]) -> list[tuple
             continue
         seen.add(name)
         for field, schema in description["components"]["schemas"][name].get("properties", {}).items():
-            rows.append((f"{name}.{field}", kind(schema), schema.get("description", "")))
+            rows.append((f"{name}.{field}", _kind(schema), schema.get("description", "")))
             inner = schema.get("items", schema).get("$ref")
             waiting += [inner] if inner else []
     return rows
 
 
-def kind(schema: dict[str, Any]) -> str:
+def _kind(schema: dict[str, Any]) -> str:
     """Return in a few words what a value looks like."""
     if "$ref" in schema:
         return str(schema["$ref"].rsplit("/", 1)[-1])
     if "anyOf" in schema:
-        return " or ".join(kind(each) for each in schema["anyOf"])
+        return " or ".join(_kind(each) for each in schema["anyOf"])
     if schema.get("type") == "array" and "items" in schema:
-        return f"list of {kind(schema['items'])}"
+        return f"list of {_kind(schema['items'])}"
     return str(schema.get("format") or schema.get("type", "any"))
 
 
-def table(title: str, rows: list[tuple[str, str, str]]) -> str:
+def _table(title: str, rows: list[tuple[str, str, str]]) -> str:
     """Return a titled table, nothing without rows."""
     if not rows:
         return ""

@@ -55,10 +55,10 @@ def serve(models: Sequence[Model], settings: Settings, *, host: str, port: int, 
             f"{host} can be reached from other machines: set a token in the environment variable BRAINTUMOR_TOKEN, and "
             "put a proxy with TLS in front; or listen on 127.0.0.1"
         )
-    check_token(settings.token)
+    _check_token(settings.token)
     if not settings.keep_alive_seconds > 0:
         raise BrainTumorError(f"expected more than 0 keep_alive_seconds, got {settings.keep_alive_seconds:g}")
-    raise_file_limit()
+    _raise_file_limit()
     app = create_app(models, replace(settings, hosts=LOCAL if local else ()))
     server = Server(configuration(app, host, port), ready)
     with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn exits where the application does not start
@@ -70,7 +70,7 @@ def serve(models: Sequence[Model], settings: Settings, *, host: str, port: int, 
         raise failure
 
 
-def check_token(token: str) -> None:
+def _check_token(token: str) -> None:
     """Raise where no client could send a token.
 
     Raises:
@@ -122,7 +122,7 @@ class Server(uvicorn.Server):
             await super().startup(self._bound)
         finally:
             if not self.started:
-                close_all(self._bound)
+                _close_all(self._bound)
         for listening in self._bound:
             listening.listen(WAITING_CONNECTIONS)
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -150,7 +150,7 @@ def bound(host: str, port: int) -> list[socket.socket]:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise cannot_listen(host, port, str(error.strerror)) from error
+        raise _cannot_listen(host, port, str(error.strerror)) from error
     sockets: list[socket.socket] = []
     for number, (family, _, _, _, address) in enumerate(addresses, start=1):
         try:
@@ -158,18 +158,17 @@ def bound(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             if error.errno in NO_SUCH_ADDRESS and (sockets or number < len(addresses)):
                 continue
-            close_all(sockets)
-            raise cannot_listen(host, port, os.strerror(error.errno or 0)) from error
+            _close_all(sockets)
+            raise _cannot_listen(host, port, os.strerror(error.errno or 0)) from error
     return sockets
 
 
-def cannot_listen(host: str, port: int, reason: str) -> BrainTumorError:
+def _cannot_listen(host: str, port: int, reason: str) -> BrainTumorError:
     """Return the error for an address that is not to be had."""
     return BrainTumorError(f"cannot listen on {host}, port {port} ({reason}); choose another with --host or --port")
 
 
-def close_all(sockets: list[socket.socket]) -> None:
-    """Close sockets."""
+def _close_all(sockets: list[socket.socket]) -> None:
     for each in sockets:
         each.close()
 
@@ -184,7 +183,7 @@ def is_local(host: str) -> bool:
         return False
 
 
-def raise_file_limit() -> None:
+def _raise_file_limit() -> None:
     """Allow as many open connections as the system lets this process have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -95,7 +95,7 @@ class Answer:
             if error.code == Refusal.TIMEOUT:
                 self.given_up = GIVEN_UP
             return
-        texts = [await run_in_threadpool(slice_text, waiting.part, judged, self._wishes) for judged in found]
+        texts = [await run_in_threadpool(_slice_text, waiting.part, judged, self._wishes) for judged in found]
         size = sum(map(len, texts))
         if size > self._share.room:
             self.given_up = TOO_MUCH
@@ -115,7 +115,7 @@ class Answer:
         """
         self._numbers.refused(str(refused["code"]) for refused in self._refused)
         if not self._slices or (all_used and self._refused):
-            raise ProblemError(nothing_usable(self._statuses), str(self._refused[0]["text"]), self._refused)
+            raise ProblemError(_nothing_usable(self._statuses), str(self._refused[0]["text"]), self._refused)
 
     def text(self) -> list[bytes]:
         """Return the JSON text of `Predictions`, in pieces: joined they would take as much memory again."""
@@ -198,7 +198,7 @@ class Counter:
             try:
                 remaining = parts(files, self._settings)
                 for number in count(1):
-                    part = await run_in_threadpool(following, remaining)
+                    part = await run_in_threadpool(_following, remaining)
                     if part is None:
                         break
                     content = await run_in_threadpool(part.content) if answer.given_up is None else answer.given_up
@@ -241,12 +241,12 @@ class Counter:
             yield
 
 
-def following(remaining: Iterator[Part]) -> Part | None:
+def _following(remaining: Iterator[Part]) -> Part | None:
     """Return the next part, None at the end."""
     return next(remaining, None)
 
 
-def slice_text(part: Part, found: Judged, wishes: Wishes) -> bytes:
+def _slice_text(part: Part, found: Judged, wishes: Wishes) -> bytes:
     """Return the JSON text of `SliceAnswer`."""
     height, width = found.shape
     place = found.predictions[0].place
@@ -270,6 +270,6 @@ def slice_text(part: Part, found: Judged, wishes: Wishes) -> bytes:
     return json.dumps(answer).encode()
 
 
-def nothing_usable(statuses: set[int]) -> int:
+def _nothing_usable(statuses: set[int]) -> int:
     """Return the status of a request of which every file was refused with one of these."""
     return 415 if statuses == {415} else 413 if statuses == {413} else 422

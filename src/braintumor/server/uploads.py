@@ -58,8 +58,8 @@ def parts(files: list[bytes], settings: Settings) -> Iterator[Part]:
     """
     count = 0
     for number, content in enumerate(files):
-        inside = unpacked(number, content, settings) if is_archive(content) else None
-        for part in inside or (Part(number, None, partial(usable, content, settings)),):
+        inside = _unpacked(number, content, settings) if is_archive(content) else None
+        for part in inside or (Part(number, None, partial(_usable, content, settings)),):
             count += 1
             if count > settings.slices:
                 raise UploadError(
@@ -73,41 +73,40 @@ def is_archive(start: bytes) -> bool:
     return start.startswith(ZIP_STARTS) and volume_kind(start) != "dicom"
 
 
-def usable(content: bytes, settings: Settings) -> bytes | UploadError:
+def _usable(content: bytes, settings: Settings) -> bytes | UploadError:
     """Return a file's content, or that it is too large or cannot be an image."""
     if len(content) > settings.file_bytes:
-        return too_large(settings)
-    return content if not content or may_be_image(content) else NO_IMAGE
+        return _too_large(settings)
+    return content if not content or _may_be_image(content) else NO_IMAGE
 
 
-def may_be_image(start: bytes) -> bool:
+def _may_be_image(start: bytes) -> bool:
     """Tell from the first bytes of a file whether it is worth decoding."""
     return start.startswith(IMAGE_STARTS) or volume_kind(start) is not None
 
 
-def too_large(settings: Settings) -> UploadError:
-    """Return what to say of a file above the limit."""
+def _too_large(settings: Settings) -> UploadError:
     return UploadError(413, Refusal.TOO_LARGE, f"larger than {settings.file_bytes >> 20} MiB; export the slice alone")
 
 
-def unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Part]:
+def _unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Part]:
     """Yield the members of an archive that are files; what the system of some computers adds to it is left out.
 
     Raises:
         UploadError: damaged, encrypted, too many or too large members, or of an unusual kind.
     """
-    check_directory(content, settings)
+    _check_directory(content, settings)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            wanted = [member for member in archive.infolist() if is_wanted(member)]
-            check_members(wanted, settings)
+            wanted = [member for member in archive.infolist() if _is_wanted(member)]
+            _check_members(wanted, settings)
             for index, member in enumerate(wanted):
-                yield Part(number, index, partial(member_content, archive, member, settings))
+                yield Part(number, index, partial(_member_content, archive, member, settings))
     except ZIP_ERRORS as error:
         raise UploadError(422, Refusal.UNDECODABLE, "a damaged ZIP archive; make it again") from error
 
 
-def check_directory(content: bytes, settings: Settings) -> None:
+def _check_directory(content: bytes, settings: Settings) -> None:
     """Raise where an archive's directory is too large to be read, before anything reads it.
 
     The last record must be the end of the file, so that there is one way to understand the archive.
@@ -135,13 +134,13 @@ def check_directory(content: bytes, settings: Settings) -> None:
         )
 
 
-def is_wanted(member: zipfile.ZipInfo) -> bool:
+def _is_wanted(member: zipfile.ZipInfo) -> bool:
     """Tell whether a member is a file that a person has put into the archive."""
     names = member.filename.split("/")
     return not member.is_dir() and "__MACOSX" not in names and not names[-1].startswith(".")
 
 
-def check_members(members: list[zipfile.ZipInfo], settings: Settings) -> None:
+def _check_members(members: list[zipfile.ZipInfo], settings: Settings) -> None:
     """Raise where an archive holds too many files, or they would be too large together.
 
     Raises:
@@ -159,20 +158,20 @@ def check_members(members: list[zipfile.ZipInfo], settings: Settings) -> None:
         )
 
 
-def member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, settings: Settings) -> bytes | UploadError:
+def _member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, settings: Settings) -> bytes | UploadError:
     """Return what a member holds, never more than the limit, or why it is not to be had."""
     if member.compress_type not in PACKINGS:
         return UploadError(422, Refusal.UNSUPPORTED, "packed in an unusual way; make the archive again")
     if member.flag_bits & 1:
         return UploadError(422, Refusal.UNSUPPORTED, "encrypted; make the archive without a password")
     if member.file_size > settings.file_bytes:
-        return too_large(settings)
+        return _too_large(settings)
     try:
         with archive.open(member) as stream:
             start = stream.read(START_BYTES)
             if is_archive(start):
                 return UploadError(422, Refusal.UNSUPPORTED, "an archive inside an archive; unpack it first")
-            if start and not may_be_image(start):
+            if start and not _may_be_image(start):
                 return NO_IMAGE
             return start + stream.read(settings.file_bytes - len(start))
     except ZIP_ERRORS:

@@ -126,7 +126,6 @@ class Desk:
         self._sandbox.close()
 
     def _work(self) -> None:
-        """Take jobs until there is a None."""
         while (first := self._waiting.get()) is not None:
             jobs = [first]
             over = False
@@ -147,9 +146,9 @@ class Desk:
         """Take jobs whose files may hold several slices until there is a None."""
         while (job := self._volumes.get()) is not None:
             try:
-                settle(job, self._volume(job))
+                _settle(job, self._volume(job))
             except Exception as error:  # whoever waits must hear of it; the thread goes on
-                settle(job, error)
+                _settle(job, error)
 
     def _volume(self, job: Job) -> "list[Judged]":
         """Return the answers to all slices of a file; fewer where nobody waits for them any more.
@@ -185,19 +184,19 @@ class Desk:
                 if isinstance(error, ImageError) and error.code == Refusal.SEVERAL_SLICES:
                     self._volumes.put(job)
                 else:
-                    settle(job, error)
+                    _settle(job, error)
         try:
             answers = self._judged(read)
         except Exception as error:  # as above
             for each in read:
-                settle(each.job, error)
+                _settle(each.job, error)
             return
         for each, judged in zip(read, answers, strict=True):
             try:
                 self._write(each, judged)
-                settle(each.job, [judged])
+                _settle(each.job, [judged])
             except Exception as error:  # as above
-                settle(each.job, error)
+                _settle(each.job, error)
 
     def _judged(self, read: "Sequence[Ready]") -> "list[Judged]":
         """Return what the wanted models say about slices."""
@@ -225,7 +224,7 @@ class Desk:
         """Return what is kept of a slice: far less than its pixels, unless results are wanted."""
         slices = {number: self._predictors[number].prepare_scan(scan) for number in job.wanted}
         height, width = scan.pixels.shape
-        picture = png_of(scan.pixels) if job.shown else None
+        picture = _png_of(scan.pixels) if job.shown else None
         return Ready(job, slices, (height, width), picture, scan if job.write is not None else None)
 
 
@@ -240,7 +239,7 @@ class Ready:
     scan: Scan | None
 
 
-def settle(job: Job, answer: list[Judged] | Exception) -> None:
+def _settle(job: Job, answer: list[Judged] | Exception) -> None:
     """Give a job its answer, unless nobody waits for it any more."""
     try:
         if isinstance(answer, Exception):
@@ -263,7 +262,7 @@ def maps_of(prediction: Prediction) -> list[list[list[float]]]:
     return rounded
 
 
-def png_of(pixels: NDArray[np.float32]) -> str:
+def _png_of(pixels: NDArray[np.float32]) -> str:
     """Return the base64 of a grey 8-bit PNG of a slice; made smaller where it has more than 2048 pixels on a side."""
     image = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))

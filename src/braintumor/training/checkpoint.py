@@ -67,8 +67,8 @@ def save(folder: Path, state: State, network: nn.Module, averaged: nn.Module, op
         tensors |= {f"optimizer.{index}.{key}": value for key, value in entry.items()}
     write_tensors(folder / last_name(last), tensors)
     if state.kept.epoch == last:
-        write_tensors(folder / kept_name(last), averaged.state_dict())
-    names = (last_name(last), kept_name(state.kept.epoch))
+        write_tensors(folder / _kept_name(last), averaged.state_dict())
+    names = (last_name(last), _kept_name(state.kept.epoch))
     record = asdict(state) | {"files": {name: file_sha256(folder / name) for name in names}}
     write_text(folder / "state.json", json.dumps(record, indent=2))
     for file in folder.glob("*.safetensors"):
@@ -111,18 +111,18 @@ def restore(
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in under(tensors, "optimizer.").items():
         index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = laid_out_like(parameters[int(index)], value)
+        entries.setdefault(int(index), {})[name] = _laid_out_like(parameters[int(index)], value)
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     """Return the value in the parameter's memory format: the fused optimizer walks both in memory order."""
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
 def restore_kept(folder: Path, state: State, network: nn.Module) -> None:
     """Put the network into the state after the epoch that is kept."""
-    network.load_state_dict(read_tensors(folder / kept_name(state.kept.epoch)))
+    network.load_state_dict(read_tensors(folder / _kept_name(state.kept.epoch)))
 
 
 def clear(folder: Path) -> None:
@@ -155,6 +155,6 @@ def last_name(epoch: int) -> str:
     return f"last-{epoch:03d}.safetensors"
 
 
-def kept_name(epoch: int) -> str:
+def _kept_name(epoch: int) -> str:
     """Return the name of the file with the weights to keep."""
     return f"kept-{epoch:03d}.safetensors"

@@ -69,7 +69,7 @@ def folds(
     """
     check_whole("jobs", jobs, 1)
     unfinished = [out / str(fold) for fold in range(FOLDS) if not (out / str(fold) / "card.json").exists()]
-    look_up_all(config, unfinished, resume)
+    _look_up_all(config, unfinished, resume)
     check_writable(out / "evaluation")
     if masks:
         check_reference(masks)
@@ -81,16 +81,16 @@ def folds(
     ]
     if jobs == 1:
         for setting in settings:
-            say(train_fold(*setting))
+            say(_train_fold(*setting))
     elif settings:
-        with side_by_side(jobs, threads) as pool:
-            for line in pool.map(train_fold, *zip(*settings, strict=True)):
+        with _side_by_side(jobs, threads) as pool:
+            for line in pool.map(_train_fold, *zip(*settings, strict=True)):
                 say(line)
     finished = [out / str(fold) for fold in range(FOLDS)]
     return evaluate_folds(finished, data_dir, out / "evaluation", progress, masks=masks)
 
 
-def look_up_all(config: TrainConfig, folders: Sequence[Path], resume: bool) -> None:
+def _look_up_all(config: TrainConfig, folders: Sequence[Path], resume: bool) -> None:
     """Raise where one of the folds in these folders could not begin or go on; see `part10.look_up`."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("folds are trained side by side with --jobs, not under torchrun")
@@ -101,7 +101,7 @@ def look_up_all(config: TrainConfig, folders: Sequence[Path], resume: bool) -> N
 
 
 @contextmanager
-def side_by_side(jobs: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+def _side_by_side(jobs: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     """Give so many processes with so many threads each, which look for modules where this one does.
 
     Without PYTHONSAFEPATH they would look in the working folder first, which may be one of data.
@@ -139,12 +139,12 @@ def divided(data_dir: Path) -> tuple[Manifest, Integers]:
         raise UnreadableDataError(data_dir, skipped | problems)
     groups = group_numbers(manifest, found)
     labels = np.array([CLASSES.index(row.label) for row in manifest], np.int64)
-    numbers = fold_numbers(groups, labels, given(manifest, found), folds=FOLDS)
+    numbers = fold_numbers(groups, labels, _given(manifest, found), folds=FOLDS)
     rows = (replace(row, group=name_of(number)) for row, number in zip(manifest, groups.tolist(), strict=True))
     return Manifest(data_dir, tuple(rows)), numbers
 
 
-def given(manifest: Manifest, found: Miniatures) -> Integers:
+def _given(manifest: Manifest, found: Miniatures) -> Integers:
     """Return (N,) the published fold of each image of the public sets, -1 for other images."""
     published = known_folds()
     return np.array(
@@ -165,7 +165,7 @@ def part_of(manifest: Manifest, numbers: Integers, fold: int, config: TrainConfi
     return split(Manifest(manifest.root, tuple(rows)), config.validation_fraction, config.seed, "val")
 
 
-def train_fold(config: TrainConfig, data_dir: Path, out: Path, manifest: Manifest, threads: int, resume: bool) -> str:
+def _train_fold(config: TrainConfig, data_dir: Path, out: Path, manifest: Manifest, threads: int, resume: bool) -> str:
     """Train one fold in its own process; return the line that says how it ended."""
     torch.set_num_threads(threads)
     unfinished = (out / "checkpoint" / "state.json").exists()

@@ -90,19 +90,19 @@ def prepare(
     listing = list_images(data_dir, parts={"train", "val"})
     settings = [CACHE_VERSION, RELATED, CANDIDATE, DUPLICATE, listing.manifest.fingerprint(), fraction, seed]
     kept = cache / "manifests" / sha256(json.dumps(settings).encode()).hexdigest()[:32]
-    known = recall(kept, data_dir)
-    manifest, undecodable = known or grouped(listing.manifest, cache)
+    known = _recall(kept, data_dir)
+    manifest, undecodable = known or _grouped(listing.manifest, cache)
     skipped = {**listing.skipped, **undecodable}
     if skipped and not skip_unreadable:
         raise UnreadableDataError(data_dir, skipped)
     if not known:
-        manifest = arranged(manifest, fraction, seed)
+        manifest = _arranged(manifest, fraction, seed)
         write_manifest(manifest, kept / "manifest.csv")
         write_text(kept / "undecodable.json", json.dumps(undecodable, indent=2))
     return manifest, skipped
 
 
-def recall(kept: Path, data_dir: Path) -> tuple[Manifest, dict[str, str]] | None:
+def _recall(kept: Path, data_dir: Path) -> tuple[Manifest, dict[str, str]] | None:
     """Return what `prepare` kept in a folder: manifest and undecodable files; None if it is absent or damaged."""
     try:
         undecodable = json.loads((kept / "undecodable.json").read_text())
@@ -111,7 +111,7 @@ def recall(kept: Path, data_dir: Path) -> tuple[Manifest, dict[str, str]] | None
         return None
 
 
-def grouped(manifest: Manifest, cache: Path) -> tuple[Manifest, dict[str, str]]:
+def _grouped(manifest: Manifest, cache: Path) -> tuple[Manifest, dict[str, str]]:
     """Return the manifest with group names filled in, without the files that cannot be decoded, and these.
 
     Raises:
@@ -129,17 +129,17 @@ def grouped(manifest: Manifest, cache: Path) -> tuple[Manifest, dict[str, str]]:
     return replace(manifest, rows=named), problems
 
 
-def arranged(manifest: Manifest, fraction: float, seed: int) -> Manifest:
+def _arranged(manifest: Manifest, fraction: float, seed: int) -> Manifest:
     """Return the grouped manifest with a validation part, and with a test part where the layout has no parts."""
     if not any(row.split for row in manifest.rows):
         manifest = split(manifest, fraction, seed, "test")
     if any(row.split == "val" for row in manifest.rows):
-        refuse_leaks(manifest)
+        _refuse_leaks(manifest)
         return manifest
     return split(manifest, fraction, seed, "val")
 
 
-def refuse_leaks(manifest: Manifest) -> None:
+def _refuse_leaks(manifest: Manifest) -> None:
     """Raise where a group has images in more than one split."""
     shared = {name for name, _ in leaks(manifest)}
     if shared:
@@ -161,12 +161,12 @@ def decoded(manifest: Manifest, size: int, cache: Path, report: Callable[[str], 
     key = sha256(json.dumps([CACHE_VERSION, size, manifest.fingerprint(), order]).encode()).hexdigest()[:32]
     file, seal = cache / "images" / f"{key}.npy", cache / "images" / f"{key}.json"
     shape = (len(manifest.rows), size, size)
-    if not is_sealed(file, seal, shape):
+    if not _is_sealed(file, seal, shape):
         report(f"decoding {shape[0]} images once into the cache")
         with replacing(file) as aside:
             images = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
-            reserve(aside)
-            fill(images, manifest, Preprocess(size))
+            _reserve(aside)
+            _fill(images, manifest, Preprocess(size))
             images.flush()
         write_text(seal, json.dumps({"sha256": file_sha256(file)}))
     grey = np.load(file, mmap_mode="r")
@@ -187,14 +187,13 @@ def outlined(images: Images, manifest: Manifest, reference: Path, cache: Path) -
     return replace(images, masks=masks)
 
 
-def reserve(file: Path) -> None:
+def _reserve(file: Path) -> None:
     """Claim the file's whole length on the disk: a full disk is an error here, not a crash while writing to the map."""
     with file.open("rb+") as stream:
         os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
-def fill(images: NDArray[np.uint8], manifest: Manifest, preprocess: Preprocess) -> None:
-    """Decode every row's image into its place."""
+def _fill(images: NDArray[np.uint8], manifest: Manifest, preprocess: Preprocess) -> None:
 
     def one(place: tuple[int, Row]) -> None:
         images[place[0]] = preprocess.grey_levels(read(manifest.path(place[1])))
@@ -204,7 +203,7 @@ def fill(images: NDArray[np.uint8], manifest: Manifest, preprocess: Preprocess) 
             pass
 
 
-def is_sealed(file: Path, seal: Path, shape: tuple[int, ...]) -> bool:
+def _is_sealed(file: Path, seal: Path, shape: tuple[int, ...]) -> bool:
     """Tell whether a cache entry is complete, of this shape and unchanged since it was written."""
     try:
         expected = json.loads(seal.read_text())["sha256"]

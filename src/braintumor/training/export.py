@@ -67,7 +67,7 @@ class WithClassMaps(nn.Module):
         active = (hidden > 0).to(hidden.dtype) * slope
         gradient = (active[:, None, :] * last.weight[None]) @ first.weight  # (N, 4, K)
         ood_score = torch.matmul(described - self.centre, self.whitening).square().mean(dim=1)
-        return logits, class_maps(features, gradient, log_attention), ood_score
+        return logits, _class_maps(features, gradient, log_attention), ood_score
 
     def margin(self, image: Tensor) -> Tensor:
         """Return the (N,) distance of the head's hidden unit that is nearest to zero."""
@@ -80,7 +80,7 @@ class WithClassMaps(nn.Module):
         return cast(Tensor, norm(first(self.network.pool(features, log_attention))))
 
 
-def class_maps(features: Tensor, gradient: Tensor, log_attention: Tensor) -> Tensor:
+def _class_maps(features: Tensor, gradient: Tensor, log_attention: Tensor) -> Tensor:
     """Return the (N, C, h, w) maps: what each position adds to a logit, negative parts cut off.
 
     Args:
@@ -109,7 +109,7 @@ def export(network: Network, gate: Gate, size: int, target: Path) -> None:
     module = WithClassMaps(network.cpu(), gate)
     batch = torch.export.Dim("batch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with replacing(target) as aside, torch.no_grad(), warnings.catch_warnings(), silence():
+    with replacing(target) as aside, torch.no_grad(), warnings.catch_warnings(), _silence():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(
             module,
@@ -121,10 +121,10 @@ def export(network: Network, gate: Gate, size: int, target: Path) -> None:
             dynamo=True,
             external_data=False,
         )
-        forget_places(aside)
+        _forget_places(aside)
 
 
-def forget_places(file: Path) -> None:
+def _forget_places(file: Path) -> None:
     """Take from an ONNX file where on this machine the code lies that made it."""
     model = onnx.load(file)
     for node in model.graph.node:
@@ -134,8 +134,7 @@ def forget_places(file: Path) -> None:
     onnx.save(model, file)
 
 
-def silence() -> contextlib.redirect_stdout[io.StringIO]:
-    """Keep the exporter's progress messages off the terminal."""
+def _silence() -> contextlib.redirect_stdout[io.StringIO]:
     return contextlib.redirect_stdout(io.StringIO())
 
 

@@ -43,13 +43,13 @@ def write_integers(source: Path, target: Path, images: NDArray[np.float32]) -> N
         ModelError: the source has no backbone and head as `export` writes them.
     """
     model = onnx.load(source)
-    nodes = backbone(model)
+    nodes = _backbone(model)
     if not nodes:
         raise ModelError(f"{source} was not written by `braintumor train`; train the model again with this version")
     fold_normalisation(model)
-    tensors = activations(model, nodes)
+    tensors = _activations(model, nodes)
     spans, means = extremes(model, tensors, images)
-    ranges = {name: tuple(map(np.float32, ends)) for name, ends in clipped(model, spans, images).items()}
+    ranges = {name: tuple(map(np.float32, ends)) for name, ends in _clipped(model, spans, images).items()}
     correct_biases(model, means)
     quantizer = QDQQuantizer(
         onnx.shape_inference.infer_shapes(model),
@@ -67,7 +67,7 @@ def write_integers(source: Path, target: Path, images: NDArray[np.float32]) -> N
     quantizer.model.save_model_to_file(str(target))
 
 
-def backbone(model: ModelProto) -> list[str]:
+def _backbone(model: ModelProto) -> list[str]:
     """Return the names of the nodes between the image and the head that can be computed with integers."""
     maker = {output: node for node in model.graph.node for output in node.output}
     waiting = [node.input[0] for node in model.graph.node if node.op_type == "Gemm" and HEAD in node.input]
@@ -96,7 +96,7 @@ def fold_normalisation(model: ModelProto) -> None:
     mean, std = (numpy_helper.to_array(weights.pop(name)).astype(np.float64) for name in (MEAN, STD))
     scaled = numpy_helper.to_array(kernel) / std  # (O, 3, k, k)
     folded = np.concatenate([scaled.sum(1, keepdims=True), -(scaled * mean).sum(1, keepdims=True)], axis=1)
-    set_values(kernel, folded)
+    _set_values(kernel, folded)
     pads, one = np.array([0, 0, 0, 0, 0, 1, 0, 0]), np.array(1, np.float32)
     extra = [numpy_helper.from_array(pads, "ones.pads"), numpy_helper.from_array(one, "ones.value")]
     widen = helper.make_node("Pad", [subtract.input[0], "ones.pads", "ones.value"], [divide.output[0]], "node_ones")
@@ -112,12 +112,12 @@ def initializers(model: ModelProto) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
-def set_values(tensor: TensorProto, values: NDArray[np.float64]) -> None:
+def _set_values(tensor: TensorProto, values: NDArray[np.float64]) -> None:
     """Replace the values of a stored tensor, as float32."""
     tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
 
 
-def activations(model: ModelProto, nodes: list[str]) -> list[str]:
+def _activations(model: ModelProto, nodes: list[str]) -> list[str]:
     """Return the names of what the nodes take and make, without stored tensors."""
     known = initializers(model)
     names = [name for node in model.graph.node if node.name in nodes for name in (*node.input, *node.output)]
@@ -149,7 +149,7 @@ def extremes(model: ModelProto, names: list[str], images: NDArray[np.float32]) -
     return ranges, {name: total / len(images) for name, total in totals.items()}
 
 
-def clipped(model: ModelProto, spans: Ranges, images: NDArray[np.float32]) -> Ranges:
+def _clipped(model: ModelProto, spans: Ranges, images: NDArray[np.float32]) -> Ranges:
     """Return for each activation the part of its span that is best cut into 256 steps."""
     counts = {name: np.zeros(BINS) for name in spans}
     for batch in observed(model, list(spans), images):
@@ -192,4 +192,4 @@ def correct_biases(model: ModelProto, means: Means) -> None:
         groups = means[node.input[0]].size // weights.shape[1]
         inputs = means[node.input[0]].reshape(groups, -1).repeat(len(weights) // groups, axis=0)
         bias = stored[node.input[2]]
-        set_values(bias, numpy_helper.to_array(bias) + (lost * inputs).sum(axis=1))
+        _set_values(bias, numpy_helper.to_array(bias) + (lost * inputs).sum(axis=1))

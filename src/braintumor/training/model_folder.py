@@ -61,7 +61,7 @@ def write_artefact(
     heat = temperature(answers.logits, labels)
     shares = softmax(answers.logits / np.float32(heat)).astype(np.float64)
     write_manifest(manifest, out / "manifest.csv")
-    write_text(out / "history.csv", history_text(state.history))
+    write_text(out / "history.csv", _history_text(state.history))
     card = Card(
         name=f"{config.model}-{config.recipe}",
         version=braintumor.__version__,
@@ -72,24 +72,24 @@ def write_artefact(
         rejection={"float32": rejection(shares, answers.ood_score.astype(np.float64), labels, groups)},
         package_version=braintumor.__version__,
         recipe=config.recipe,
-        train={**settings(state), **machine},
+        train={**_settings(state), **machine},
         weights_origin=state.weights_origin,
-        data=data_facts(manifest, skipped),
+        data=_data_facts(manifest, skipped),
         precisions={"float32": parity},
-        metrics=metrics(network, config.size, state, answers.logits, labels) | {"shuffled_maps": sanity},
+        metrics=_metrics(network, config.size, state, answers.logits, labels) | {"shuffled_maps": sanity},
     )
     write_text(out / "card.json", card.to_json())
     return card
 
 
-def settings(state: State) -> dict[str, Any]:
+def _settings(state: State) -> dict[str, Any]:
     """Return every setting of the run; of files and folders the name alone, since a path says nothing elsewhere."""
     recorded = state.identity["settings"]
     names = {name: Path(recorded[name]).name for name in ("weights", "masks")}
     return {**recorded, **names, "precision": state.precision}
 
 
-def data_facts(manifest: Manifest, skipped: Mapping[str, str]) -> dict[str, Any]:
+def _data_facts(manifest: Manifest, skipped: Mapping[str, str]) -> dict[str, Any]:
     """Return what the card says about the data: fingerprint, counts, split fractions and files left out."""
     counts = manifest.counts()
     total = sum(sum(classes.values()) for classes in counts.values())
@@ -103,7 +103,7 @@ def data_facts(manifest: Manifest, skipped: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def metrics(network: Network, size: int, state: State, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def _metrics(network: Network, size: int, state: State, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Return what the card says about the run: size, time, epochs and the validation part's scores."""
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -119,7 +119,7 @@ def metrics(network: Network, size: int, state: State, logits: np.ndarray, label
     }
 
 
-def history_text(history: list[Epoch]) -> str:
+def _history_text(history: list[Epoch]) -> str:
     """Return the content of history.csv: one line per epoch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Epoch)], lineterminator="\n")

@@ -40,7 +40,7 @@ class Network(nn.Module):
         self.backbone = backbone
         self.finer: Finer | None = None
         self.attention: nn.Conv2d | None = None
-        self.head = head(channels, dropout)
+        self.head = _head(channels, dropout)
 
     def features(self, image: Tensor) -> Tensor:
         """Return the (N, K, h, w) features of (N, 1, H, W) grey values in [0, 1].
@@ -156,11 +156,11 @@ def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: b
         DataError: timm does not know the name, its features are not (N, K, h, w), as class maps need them, or it has
             no stage of this stride.
     """
-    backbone, channels, (strides, widths) = backbone_of(model)
+    backbone, channels, (strides, widths) = _backbone_of(model)
     finer = None
     if map_stride:
         channels = FINER_WIDTH.get(model, DEFAULT_FINER_WIDTH)
-        finer = finer_features(model, strides, widths, map_stride, channels)
+        finer = _finer_features(model, strides, widths, map_stride, channels)
     network = Network(backbone, channels, dropout, range(len(strides))[-GATE_STAGES:])
     network.finer = finer
     if attention:
@@ -169,22 +169,22 @@ def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: b
     return network.to(memory_format=torch.channels_last)
 
 
-def backbone_of(model: str) -> tuple[nn.Module, int, tuple[list[int], list[int]]]:
-    """Return an untrained backbone that takes images of any size, the number of its feature channels, and `shape_of`.
+def _backbone_of(model: str) -> tuple[nn.Module, int, tuple[list[int], list[int]]]:
+    """Return an untrained backbone that takes images of any size, the number of its feature channels, and `_shape_of`.
 
     Raises:
         DataError: timm does not know the name, or the network is of another kind.
     """
     if model == "cnn":
         own = CustomCNN()
-        return own, own.channels, shape_of(own)
+        return own, own.channels, _shape_of(own)
     name = TIMM_NAMES.get(model, model)
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
         raise DataError(f"no model is called {name!r}; choose cnn, resnet or a timm name ({near})")
     try:
-        backbone, channels = timm_backbone(name)
-        return backbone, channels, shape_of(backbone)
+        backbone, channels = _timm_backbone(name)
+        return backbone, channels, _shape_of(backbone)
     except FAILURES as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
@@ -194,13 +194,13 @@ def backbone_of(model: str) -> tuple[nn.Module, int, tuple[list[int], list[int]]
 
 
 @torch.no_grad()
-def shape_of(backbone: nn.Module) -> tuple[list[int], list[int]]:
+def _shape_of(backbone: nn.Module) -> tuple[list[int], list[int]]:
     """Return input pixels to one position, and channels, of each stage of a backbone."""
     stages = stages_of(backbone.eval(), torch.zeros(2, 3, 256, 256))[1]
     return [256 // stage.shape[2] for stage in stages], [stage.shape[1] for stage in stages]
 
 
-def finer_features(model: str, strides: Sequence[int], widths: Sequence[int], stride: int, width: int) -> Finer:
+def _finer_features(model: str, strides: Sequence[int], widths: Sequence[int], stride: int, width: int) -> Finer:
     """Return the untrained layers that join the stages of a backbone from this stride on.
 
     Raises:
@@ -212,7 +212,7 @@ def finer_features(model: str, strides: Sequence[int], widths: Sequence[int], st
     return Finer(chosen, [widths[index] for index in chosen], width)
 
 
-def timm_backbone(name: str) -> tuple[nn.Module, int]:
+def _timm_backbone(name: str) -> tuple[nn.Module, int]:
     """Return a timm backbone without its classifier, randomly initialised, and the number of its feature channels.
 
     Raises:
@@ -229,7 +229,7 @@ def timm_backbone(name: str) -> tuple[nn.Module, int]:
     return backbone, shape[1]
 
 
-def head(channels: int, dropout: float) -> nn.Sequential:
+def _head(channels: int, dropout: float) -> nn.Sequential:
     """Return Linear(512), BatchNorm, ReLU, Dropout, Linear(4) on pooled features (N, channels)."""
     return nn.Sequential(
         nn.Linear(channels, 512),

@@ -41,7 +41,7 @@ def look_up(config: TrainConfig, out: Path, device: torch.device, *, resume: boo
         TrainingError: `out` is occupied or holds nothing to resume, or the settings are not those of the run there.
         StorageError: `out` cannot be written to.
     """
-    check_folder(out, resume)
+    _check_folder(out, resume)
     if config.masks:
         check_reference(Path(config.masks))
     state = checkpoint.load(out / "checkpoint") if resume else None
@@ -50,7 +50,7 @@ def look_up(config: TrainConfig, out: Path, device: torch.device, *, resume: boo
     torch.manual_seed(config.seed)
     stride = config.map_stride
     network = build(config.model, dropout=config.dropout, map_stride=stride, attention=config.attention)
-    check_frozen(network, config)
+    _check_frozen(network, config)
     network = network.to(device)
     if state:
         return Start(network, state.weights_origin, state)
@@ -58,7 +58,7 @@ def look_up(config: TrainConfig, out: Path, device: torch.device, *, resume: boo
     return Start(network, origin, None)
 
 
-def check_folder(out: Path, resume: bool) -> None:
+def _check_folder(out: Path, resume: bool) -> None:
     """Raise where writing to `out` is impossible or would overwrite a model or an unfinished run."""
     if (out / "card.json").exists():
         raise TrainingError(f"{out} already holds a finished model; choose another folder with --out, or delete it")
@@ -67,7 +67,7 @@ def check_folder(out: Path, resume: bool) -> None:
     check_writable(out)
 
 
-def check_frozen(network: Network, config: TrainConfig) -> None:
+def _check_frozen(network: Network, config: TrainConfig) -> None:
     """Raise where a part that is to be frozen is none of the backbone."""
     known = {name for name, _ in network.backbone.named_modules()}
     unknown = [prefix for prefix in config.frozen if prefix not in known]
@@ -90,21 +90,21 @@ def check_identity(state: State, identity: dict[str, Any], out: Path) -> None:
         identity: its `settings` and the fingerprint of its `data` as they are now; what is not known yet is left out.
         out: the folder of the run.
     """
-    before, now = settings_of(TrainConfig("cnn")) | flat(state.identity), flat(identity)
-    changed = list(changes(before, now))
+    before, now = settings_of(TrainConfig("cnn")) | _flat(state.identity), _flat(identity)
+    changed = list(_changes(before, now))
     if changed:
         raise TrainingError(
             f"the run in {out} began differently ({'; '.join(changed)}); resume with the same settings and data"
         )
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> Iterable[str]:
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> Iterable[str]:
     """Yield what differs, setting by setting."""
     for key in sorted(now):
         if before.get(key) != now[key]:
             yield f"{key}: was {before.get(key)}, is {now[key]}"
 
 
-def flat(identity: dict[str, Any]) -> dict[str, Any]:
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     """Return the settings and, where it is known, the data's fingerprint in one level."""
     return {**identity["settings"], **{key: value for key, value in identity.items() if key == "data"}}

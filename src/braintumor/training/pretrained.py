@@ -66,11 +66,11 @@ def start(network: Network, model: str, weights: str, *, allow_partial: bool) ->
     if weights == "none":
         return "random (He-normal)"
     if weights != "imagenet":
-        return load_into(network.backbone, Path(weights), Path(weights).name, allow_partial=allow_partial)
+        return _load_into(network.backbone, Path(weights), Path(weights).name, allow_partial=allow_partial)
     if model not in IMAGENET:
         raise WeightsError(f"no ImageNet weights are pinned for {model}; pass --weights none or FILE.safetensors")
     pinned = IMAGENET[model]
-    return load_into(network.backbone, download(pinned, cache_folder()), pinned.name, allow_partial=allow_partial)
+    return _load_into(network.backbone, download(pinned, cache_folder()), pinned.name, allow_partial=allow_partial)
 
 
 def download(pinned: Pinned, folder: Path) -> Path:
@@ -83,15 +83,14 @@ def download(pinned: Pinned, folder: Path) -> Path:
     if target.is_file() and file_sha256(target) == pinned.sha256:
         return target
     with replacing(target) as aside:
-        fetch(pinned.url, aside)
+        _fetch(pinned.url, aside)
         received = file_sha256(aside)
         if received != pinned.sha256:
             raise WeightsError(f"{pinned.url} has the SHA-256 {received}, expected {pinned.sha256}; it was not used")
     return target
 
 
-def fetch(url: str, target: Path) -> None:
-    """Write what the address answers to a file."""
+def _fetch(url: str, target: Path) -> None:
     try:
         with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer, target.open("wb") as file:
             while chunk := answer.read(CHUNK_BYTES):
@@ -103,19 +102,19 @@ def fetch(url: str, target: Path) -> None:
         ) from error
 
 
-def load_into(backbone: nn.Module, file: Path, name: str, *, allow_partial: bool) -> str:
+def _load_into(backbone: nn.Module, file: Path, name: str, *, allow_partial: bool) -> str:
     """Load a safetensors file into the backbone; return its name, SHA-256 and what was missing.
 
     Tensors of a classifier (`fc.`, `classifier.`, `head.`) are ignored: the head is ours.
     """
-    tensors = tensors_in(file)
+    tensors = _tensors_in(file)
     wanted = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
     given = {key: value for key, value in tensors.items() if key in wanted}
     foreign = [key for key in tensors if key not in wanted and not key.startswith(("fc.", "classifier.", "head."))]
     foreign = [key for key in foreign if not key.endswith("num_batches_tracked")]
     misshapen = [key for key in given if given[key].shape != wanted[key].shape]
     if foreign or misshapen or not given:
-        reason = f"unexpected {short(foreign)}, other shapes {short(misshapen)}"
+        reason = f"unexpected {_short(foreign)}, other shapes {_short(misshapen)}"
         raise WeightsError(f"{file} is for another network: {reason}")
     if not all(bool(value.isfinite().all()) for value in given.values()):
         raise WeightsError(f"{file} holds values that are not finite; get the file again")
@@ -132,7 +131,7 @@ def load_into(backbone: nn.Module, file: Path, name: str, *, allow_partial: bool
     return f"{name} (sha256 {file_sha256(file)})" + (f", He-normal: {', '.join(missing)}" if missing else "")
 
 
-def tensors_in(file: Path) -> dict[str, Tensor]:
+def _tensors_in(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file; a file of another kind is never opened as that.
 
     Raises:
@@ -145,10 +144,10 @@ def tensors_in(file: Path) -> dict[str, Tensor]:
             f"{file} cannot be read: there is no such file; pass --weights none or another one"
         ) from error
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{file} cannot be read as safetensors: it is {kind_of(file) or error}") from error
+        raise WeightsError(f"{file} cannot be read as safetensors: it is {_kind_of(file) or error}") from error
 
 
-def kind_of(file: Path) -> str:
+def _kind_of(file: Path) -> str:
     """Return by its first bytes what a file that is no safetensors file is, and what to do; empty if unknown."""
     if file.is_dir():
         return "a folder; name the file in it"
@@ -158,7 +157,7 @@ def kind_of(file: Path) -> str:
     return found.format(file=file.name, stem=file.stem) if beginning else "empty; get the file again"
 
 
-def short(names: list[str]) -> str:
+def _short(names: list[str]) -> str:
     """Return the first three names and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
 
@@ -169,11 +168,11 @@ def folded_norms(network: Network, frozen: Iterable[str]) -> list[nn.BatchNorm2d
     return [
         module
         for name, module in network.backbone.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and not f"{name}.".startswith(prefixes) and is_folded(module)
+        if isinstance(module, nn.BatchNorm2d) and not f"{name}.".startswith(prefixes) and _is_folded(module)
     ]
 
 
-def is_folded(norm: nn.BatchNorm2d) -> bool:
+def _is_folded(norm: nn.BatchNorm2d) -> bool:
     """Tell whether a batch norm only adds a bias: mean 0, variance 1, weight 1 and some bias other than 0."""
     if norm.running_mean is None or norm.running_var is None:
         return False
@@ -197,7 +196,7 @@ def unfold(network: Network, norms: list[nn.BatchNorm2d], batches: Callable[[], 
     sums: dict[nn.BatchNorm2d, list[Tensor]] = {norm: [] for norm in norms}
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sums[cast(nn.BatchNorm2d, norm)].append(moments(inputs[0]))
+        sums[cast(nn.BatchNorm2d, norm)].append(_moments(inputs[0]))
 
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     network.eval()
@@ -217,7 +216,7 @@ def unfold(network: Network, norms: list[nn.BatchNorm2d], batches: Callable[[], 
         norm.running_var.copy_(variance)
 
 
-def moments(activations: Tensor) -> Tensor:
+def _moments(activations: Tensor) -> Tensor:
     """Return the (2, K) float64 mean and mean square per channel of (N, K, h, w) activations."""
     values = activations.double()
     return torch.stack([values.mean(dim=(0, 2, 3)), (values**2).mean(dim=(0, 2, 3))])

@@ -52,21 +52,21 @@ def quantize(folder: Path, data_dir: Path, *, precision: str = "int8") -> Card:
         paths = [images.path(row) for row in images]
         expected, found = (predict_all(paths, asked) for asked in (model, variant))
         reference, measured = compare(expected, found, [row.label for row in images])
-        refuse_differences(target, reference, measured)
+        _refuse_differences(target, reference, measured)
     known = model.card.precisions
     precisions = {**known, "float32": known.get("float32", {}) | reference, precision: measured}
-    rejections = {**model.card.rejection, precision: rejection_of(found, images)}
+    rejections = {**model.card.rejection, precision: _rejection_of(found, images)}
     card = dataclasses.replace(model.card, precisions=precisions, rejection=rejections)
     write_text(model.folder / "card.json", card.to_json())
     return card
 
 
-def rejection_of(answers: Sequence[Prediction], images: Manifest) -> dict[str, Any]:
+def _rejection_of(answers: Sequence[Prediction], images: Manifest) -> dict[str, Any]:
     """Return the card's entry on when answers are withheld, from a variant's answers for validation images."""
     labels = np.array([CLASSES.index(row.label) for row in images], np.int64)
     ood_score = np.array([answer.ood_score for answer in answers], np.float64)
     groups = np.array(images.group_numbers(), np.int64)
-    return rejection(probabilities(answers).astype(np.float64), ood_score, labels, groups)
+    return rejection(_probabilities(answers).astype(np.float64), ood_score, labels, groups)
 
 
 def calibration_inputs(model: Model, images: Manifest) -> Floats:
@@ -88,44 +88,43 @@ def compare(
         found: the variant's answers.
         labels: the images' true classes.
     """
-    gaps = np.abs(probabilities(found) - probabilities(expected))
+    gaps = np.abs(_probabilities(found) - _probabilities(expected))
     shown = [CLASSES.index(answer.predicted) for answer in expected]
-    maps, others = class_maps(expected, shown), class_maps(found, shown)
+    maps, others = _class_maps(expected, shown), _class_maps(found, shown)
     pairs = [pair for pair in zip(maps, others, strict=True) if all(np.ptp(values) > 0 for values in pair)]
-    return {"accuracy": accuracy(expected, labels)}, {
+    return {"accuracy": _accuracy(expected, labels)}, {
         "probability_difference": float(gaps.max()),
         "probability_difference_mean": float(gaps.mean()),
-        "agreement": accuracy(found, [answer.predicted for answer in expected]),
-        "class_map_correlation": correlation(maps, others),
-        "class_map_correlation_median": float(np.median([correlation(*pair) for pair in pairs])) if pairs else 0.0,
-        "accuracy": accuracy(found, labels),
+        "agreement": _accuracy(found, [answer.predicted for answer in expected]),
+        "class_map_correlation": _correlation(maps, others),
+        "class_map_correlation_median": float(np.median([_correlation(*pair) for pair in pairs])) if pairs else 0.0,
+        "accuracy": _accuracy(found, labels),
         "n": len(labels),
     }
 
 
-def probabilities(answers: Sequence[Prediction]) -> Floats:
+def _probabilities(answers: Sequence[Prediction]) -> Floats:
     """Return the (N, 4) probabilities of answers."""
     return np.stack([answer.probabilities for answer in answers])
 
 
-def class_maps(answers: Sequence[Prediction], shown: Sequence[int]) -> Floats:
+def _class_maps(answers: Sequence[Prediction], shown: Sequence[int]) -> Floats:
     """Return the (N, h * w) values of one class map per answer."""
     return np.stack([answer.class_maps[place].ravel() for answer, place in zip(answers, shown, strict=True)])
 
 
-def accuracy(answers: Sequence[Prediction], labels: Sequence[str]) -> float:
-    """Return the share of answers that name the given class."""
+def _accuracy(answers: Sequence[Prediction], labels: Sequence[str]) -> float:
     return float(np.mean([answer.predicted == label for answer, label in zip(answers, labels, strict=True)]))
 
 
-def correlation(first: Floats, second: Floats) -> float:
+def _correlation(first: Floats, second: Floats) -> float:
     """Return Pearson's correlation of two arrays of the same shape, 0 where one of them does not vary."""
     if not np.ptp(first) or not np.ptp(second):
         return 0.0
     return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
 
 
-def refuse_differences(target: Path, reference: Mapping[str, float], measured: Mapping[str, float]) -> None:
+def _refuse_differences(target: Path, reference: Mapping[str, float], measured: Mapping[str, float]) -> None:
     """Raise where the variant answers too differently from the model.
 
     Raises:

@@ -38,7 +38,7 @@ def cascade(network: Network, gate: Gate, images: Tensor, seed: int = 0) -> dict
     """
     shuffled = copy.deepcopy(network).eval()
     layers = [layer for layer in shuffled.modules() if isinstance(layer, nn.Conv2d | nn.Linear)][::-1]
-    before, chosen = shown(network, gate, images, None)
+    before, chosen = _shown(network, gate, images, None)
     steps = {"head": 1, **{f"{share:.0%} of the layers": round(share * len(layers)) for share in SHARES}}
     generator, done, found = torch.Generator().manual_seed(seed), 0, {}
     for name, number in steps.items():
@@ -46,12 +46,12 @@ def cascade(network: Network, gate: Gate, images: Tensor, seed: int = 0) -> dict
             weight = layer.weight
             weight.copy_(weight.flatten()[torch.randperm(weight.numel(), generator=generator)].view(weight.shape))
         done = max(done, number)
-        after, _ = shown(shuffled, gate, images, chosen)
+        after, _ = _shown(shuffled, gate, images, chosen)
         found[name] = float(np.mean([alike(*pair) for pair in zip(before, after, strict=True)]))
     return found
 
 
-def shown(
+def _shown(
     network: Network, gate: Gate, images: Tensor, classes: Sequence[int] | None
 ) -> tuple[NDArray[np.float32], list[int]]:
     """Return the (N, h, w) maps of one class per image, by default the predicted one, and these classes."""

@@ -166,7 +166,7 @@ def train(
         for image, reason in skipped.items():
             progress.say(f"left out {image}: {reason}")
         check_number_of_images(len(images.labels), group)
-        run, state = begin(start, config, manifest, images, validation, progress, place, group, out)
+        run, state = _begin(start, config, manifest, images, validation, progress, place, group, out)
         before, board = state.seconds, Board(out / "tensorboard")
 
         while not is_over(state, config):
@@ -203,7 +203,7 @@ def check_number_of_images(images: int, group: Processes) -> None:
         raise DataError(f"expected at least {2 * group.size} training images, got {images}; add images")
 
 
-def begin(
+def _begin(
     start: Start,
     config: TrainConfig,
     manifest: Manifest,
@@ -271,7 +271,7 @@ def unfold(config: TrainConfig, network: Network, images: Images, device: torch.
     if norms:
         order = epoch_order(config, 0, len(images.labels))[:UNFOLDING_BATCHES]
         pretrained.unfold(
-            network, norms, lambda: (varied(config, images, 0, indices, device).grey for indices in order)
+            network, norms, lambda: (_varied(config, images, 0, indices, device).grey for indices in order)
         )
 
 
@@ -293,7 +293,7 @@ def one_epoch(run: Run, number: int) -> Epoch:
         rate = learning_rate(config, number + step / len(order))
         for settings in run.optimizer.param_groups:
             settings["lr"].fill_(rate)
-        value = backward(run, varied(config, run.train, number, group.share(indices), run.device))
+        value = backward(run, _varied(config, run.train, number, group.share(indices), run.device))
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         if (step + 1) % AVERAGING_STRIDE == 0:
@@ -308,7 +308,7 @@ def one_epoch(run: Run, number: int) -> Epoch:
         run.progress.step(number + 1, done, len(run.train.labels), value, rate)
     speed = done / (time.perf_counter() - began)
     measure_norms(run, order[: config.norm_batches])
-    val_loss, accuracy, macro_f1 = score(run)
+    val_loss, accuracy, macro_f1 = _score(run)
     elapsed = time.perf_counter() - began
     return Epoch(number + 1, rate, total / done, val_loss, accuracy, macro_f1, speed, elapsed)
 
@@ -390,7 +390,7 @@ def measure_norms(run: Run, order: Sequence[Tensor]) -> None:
         norm.momentum = momentum
 
 
-def varied(config: TrainConfig, images: Images, number: int, indices: Tensor, device: torch.device) -> Batch:
+def _varied(config: TrainConfig, images: Images, number: int, indices: Tensor, device: torch.device) -> Batch:
     """Return the images at these positions, augmented for this epoch."""
     grey, labels = images.batch(indices, device)
     variation = augment.draw(config.augment, config.seed, number, indices.tolist())
@@ -401,9 +401,9 @@ def varied(config: TrainConfig, images: Images, number: int, indices: Tensor, de
     return Batch(augment.apply(grey, variation, size), labels, masks)
 
 
-def score(run: Run) -> tuple[float, float, float]:
+def _score(run: Run) -> tuple[float, float, float]:
     """Return loss, accuracy and macro-F1 on the validation part, unaugmented."""
-    logits, labels = (torch.cat(parts) for parts in zip(*validation_logits(run), strict=True))
+    logits, labels = (torch.cat(parts) for parts in zip(*_validation_logits(run), strict=True))
     loss = float(functional.cross_entropy(logits, labels, weight=run.class_weights.cpu()))
     predicted = logits.argmax(dim=1).numpy()
     found = rates(labels.numpy(), predicted, np.ones((1, len(labels))))
@@ -411,7 +411,7 @@ def score(run: Run) -> tuple[float, float, float]:
 
 
 @torch.no_grad()
-def validation_logits(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+def _validation_logits(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits (B, 4) float32 and labels (B,) of the validation part, on the CPU."""
     network = run.averaged.eval()
     for batch, labels in run.validation.batches(run.config.batch_size, run.device):

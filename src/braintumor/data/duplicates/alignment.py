@@ -79,16 +79,16 @@ def detail_similarity(pairs: Pairs, a: Miniatures, b: Miniatures, enough: float 
 
     def of_block(start: int) -> Floats:
         some = pairs[np.arange(start, min(start + BLOCK, len(pairs)))]
-        first, windows = turned(detail(a.fine[some.first]), some.window[:, 0], some.orientation)
-        return aligned(first, windows, cut(detail(b.fine[some.second]), some.window[:, 1]), enough)
+        first, windows = turned(_detail(a.fine[some.first]), some.window[:, 0], some.orientation)
+        return aligned(first, windows, cut(_detail(b.fine[some.second]), some.window[:, 1]), enough)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         return np.concatenate([np.empty(0, np.float32), *pool.map(of_block, range(0, len(pairs), BLOCK))])
 
 
-def detail(levels: NDArray[np.uint8]) -> Floats:
+def _detail(levels: NDArray[np.uint8]) -> Floats:
     """Return the (N, 64, 64) float32 detail: the root grey level minus its Gaussian mean, over the local contrast."""
-    gauss = gaussian()
+    gauss = _gaussian()
     grey = np.sqrt(levels / np.float32(255))
     difference = grey - gauss @ grey @ gauss.T
     contrast = np.sqrt(np.maximum(gauss @ (difference * difference) @ gauss.T, 0))
@@ -97,7 +97,7 @@ def detail(levels: NDArray[np.uint8]) -> Floats:
 
 
 @cache
-def gaussian() -> Floats:
+def _gaussian() -> Floats:
     """Return the (64, 64) matrix of a Gaussian mean, renormalised at the borders."""
     position = np.arange(SIDE)
     weights = np.exp(-0.5 * ((position[:, None] - position) / SIGMA) ** 2)
@@ -122,17 +122,17 @@ def turned(pictures: Floats, windows: Floats, orientation: Integers) -> tuple[Fl
 
 def cut(pictures: Floats, windows: Floats) -> Floats:
     """Return what (N, S, S) pictures show in windows, as (N, S, S), interpolated linearly."""
-    rows, columns = (interpolation(places(edges)) for edges in (windows[:, :2], windows[:, 2:]))
+    rows, columns = (_interpolation(_places(edges)) for edges in (windows[:, :2], windows[:, 2:]))
     shown: Floats = np.matmul(np.matmul(rows, pictures), columns.transpose(0, 2, 1))
     return shown
 
 
-def places(edges: Floats) -> Floats:
+def _places(edges: Floats) -> Floats:
     """Return where the (N, 64) pixel centres between two (N, 2) edges lie, as shares of the side."""
     return edges[:, :1] + (edges[:, 1:] - edges[:, :1]) * CENTRES
 
 
-def interpolation(position: Floats) -> Floats:
+def _interpolation(position: Floats) -> Floats:
     """Return the (N, 64, 64) weights of linear interpolation at (N, 64) shares of the side."""
     pixel = (position * SIDE - np.float32(0.5)).clip(0, SIDE - 1)
     weights: Floats = np.maximum(0, 1 - np.abs(pixel[:, :, None] - np.arange(SIDE, dtype=np.float32)))
@@ -154,8 +154,8 @@ def aligned(pictures: Floats, windows: Floats, targets: Floats, enough: float) -
     left = np.arange(len(pictures))
     for step in range(STEPS + 1):
         shown = cut(pictures[left], edges[left])
-        inside = covered(edges[left])
-        shown, target = standardised(shown, inside), standardised(targets[left], inside)
+        inside = _covered(edges[left])
+        shown, target = _standardised(shown, inside), _standardised(targets[left], inside)
         score = np.einsum("nij,nij->n", shown, target)
         best[left] = np.maximum(best[left], np.where(inside.mean(axis=(1, 2)) > COVER, score, -1))
         low = best[left] <= enough
@@ -163,22 +163,22 @@ def aligned(pictures: Floats, windows: Floats, targets: Floats, enough: float) -
             break
         left, shown, target, inside = left[low], shown[low], target[low], inside[low]
         size = np.repeat(windows[left][:, 1::2] - windows[left][:, ::2], 2, axis=1)
-        moved = edges[left] + movement(shown, target, inside) * size
+        moved = edges[left] + _movement(shown, target, inside) * size
         edges[left] = moved.clip(windows[left] - REACH * size, windows[left] + REACH * size)
     return best
 
 
-def covered(windows: Floats) -> Floats:
+def _covered(windows: Floats) -> Floats:
     """Return (N, 64, 64) ones where a window shows the picture, zeros where it reaches beyond."""
     rows, columns = (
         ((position >= 0) & (position <= 1)).astype(np.float32)
-        for position in (places(windows[:, :2]), places(windows[:, 2:]))
+        for position in (_places(windows[:, :2]), _places(windows[:, 2:]))
     )
     inside: Floats = rows[:, :, None] * columns[:, None, :]
     return inside
 
 
-def standardised(pictures: Floats, inside: Floats) -> Floats:
+def _standardised(pictures: Floats, inside: Floats) -> Floats:
     """Return (N, S, S) pictures with mean 0 and norm 1 inside, 0 outside; zeros where there is no contrast."""
     count = np.maximum(inside.sum(axis=(1, 2)), 1)
     mean = np.einsum("nij,nij->n", pictures, inside) / count
@@ -188,7 +188,7 @@ def standardised(pictures: Floats, inside: Floats) -> Floats:
     return result
 
 
-def movement(shown: Floats, target: Floats, inside: Floats) -> Floats:
+def _movement(shown: Floats, target: Floats, inside: Floats) -> Floats:
     """Return (N, 4) by how much top, bottom, left and right should move, as shares of the window's height and width."""
     down, across = np.zeros_like(shown), np.zeros_like(shown)
     down[:, 1:-1] = (shown[:, 2:] - shown[:, :-2]) * (SIDE / 2) * inside[:, 1:-1]

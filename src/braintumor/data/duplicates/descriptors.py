@@ -25,8 +25,8 @@ def structure(levels: NDArray[np.uint8], window: Window = WHOLE) -> Floats:
     It is the root of the grey level minus its Gaussian mean, over the Gaussian root mean square of that difference. A
     picture without contrast gives zeros, which resemble nothing, not even each other.
     """
-    rows, columns = sampling(window[0], window[1]), sampling(window[2], window[3])
-    gauss = gaussian()
+    rows, columns = _sampling(window[0], window[1]), _sampling(window[2], window[3])
+    gauss = _gaussian()
     result = np.empty((len(levels), SIDE, SIDE), np.float32)
     for start in range(0, len(levels), BLOCK):
         grey = rows @ np.sqrt(levels[start : start + BLOCK] / np.float32(255)) @ columns.T
@@ -40,7 +40,7 @@ def structure(levels: NDArray[np.uint8], window: Window = WHOLE) -> Floats:
 
 
 @cache
-def sampling(low: float, high: float) -> Floats:
+def _sampling(low: float, high: float) -> Floats:
     """Return the (24, 48) matrix that averages 48 pixels between two shares of the side to 24, by area."""
     edges = np.linspace(low, high, SIDE + 1) * SOURCE_SIDE
     pixel = np.arange(SOURCE_SIDE)
@@ -51,7 +51,7 @@ def sampling(low: float, high: float) -> Floats:
 
 
 @cache
-def gaussian() -> Floats:
+def _gaussian() -> Floats:
     """Return the (24, 24) matrix of a Gaussian mean, renormalised at the borders."""
     position = np.arange(SIDE)
     weights = np.exp(-0.5 * ((position[:, None] - position) / SIGMA) ** 2)

@@ -214,7 +214,7 @@ def picture_codes(found: Miniatures) -> list[int]:
 
     Source: the difference hash (dHash) of N. Krawetz, 2013.
     """
-    wide, narrow = averaging(9), averaging(8)
+    wide, narrow = _averaging(9), _averaging(8)
     whole = found.whole.astype(np.float64)
     across, down = narrow @ whole @ wide.T, wide @ whole @ narrow.T
     right, below = across[:, :, :-1] > across[:, :, 1:], down[:, :-1] > down[:, 1:]
@@ -222,7 +222,7 @@ def picture_codes(found: Miniatures) -> list[int]:
     return [int("".join("1" if bit else "0" for bit in row), 2) for row in bits]
 
 
-def averaging(fields: int) -> NDArray[np.float64]:
+def _averaging(fields: int) -> NDArray[np.float64]:
     """Return the (fields, 48) matrix that averages the pixels of a miniature's side to so many fields."""
     edges = np.linspace(0, 48, fields + 1)
     pixel = np.arange(48)

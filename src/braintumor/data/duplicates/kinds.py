@@ -92,7 +92,7 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], found: Miniatures) 
     exact = np.array([*sharing_bytes(manifest), *same_name(names)], np.int64).reshape(-1, 2)
     key, known = exact @ np.array([size, 1]), pairs.first * size + pairs.second
     missing = exact[~np.isin(key, known)]
-    pairs = joined([pairs, identical(np.unique(missing, axis=0))])
+    pairs = joined([pairs, _identical(np.unique(missing, axis=0))])
     same = np.append(same, np.ones(len(pairs) - len(same), np.bool_))
     hashes = np.unique([row.sha256 or row.image for row in manifest], return_inverse=True)[1]
     pictures = np.unique(names, return_inverse=True)[1]
@@ -109,7 +109,7 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], found: Miniatures) 
     return Copies(pairs, kind.astype(np.int64))
 
 
-def identical(where: Integers) -> Pairs:
+def _identical(where: Integers) -> Pairs:
     """Return positions (P, 2) as pairs of identical pictures."""
     window = np.repeat(NO_BOX[None], len(where), 0).repeat(2, 1)
     ones = np.ones(len(where), np.float32)
@@ -176,10 +176,10 @@ def listed(copies: Copies, which: Flags, manifest: Manifest, groups: Integers) -
             labels[pairs.first] == labels[pairs.second],
         )
     )
-    return tuple(pair(pairs, index, manifest) for index in order[:LISTED].tolist())
+    return tuple(_pair(pairs, index, manifest) for index in order[:LISTED].tolist())
 
 
-def pair(pairs: Pairs, index: int, manifest: Manifest) -> Pair:
+def _pair(pairs: Pairs, index: int, manifest: Manifest) -> Pair:
     """Return one pair for a list."""
     one, other = manifest.rows[int(pairs.first[index])], manifest.rows[int(pairs.second[index])]
     mirrored, turns = ORIENTATIONS[int(pairs.orientation[index])]

@@ -134,12 +134,12 @@ def similar_pairs(a: Miniatures, b: Miniatures | None = None, threshold: float =
     within = b is None
     other = a if b is None else b
     approximate = max(len(a), len(other)) > LARGE
-    search = nearest_pairs if approximate else pairs_of
-    found = joined([search(view, threshold, within) for view in views(a, other, within, not approximate)])
-    return best_of(turned_round(found) if within else found, len(other))
+    search = _nearest_pairs if approximate else _pairs_of
+    found = joined([search(view, threshold, within) for view in _views(a, other, within, not approximate)])
+    return _best_of(_turned_round(found) if within else found, len(other))
 
 
-def views(a: Miniatures, b: Miniatures, within: bool, keep: bool) -> Iterator[View]:
+def _views(a: Miniatures, b: Miniatures, within: bool, keep: bool) -> Iterator[View]:
     """Yield the ways in which two sets are compared: whole, by the head's box, and with either side cropped.
 
     Args:
@@ -162,7 +162,7 @@ def views(a: Miniatures, b: Miniatures, within: bool, keep: bool) -> Iterator[Vi
             yield View(wholes[0], side(b.whole, window, crop), symmetric=False)
 
 
-def pairs_of(view: View, threshold: float, within: bool) -> Pairs:
+def _pairs_of(view: View, threshold: float, within: bool) -> Pairs:
     """Return the pairs of one view; within one set those with first < second, in a symmetric view each once."""
     everything = slice(None)
     ours, structures = parts(view.mine.structure(everything)), view.theirs.structure(everything)
@@ -179,18 +179,18 @@ def pairs_of(view: View, threshold: float, within: bool) -> Pairs:
         found = list(pool.map(search, range(0, len(view.mine), BLOCK)))
     where = np.concatenate([np.empty((0, 2), np.int64), *found])
     where = where[where[:, 0] < where[:, 1]] if within and view.symmetric else where
-    return described(view, where[where[:, 0] != where[:, 1]] if within else where)
+    return _described(view, where[where[:, 0] != where[:, 1]] if within else where)
 
 
-def nearest_pairs(view: View, threshold: float, within: bool) -> Pairs:
-    """Return the pairs of one view as `pairs_of`, compared only with the nearest ones of an index."""
+def _nearest_pairs(view: View, threshold: float, within: bool) -> Pairs:
+    """Return the pairs of one view as `_pairs_of`, compared only with the nearest ones of an index."""
     index = view.theirs.index
 
     def search(start: int) -> Pairs:
         mine = view.mine.part(slice(start, start + CHUNK))
         first, second = index.candidates(mine.structure(slice(None)), threshold)
         wanted = first + start != second if within else slice(None)  # found from either side in a symmetric view
-        pairs = described(replace(view, mine=mine), np.stack([first, second], axis=1)[wanted])
+        pairs = _described(replace(view, mine=mine), np.stack([first, second], axis=1)[wanted])
         pairs = pairs[pairs.score > threshold]
         return replace(pairs, first=pairs.first + start)
 
@@ -227,7 +227,7 @@ def largest(mine: tuple[Floats, ...], theirs: list[Floats]) -> Floats:
     return same
 
 
-def described(view: View, where: Integers) -> Pairs:
+def _described(view: View, where: Integers) -> Pairs:
     """Return (P, 2) pairs with similarity, orientation and windows, computed pair by pair."""
     first, second = where.T
     score, orientation = np.empty(len(first), np.float32), np.empty(len(first), np.int64)
@@ -249,7 +249,7 @@ def joined(found: list[Pairs]) -> Pairs:
     return Pairs(*(np.concatenate([getattr(pairs, name) for pairs in found]) for name in names))
 
 
-def best_of(pairs: Pairs, size: int) -> Pairs:
+def _best_of(pairs: Pairs, size: int) -> Pairs:
     """Return each pair once, as it scored highest, sorted by positions. Within one set the smaller position is first.
 
     Args:
@@ -261,7 +261,7 @@ def best_of(pairs: Pairs, size: int) -> Pairs:
     return pairs[order[np.append(True, key[1:] != key[:-1])]] if len(order) else pairs
 
 
-def turned_round(pairs: Pairs) -> Pairs:
+def _turned_round(pairs: Pairs) -> Pairs:
     """Return the pairs with first < second: where it is the other way, the members are exchanged."""
     wrong = pairs.first > pairs.second
     first, second = np.where(wrong, [pairs.second, pairs.first], [pairs.first, pairs.second])

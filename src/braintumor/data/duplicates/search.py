@@ -41,7 +41,7 @@ class Index:
             threshold: of the cosine of whole pictures, which that of their main components seldom falls short of.
         """
         queries = (pictures.reshape(len(pictures), -1) @ self.bases).reshape(-1, COMPONENTS)
-        cosine, second = self.cells.search(unit(queries), NEAREST)
+        cosine, second = self.cells.search(_unit(queries), NEAREST)
         first = np.repeat(np.arange(len(pictures)), len(ORIENTATIONS) * NEAREST).reshape(second.shape)
         near = (cosine > threshold - SLACK) & (second >= 0)
         both = np.unique(np.stack([first[near], second[near]], axis=1), axis=0)
@@ -55,15 +55,15 @@ def build(sample: Floats, blocks: Iterable[Floats]) -> Index:
         sample: (N, S, S) random ones, at least 24.
         blocks: (B, S, S) each, all of them in order.
     """
-    directions = main_directions(sample)
+    directions = _main_directions(sample)
     size = sample.shape[1]
     square = directions.T.reshape(COMPONENTS, size, size)
     forward = directions.reshape(size * size, COMPONENTS)
-    vectors = [unit(block.reshape(len(block), -1) @ forward).astype(np.float16) for block in blocks]
-    return Index(bases_of(square), filled(vectors))
+    vectors = [_unit(block.reshape(len(block), -1) @ forward).astype(np.float16) for block in blocks]
+    return Index(_bases_of(square), _filled(vectors))
 
 
-def main_directions(sample: Floats) -> Floats:
+def _main_directions(sample: Floats) -> Floats:
     """Return (P, 192) orthonormal main directions of pictures that may lie in any of the eight orientations."""
     turned = np.concatenate([oriented(sample, number) for number in range(len(ORIENTATIONS))])
     flat = turned.reshape(len(turned), -1)
@@ -71,7 +71,7 @@ def main_directions(sample: Floats) -> Floats:
     return np.ascontiguousarray(directions, np.float32)
 
 
-def bases_of(square: Floats) -> Floats:
+def _bases_of(square: Floats) -> Floats:
     """Return (P, 8 x 192): a picture times them gives the components (192, S, S) of the picture in each orientation."""
     pixels = np.arange(square[0].size).reshape(1, *square.shape[1:])
     flat = square.reshape(len(square), -1)
@@ -84,14 +84,14 @@ def bases_of(square: Floats) -> Floats:
     return np.ascontiguousarray(np.concatenate(parts).T)
 
 
-def unit(vectors: Floats) -> Floats:
+def _unit(vectors: Floats) -> Floats:
     """Return (N, D) vectors with norm 1; zeros stay zeros."""
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     result: Floats = np.where(norm > 0, vectors / np.where(norm > 0, norm, 1), 0).astype(np.float32)
     return result
 
 
-def filled(blocks: list[NDArray[np.float16]]) -> Any:
+def _filled(blocks: list[NDArray[np.float16]]) -> Any:
     """Return the inverted file of vectors, given in blocks of (N, 192)."""
     import faiss
 

@@ -74,16 +74,16 @@ def miniature(scan: Scan) -> Miniatures:
     bright = scan.pixels > HEAD_GREY
     rows = np.flatnonzero(bright.mean(axis=1) > HEAD_SHARE)
     columns = np.flatnonzero(bright.mean(axis=0) > HEAD_SHARE)
-    whole = small(levels, (0, 0, *levels.size))
+    whole = _small(levels, (0, 0, *levels.size))
     fine = np.asarray(levels.resize((FINE_SIDE, FINE_SIDE), Image.Resampling.LANCZOS))[None]
     if not rows.size or not columns.size:
         return Miniatures(whole, BLACK, fine, NO_BOX)
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     box = np.array([[top, bottom, left, right]], np.float32) / np.repeat(scan.pixels.shape, 2)
-    return Miniatures(whole, small(levels, (left, top, right, bottom)), fine, box.astype(np.float32))
+    return Miniatures(whole, _small(levels, (left, top, right, bottom)), fine, box.astype(np.float32))
 
 
-def small(levels: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+def _small(levels: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     """Return the (1, 48, 48) grey levels of a box: left, top, right, bottom."""
     return np.asarray(levels.resize((SIDE, SIDE), Image.Resampling.BOX, box=box))[None]
 
@@ -101,19 +101,19 @@ def miniatures(manifest: Manifest, cache: Path) -> tuple[Miniatures, dict[str, s
     hashes = [row.sha256 for row in manifest]
     key = hashlib.sha256(json.dumps([CACHE_VERSION, PIL.__version__, hashes]).encode()).hexdigest()[:32]
     file = cache / "miniatures" / f"{key}.bytes"
-    kept = recall(file, len(manifest)) if all(hashes) else None
+    kept = _recall(file, len(manifest)) if all(hashes) else None
     if kept is not None:
         return kept, {}
-    found, problems = made(manifest)
+    found, problems = _made(manifest)
     if all(hashes) and not problems:
         with suppress(OSError, StorageError):
             if len(at_hand(manifest)) == len(manifest):  # still what was listed
-                keep(file, found)
+                _keep(file, found)
     return found, problems
 
 
-def recall(file: Path, count: int) -> Miniatures | None:
-    """Return the miniatures of so many slices that `keep` wrote; None if the file is absent or damaged."""
+def _recall(file: Path, count: int) -> Miniatures | None:
+    """Return the miniatures of so many slices that `_keep` wrote; None if the file is absent or damaged."""
     try:
         content = memoryview(file.read_bytes())
     except OSError:
@@ -130,22 +130,22 @@ def recall(file: Path, count: int) -> Miniatures | None:
     return Miniatures(whole, head, fine, np.frombuffer(values[ends[-1] :], np.float32).reshape(count, 4))
 
 
-def keep(file: Path, found: Miniatures) -> None:
+def _keep(file: Path, found: Miniatures) -> None:
     """Write miniatures after the SHA-256 of their bytes, whole or not at all."""
     values = b"".join(part.tobytes() for part in (found.whole, found.head, found.fine, found.box))
     with replacing(file) as aside:
         aside.write_bytes(hashlib.sha256(values).digest() + values)
 
 
-def made(manifest: Manifest) -> tuple[Miniatures, dict[str, str]]:
+def _made(manifest: Manifest) -> tuple[Miniatures, dict[str, str]]:
     """Return the miniatures of the files, zeros for unreadable ones, and the reasons of these."""
     with ThreadPoolExecutor(DECODERS) as pool:
-        results = list(pool.map(lambda row: attempt(manifest, row), manifest.rows))
+        results = list(pool.map(lambda row: _attempt(manifest, row), manifest.rows))
     problems = {row.image: reason for row, (_, reason) in zip(manifest.rows, results, strict=True) if reason}
     return Miniatures.stacked([found for found, _ in results]), problems
 
 
-def attempt(manifest: Manifest, row: Row) -> tuple[Miniatures, str]:
+def _attempt(manifest: Manifest, row: Row) -> tuple[Miniatures, str]:
     """Return the miniature of a row's image and an empty text, or zeros and why it cannot be read."""
     try:
         return miniature(read(manifest.path(row))), ""

@@ -55,12 +55,12 @@ def get_figshare(out: Path, progress: Progress) -> Path:
         return reference
     if reference.exists():
         raise DataError(f"{reference} is there without annotations.csv; remove it or choose another --out")
-    archives = originals(out / "figshare-original", progress)
-    convert(archives, reference, progress)
+    archives = _originals(out / "figshare-original", progress)
+    _convert(archives, reference, progress)
     return reference
 
 
-def originals(folder: Path, progress: Progress) -> list[Path]:
+def _originals(folder: Path, progress: Progress) -> list[Path]:
     """Return the archives, verified; what is missing is fetched, with the small files beside them.
 
     Without a file list, archives that lie there are taken as they are: each member still has a CRC-32.
@@ -70,20 +70,20 @@ def originals(folder: Path, progress: Progress) -> list[Path]:
     """
     archives = [folder / name for name in ARCHIVES]
     try:
-        listed = published(folder)
+        listed = _published(folder)
     except DownloadError as error:
         if all(archive.is_file() for archive in archives):
             return archives
-        raise DownloadError(f"{error}.", *by_hand(folder)) from error
+        raise DownloadError(f"{error}.", *_by_hand(folder)) from error
     try:
         for remote in listed:
             fetch(remote, folder, progress)
     except DownloadError as error:
-        raise DownloadError(f"{error}.", *by_hand(folder)) from error
+        raise DownloadError(f"{error}.", *_by_hand(folder)) from error
     return archives
 
 
-def by_hand(folder: Path) -> tuple[str, ...]:
+def _by_hand(folder: Path) -> tuple[str, ...]:
     """Return the lines that say how to go on without a network."""
     return (
         f"On a machine without network, put these files into {folder} and give the same command again:",
@@ -92,7 +92,7 @@ def by_hand(folder: Path) -> tuple[str, ...]:
     )
 
 
-def published(folder: Path) -> list[Remote]:
+def _published(folder: Path) -> list[Remote]:
     """Return the files of the article; the list is kept as `article.json`, and taken from there if it is there.
 
     Raises:
@@ -101,7 +101,7 @@ def published(folder: Path) -> list[Remote]:
     kept = folder / "article.json"
     text = kept.read_text("utf-8", errors="replace") if kept.is_file() else fetch_text(ARTICLE)
     try:
-        remotes = [remote_of(entry) for entry in json.loads(text)["files"] if not entry.get("is_link_only")]
+        remotes = [_remote_of(entry) for entry in json.loads(text)["files"] if not entry.get("is_link_only")]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         origin = f"{kept}, which can be removed" if kept.is_file() else ARTICLE
         raise DownloadError(f"expected figshare's list of files from {origin}, got something else ({error})") from error
@@ -113,7 +113,7 @@ def published(folder: Path) -> list[Remote]:
     return remotes
 
 
-def remote_of(entry: dict[str, object]) -> Remote:
+def _remote_of(entry: dict[str, object]) -> Remote:
     """Return one file of the list.
 
     Raises:
@@ -128,7 +128,7 @@ def remote_of(entry: dict[str, object]) -> Remote:
     return Remote(name, url, size, md5)
 
 
-def convert(archives: list[Path], reference: Path, progress: Progress) -> None:
+def _convert(archives: list[Path], reference: Path, progress: Progress) -> None:
     """Write the reference folder of all slices in the archives: `images/ID.png` and `annotations.csv`.
 
     Raises:
@@ -136,16 +136,16 @@ def convert(archives: list[Path], reference: Path, progress: Progress) -> None:
         StorageError: the folder cannot be written.
     """
     aside = reference.with_name(f".{reference.name}.part")
-    wanted = {archive: numbers(archive) for archive in archives}
+    wanted = {archive: _numbers(archive) for archive in archives}
     total = sum(map(len, wanted.values()))
     slices: dict[int, tuple[str, str, str]] = {}
     for archive, expected in wanted.items():
-        for number, content in slices_in(archive, expected):
+        for number, content in _slices_in(archive, expected):
             found = read_slice(content, f"{archive}: {number}.mat")
             target = aside / "images" / f"{number}.png"
             if not target.is_file():
                 write_grey(target, found)
-            slices[number] = (found.label, found.patient, outline_text(found))
+            slices[number] = (found.label, found.patient, _outline_text(found))
             progress(len(slices), total)
     with replacing(aside / "annotations.csv") as file, file.open("w", encoding="utf-8", newline="") as stream:
         rows = [(number, *slices[number]) for number in sorted(slices)]
@@ -153,13 +153,13 @@ def convert(archives: list[Path], reference: Path, progress: Progress) -> None:
     publish(aside, reference)
 
 
-def numbers(archive: Path) -> range:
+def _numbers(archive: Path) -> range:
     """Return the numbers of the slices that an archive holds by its name, `…_1-766.zip`."""
     first, last = archive.stem.rsplit("_", 1)[1].split("-")
     return range(int(first), int(last) + 1)
 
 
-def slices_in(archive: Path, expected: range) -> Iterator[tuple[int, bytes]]:
+def _slices_in(archive: Path, expected: range) -> Iterator[tuple[int, bytes]]:
     """Yield number and content of every MATLAB file in an archive.
 
     Raises:
@@ -189,6 +189,6 @@ def write_grey(target: Path, found: Slice) -> None:
         Image.fromarray(grey).save(aside, "PNG")
 
 
-def outline_text(found: Slice) -> str:
+def _outline_text(found: Slice) -> str:
     """Return an outline as `x y;x y;…` in pixels with one decimal."""
     return ";".join(f"{x:.1f} {y:.1f}" for x, y in found.outline.tolist())

@@ -40,9 +40,9 @@ def get_kaggle(out: Path) -> Listing:
     try:
         shutil.rmtree(aside, ignore_errors=True)
         if archive.is_file():
-            unpack(archive, aside)
+            _unpack(archive, aside)
         else:
-            copy(download(archive), aside)
+            _copy(_download(archive), aside)
         list_images(aside)
         publish(aside, target)
     finally:
@@ -50,7 +50,7 @@ def get_kaggle(out: Path) -> Listing:
     return list_images(target)
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, folder: Path) -> None:
     """Write the images of an archive to `PART/CLASS/NAME.jpg` in a folder; everything else in it is passed over.
 
     Raises:
@@ -62,7 +62,7 @@ def unpack(archive: Path, folder: Path) -> None:
             aside.write_bytes(content)
 
 
-def copy(source: Path, folder: Path) -> None:
+def _copy(source: Path, folder: Path) -> None:
     """Copy a folder.
 
     Raises:
@@ -76,7 +76,7 @@ def copy(source: Path, folder: Path) -> None:
         ) from error
 
 
-def download(archive: Path) -> Path:
+def _download(archive: Path) -> Path:
     """Return the folder in kagglehub's cache, downloaded if it is not there; kagglehub stays silent.
 
     Args:

@@ -51,34 +51,34 @@ def read_slice(content: bytes, name: str) -> Slice:
     """
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            return slice_of(part(file, "cjdata", h5py.Group))
+            return _slice_of(_part(file, "cjdata", h5py.Group))
     except (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"{name} is no slice of the figshare set ({error}); get its archive again") from error
 
 
-def slice_of(group: Any) -> Slice:
+def _slice_of(group: Any) -> Slice:
     """Return the slice in an HDF5 group.
 
     Raises:
         KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError: from here or from h5py.
     """
-    label = LABELS.get(int(values(group, "label", 1)[0]))
+    label = LABELS.get(int(_values(group, "label", 1)[0]))
     if label is None:
         raise ValueError(f"label is none of {', '.join(map(str, LABELS))}")
-    patient = "".join(chr(int(code)) for code in values(group, "PID", LONGEST_NAME)).strip()
+    patient = "".join(chr(int(code)) for code in _values(group, "PID", LONGEST_NAME)).strip()
     if not patient.isprintable() or not patient:
         raise ValueError("PID is no name")
-    pixels, mask = picture(group, "image"), picture(group, "tumorMask")
+    pixels, mask = _picture(group, "image"), _picture(group, "tumorMask")
     if pixels.shape != mask.shape:
         raise ValueError(f"tumorMask has the shape {mask.shape}, the image {pixels.shape}")
-    border = values(group, "tumorBorder", MOST_BORDER_VALUES).astype(np.float64)
+    border = _values(group, "tumorBorder", MOST_BORDER_VALUES).astype(np.float64)
     if len(border) < 6 or len(border) % 2 or not np.isfinite(border).all():
         raise ValueError("tumorBorder is no list of at least three points")
     grouped = PATIENT.fullmatch(patient)
-    return Slice(pixels, label, grouped[1] if grouped else patient, outline(border.reshape(-1, 2), mask != 0))
+    return Slice(pixels, label, grouped[1] if grouped else patient, _outline(border.reshape(-1, 2), mask != 0))
 
 
-def part(group: Any, name: str, kind: type) -> Any:
+def _part(group: Any, name: str, kind: type) -> Any:
     """Return a member of a group; links to other files are not followed, data in other files is not read.
 
     Raises:
@@ -92,38 +92,38 @@ def part(group: Any, name: str, kind: type) -> Any:
     return found
 
 
-def values(group: Any, name: str, most: int) -> NDArray[Any]:
+def _values(group: Any, name: str, most: int) -> NDArray[Any]:
     """Return the at most so many numbers of a field as one row.
 
     Raises:
         ValueError: none, more or no numbers.
     """
-    field = part(group, name, h5py.Dataset)
+    field = _part(group, name, h5py.Dataset)
     if field.dtype.kind not in "iuf" or not 1 <= field.size <= most:
         raise ValueError(f"{name} has {field.size} values of type {field.dtype}, expected 1 to {most} numbers")
     return np.asarray(field[()]).ravel()
 
 
-def picture(group: Any, name: str) -> NDArray[Any]:
+def _picture(group: Any, name: str) -> NDArray[Any]:
     """Return an image field as (H, W) integers.
 
     Raises:
         ValueError: another shape or type.
     """
-    field = part(group, name, h5py.Dataset)
+    field = _part(group, name, h5py.Dataset)
     sides_fit = len(field.shape) == 2 and all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in field.shape)
     if not sides_fit or field.dtype.kind not in "iu":
         raise ValueError(f"{name} has the shape {field.shape} and type {field.dtype}, expected a slice of integers")
     return np.asarray(field[()]).T
 
 
-def outline(points: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _outline(points: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the points (n, 2) of a border as x and y: in the order in which they enclose the mask (H, W) better."""
     swapped = points[:, ::-1]
-    return swapped if overlap(swapped, mask) > overlap(points, mask) else points
+    return swapped if _overlap(swapped, mask) > _overlap(points, mask) else points
 
 
-def overlap(points: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
+def _overlap(points: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
     """Return intersection over union of a polygon of (n, 2) x and y and a mask (H, W)."""
     drawn = Image.new("1", (mask.shape[1], mask.shape[0]))
     ImageDraw.Draw(drawn).polygon([(x, y) for x, y in points.tolist()], fill=1)

@@ -31,14 +31,14 @@ def members(archive: Path, wanted: re.Pattern[str]) -> Iterator[tuple[re.Match[s
             for member in file.infolist():
                 if match := wanted.fullmatch(member.filename):
                     found += 1
-                    yield match, content_of(file, member, archive)
+                    yield match, _content_of(file, member, archive)
     except ZIP_ERRORS as error:
         raise DataError(f"{archive} cannot be unpacked ({error}); remove it and get it again") from error
     if not found:
         raise DataError(f"{archive} holds none of the expected files; remove it and get the archive of this data set")
 
 
-def content_of(file: zipfile.ZipFile, member: zipfile.ZipInfo, archive: Path) -> bytes:
+def _content_of(file: zipfile.ZipFile, member: zipfile.ZipInfo, archive: Path) -> bytes:
     """Return what a member holds, never more than the limit, whatever size the archive claims.
 
     Raises:

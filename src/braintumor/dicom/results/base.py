@@ -85,35 +85,35 @@ class Case:
         """
         source = self.source
         image = (source.StudyInstanceUID, source.SeriesInstanceUID, source.SOPInstanceUID, self.frame)
-        return uid_of(role, *map(str, image), *authorship(self.model))
+        return _uid_of(role, *map(str, image), *_authorship(self.model))
 
     def series_uid(self, kind: Kind) -> str:
         """Return the UID of the series in which results of one kind about the image's series are."""
         series = (self.source.StudyInstanceUID, self.source.SeriesInstanceUID)
-        return uid_of("series", kind.title, *map(str, series), *authorship(self.model))
+        return _uid_of("series", kind.title, *map(str, series), *_authorship(self.model))
 
     def device_uid(self) -> str:
         """Return the UID of the model with this version of the package."""
-        return uid_of("device", *authorship(self.model)[:3])
+        return _uid_of("device", *_authorship(self.model)[:3])
 
 
-def authorship(model: Model) -> tuple[str, ...]:
+def _authorship(model: Model) -> tuple[str, ...]:
     """Return all that decides what is said about an image: package, model and operating point."""
     return __version__, model.identity, fingerprint(model), repr(model.policy)
 
 
 def author(model: Model) -> str:
     """Return a hash of all that decides what is said about an image: who has the same one makes the same results."""
-    return hashlib.sha256("\0".join(authorship(model)).encode()).hexdigest()[:32]
+    return hashlib.sha256("\0".join(_authorship(model)).encode()).hexdigest()[:32]
 
 
-def uid_of(*parts: str) -> str:
+def _uid_of(*parts: str) -> str:
     """Return the UID that a SHA-256 of the parts makes, in the arc of UUIDs, 2.25 (PS3.5 B.2)."""
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
 
-IMPLEMENTATION: Final = UID(uid_of("implementation", MANUFACTURER))
+IMPLEMENTATION: Final = UID(_uid_of("implementation", MANUFACTURER))
 
 
 @lru_cache(maxsize=8)
@@ -143,10 +143,10 @@ def begun(case: Case, kind: Kind) -> Dataset:
     made.SeriesNumber, made.InstanceNumber = series_number(source.get("SeriesNumber"), kind), case.number
     made.SeriesDescription = f"{MANUFACTURER} {kind.title}, research use only"
     made.SOPClassUID, made.SOPInstanceUID = kind.sop_class, case.uid(kind.title)
-    made.ContentDate, made.ContentTime = moment(source)
-    made.update(equipment(case))
-    made.ContributingEquipmentSequence = [contribution(case)]
-    made.file_meta = file_meta(made)
+    made.ContentDate, made.ContentTime = _moment(source)
+    made.update(_equipment(case))
+    made.ContributingEquipmentSequence = [_contribution(case)]
+    made.file_meta = _file_meta(made)
     return made
 
 
@@ -156,7 +156,7 @@ def series_number(number: Any, kind: Kind) -> int:
     return numbered if 0 < numbered <= LARGEST_NUMBER else 9900 + kind.digits
 
 
-def moment(source: Dataset) -> tuple[str, str]:
+def _moment(source: Dataset) -> tuple[str, str]:
     """Return date and time of the image, as exactly as it says."""
     for event in ("Content", "Acquisition", "Series", "Study"):
         if day := source.get(f"{event}Date"):
@@ -164,7 +164,7 @@ def moment(source: Dataset) -> tuple[str, str]:
     return NO_DATE
 
 
-def equipment(case: Case) -> Dataset:
+def _equipment(case: Case) -> Dataset:
     """Return who made the result (PS3.3 C.7.5.2)."""
     return dataset(
         Manufacturer=MANUFACTURER,
@@ -175,9 +175,9 @@ def equipment(case: Case) -> Dataset:
     )
 
 
-def contribution(case: Case) -> Dataset:
+def _contribution(case: Case) -> Dataset:
     """Return the description of the algorithm that IHE AI Results asks for, an item of contributing equipment."""
-    made = equipment(case)
+    made = _equipment(case)
     made.ContributionDescription = f"Algorithm that classifies brain MRI slices. {RESEARCH_ONLY}"
     made.PurposeOfReferenceCodeSequence = [PROCESSING_EQUIPMENT.item()]
     return made
@@ -188,7 +188,7 @@ def short(text: str, longest: int = 64) -> str:
     return "".join(each for each in text.replace("\\", "/") if each.isprintable())[:longest].strip() or "unnamed"
 
 
-def file_meta(made: Dataset) -> FileMetaDataset:
+def _file_meta(made: Dataset) -> FileMetaDataset:
     """Return the file meta data of a result (PS3.10 7.1)."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = made.SOPClassUID, made.SOPInstanceUID

@@ -48,9 +48,9 @@ def results(scan: Scan, prediction: Prediction, model: Model) -> list[Dataset]:
     if scan.origin is None:
         raise ValueError("expected a slice that was read from DICOM, got one without origin")
     case = Case(restore(scan.origin), scan, prediction, model)
-    class_map = parametric_map(case) if has_place(case) else None
+    class_map = _parametric_map(case) if _has_place(case) else None
     return [
-        secondary_capture(case),
+        _secondary_capture(case),
         *([] if class_map is None else [class_map]),
         report(case, class_map),
     ]
@@ -80,15 +80,15 @@ def encoded(result: Dataset) -> bytes:
     return stream.getvalue()
 
 
-def secondary_capture(case: Case) -> Dataset:
+def _secondary_capture(case: Case) -> Dataset:
     """Return the slice beside its overlay with answer, legend and disclaimer as an RGB image (PS3.3 A.8.1)."""
-    page, meaning = picture(case), codes.CLASSES_OF[case.prediction.predicted].meaning
+    page, meaning = _picture(case), codes.CLASSES_OF[case.prediction.predicted].meaning
     made = begun(case, OVERLAY)
     made.ConversionType = "WSD"
-    made.update(derivation(case, f"Slice beside the class map of {meaning} laid over it."))
+    made.update(_derivation(case, f"Slice beside the class map of {meaning} laid over it."))
     made.ImageType = ["DERIVED", "SECONDARY"]
     made.BurnedInAnnotation, made.ImageComments = "YES", codes.RESEARCH_ONLY
-    made.PatientOrientation = orientation(case.source)
+    made.PatientOrientation = _orientation(case.source)
     made.SamplesPerPixel, made.PhotometricInterpretation, made.PlanarConfiguration = 3, "RGB", 0
     made.Rows, made.Columns = page.height, page.width
     made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 8, 8, 7, 0
@@ -96,7 +96,7 @@ def secondary_capture(case: Case) -> Dataset:
     return made
 
 
-def picture(case: Case) -> Image.Image:
+def _picture(case: Case) -> Image.Image:
     """Return the figure of `explain`, with the probability or the reasons, and what was assumed, under the slice."""
     prediction, name = case.prediction, case.prediction.predicted
     page = figure(
@@ -117,7 +117,7 @@ def picture(case: Case) -> Image.Image:
 LINE, LINES, LONGEST_NAME = 64, 3, 64  # characters, lines: what fits under the slice, and before the disclaimer
 
 
-def derivation(case: Case, description: str) -> Dataset:
+def _derivation(case: Case, description: str) -> Dataset:
     """Return what a picture shows, from which image it was made and how (PS3.3 C.7.6.1, C.12.4).
 
     That the image was compressed with loss stays known.
@@ -139,36 +139,36 @@ def derivation(case: Case, description: str) -> Dataset:
     return made
 
 
-def orientation(source: Dataset) -> list[str]:
+def _orientation(source: Dataset) -> list[str]:
     """Return where rows and columns point to in the patient, nothing where the image does not say (C.7.6.1.1.1)."""
     directions = source.get("ImageOrientationPatient")
     if directions is None:
         return [str(each) for each in source.get("PatientOrientation") or []]
-    return [letters([float(each) for each in directions[start : start + 3]]) for start in (0, 3)]
+    return [_letters([float(each) for each in directions[start : start + 3]]) for start in (0, 3)]
 
 
-def letters(direction: list[float]) -> str:
+def _letters(direction: list[float]) -> str:
     """Return the letters of a direction, the strongest first: L left, P posterior, H head and their opposites."""
     named = [(abs(value), pair[value < 0]) for value, pair in zip(direction, ("LR", "PA", "HF"), strict=True)]
     return "".join(letter for strength, letter in sorted(named, reverse=True) if strength > TILTED)
 
 
-def has_place(case: Case) -> bool:
+def _has_place(case: Case) -> bool:
     """Tell whether the image says where its pixels lie in the patient, and the slice has all of them."""
     source = case.source
     needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
     if not all(keyword in source for keyword in needed):
         return False
     row, column = (float(length) for length in source.PixelSpacing)
-    return square_shape(source_shape(source), row, column) == case.scan.pixels.shape
+    return square_shape(_source_shape(source), row, column) == case.scan.pixels.shape
 
 
-def source_shape(source: Dataset) -> tuple[int, int]:
+def _source_shape(source: Dataset) -> tuple[int, int]:
     """Return (Rows, Columns) of the image, zeros where it does not say."""
     return int(source.get("Rows") or 0), int(source.get("Columns") or 0)
 
 
-def parametric_map(case: Case) -> Dataset:
+def _parametric_map(case: Case) -> Dataset:
     """Return the map of the predicted class in the image's geometry, 0 to 65535 for 0 to 1 (PS3.3 A.75).
 
     Stored are unsigned 16-bit integers: viewers show them, the 32-bit kind often not, and 8 bits are not allowed.
@@ -177,12 +177,12 @@ def parametric_map(case: Case) -> Dataset:
     name = case.prediction.predicted
     values = shown(case.prediction.class_maps[CLASSES.index(name)], case.model.card.class_map_scale)
     seen = enlarge(values, case.scan.pixels.shape)  # with square pixels, as the model saw it
-    rows, columns = source_shape(case.source)
+    rows, columns = _source_shape(case.source)
     fitting = np.asarray(Image.fromarray(seen).resize((columns, rows), Image.Resampling.BILINEAR))
     stored = np.rint(FULL * fitting.clip(0, 1)).astype("<u2")
     meaning = codes.CLASSES_OF[name].meaning
     made = begun(case, CLASS_MAP)
-    made.update(derivation(case, f"Class map of {meaning}."))
+    made.update(_derivation(case, f"Class map of {meaning}."))
     made.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "QUANTITY"]
     made.ContentQualification, made.PixelPresentation = "RESEARCH", "MONOCHROME"
     made.ContentLabel, made.ContentDescription = "CLASS_MAP", f"Class map of {meaning}, research use only"
@@ -193,12 +193,12 @@ def parametric_map(case: Case) -> Dataset:
         dataset(SeriesInstanceUID=case.source.SeriesInstanceUID, ReferencedInstanceSequence=[reference_to(case.source)])
     ]
     made.AcquisitionContextSequence = []
-    grey_levels(made, stored)
-    one_frame(made, case, meaning)
+    _grey_levels(made, stored)
+    _one_frame(made, case, meaning)
     return made
 
 
-def grey_levels(made: Dataset, stored: NDArray[np.uint16]) -> None:
+def _grey_levels(made: Dataset, stored: NDArray[np.uint16]) -> None:
     """Set the pixels (H, W) of an image of one frame."""
     made.SamplesPerPixel, made.PhotometricInterpretation, made.NumberOfFrames = 1, "MONOCHROME2", 1
     made.PresentationLUTShape = "IDENTITY"
@@ -207,7 +207,7 @@ def grey_levels(made: Dataset, stored: NDArray[np.uint16]) -> None:
     made.add_new("PixelData", "OW", stored.tobytes())
 
 
-def one_frame(made: Dataset, case: Case, meaning: str) -> None:
+def _one_frame(made: Dataset, case: Case, meaning: str) -> None:
     """Set dimension and functional groups of the one frame (PS3.3 C.7.6.16, C.7.6.17, C.8.32)."""
     source, organization = case.source, case.uid("dimension")
     made.DimensionOrganizationSequence = [dataset(DimensionOrganizationUID=organization)]
@@ -227,7 +227,7 @@ def one_frame(made: Dataset, case: Case, meaning: str) -> None:
             FrameVOILUTSequence=[dataset(WindowCenter=(FULL + 1) / 2, WindowWidth=FULL + 1)],
             PixelValueTransformationSequence=[dataset(RescaleIntercept=0, RescaleSlope=1, RescaleType="US")],
             ParametricMapFrameTypeSequence=[dataset(FrameType=list(made.ImageType))],
-            RealWorldValueMappingSequence=[real_world_values(meaning)],
+            RealWorldValueMappingSequence=[_real_world_values(meaning)],
         )
     ]
     image = reference(case)
@@ -243,7 +243,7 @@ def one_frame(made: Dataset, case: Case, meaning: str) -> None:
     ]
 
 
-def real_world_values(meaning: str) -> Dataset:
+def _real_world_values(meaning: str) -> Dataset:
     """Return what the stored values mean: the share of the model's full scale (PS3.3 C.7.6.16.2.11)."""
     quantity = dataset(
         ValueType="CODE",

@@ -30,7 +30,7 @@ def report(case: Case, class_map: Dataset | None) -> Dataset:
     made.PerformedProcedureCodeSequence = []
     made.CompletionFlag, made.VerificationFlag, made.PreliminaryFlag = "PARTIAL", "UNVERIFIED", "PRELIMINARY"
     made.CompletionFlagDescription = "One slice, judged by software alone"
-    made.CurrentRequestedProcedureEvidenceSequence = [evidence(case, class_map)]
+    made.CurrentRequestedProcedureEvidenceSequence = [_evidence(case, class_map)]
     made.CodingSchemeIdentificationSequence = [
         dataset(
             CodingSchemeDesignator=codes.OWN,
@@ -43,132 +43,126 @@ def report(case: Case, class_map: Dataset | None) -> Dataset:
             ValueType="CONTAINER",
             ConceptNameCodeSequence=[codes.REPORT.item()],
             ContinuityOfContent="SEPARATE",
-            ContentTemplateSequence=[template("1500")],
+            ContentTemplateSequence=[_template("1500")],
             ContentSequence=[
-                coded("HAS CONCEPT MOD", codes.LANGUAGE, codes.ENGLISH),
-                *observer(case),
-                coded("HAS CONCEPT MOD", codes.PROCEDURE, procedure(case)),
-                container(codes.IMAGE_LIBRARY, [container(codes.IMAGE_GROUP, [library_entry(case)])]),
-                container(codes.MEASUREMENTS, [group(case, class_map)]),
+                _coded("HAS CONCEPT MOD", codes.LANGUAGE, codes.ENGLISH),
+                *_observer(case),
+                _coded("HAS CONCEPT MOD", codes.PROCEDURE, _procedure(case)),
+                _container(codes.IMAGE_LIBRARY, [_container(codes.IMAGE_GROUP, [_library_entry(case)])]),
+                _container(codes.MEASUREMENTS, [_group(case, class_map)]),
             ],
         )
     )
     return made
 
 
-def evidence(case: Case, class_map: Dataset | None) -> Dataset:
+def _evidence(case: Case, class_map: Dataset | None) -> Dataset:
     """Return which objects of the study the report refers to (PS3.3 C.17.2.3)."""
-    series = [series_of(str(case.source.SeriesInstanceUID), reference(case, whole=True))]
+    series = [_series_of(str(case.source.SeriesInstanceUID), reference(case, whole=True))]
     if class_map is not None:
-        series.append(series_of(str(class_map.SeriesInstanceUID), reference_to(class_map)))
+        series.append(_series_of(str(class_map.SeriesInstanceUID), reference_to(class_map)))
     return dataset(StudyInstanceUID=case.source.StudyInstanceUID, ReferencedSeriesSequence=series)
 
 
-def series_of(uid: str, instance: Dataset) -> Dataset:
-    """Return a reference to an instance under its series."""
+def _series_of(uid: str, instance: Dataset) -> Dataset:
     return dataset(SeriesInstanceUID=uid, ReferencedSOPSequence=[instance])
 
 
-def template(identifier: str) -> Dataset:
+def _template(identifier: str) -> Dataset:
     """Return the template of PS3.16 that a container follows."""
     return dataset(MappingResource="DCMR", TemplateIdentifier=identifier)
 
 
-def observer(case: Case) -> list[Dataset]:
+def _observer(case: Case) -> list[Dataset]:
     """Return who observed: the software (TID 1001, 1004)."""
     context = "HAS OBS CONTEXT"
     return [
-        coded(context, codes.OBSERVER_TYPE, codes.DEVICE),
-        uid_of_item(context, codes.DEVICE_UID, case.device_uid()),
-        text(context, codes.DEVICE_NAME, codes.MANUFACTURER),
-        text(context, codes.DEVICE_MANUFACTURER, codes.MANUFACTURER),
-        text(context, codes.DEVICE_MODEL, case.model.card.name),
-        text(context, codes.DEVICE_SERIAL, fingerprint(case.model)[:32]),
+        _coded(context, codes.OBSERVER_TYPE, codes.DEVICE),
+        _uid_of_item(context, codes.DEVICE_UID, case.device_uid()),
+        _text(context, codes.DEVICE_NAME, codes.MANUFACTURER),
+        _text(context, codes.DEVICE_MANUFACTURER, codes.MANUFACTURER),
+        _text(context, codes.DEVICE_MODEL, case.model.card.name),
+        _text(context, codes.DEVICE_SERIAL, fingerprint(case.model)[:32]),
     ]
 
 
-def procedure(case: Case) -> Code:
+def _procedure(case: Case) -> Code:
     """Return what was imaged, in the most general words of context group 100: the file names no verified code."""
     return codes.MRI if case.source.get("Modality") == "MR" else codes.IMAGING
 
 
-def library_entry(case: Case) -> Dataset:
+def _library_entry(case: Case) -> Dataset:
     """Return the entry of the image in the image library (TID 1601)."""
-    entry = image("CONTAINS", codes.SOURCE, reference(case))
+    entry = _image("CONTAINS", codes.SOURCE, reference(case))
     if modality := codes.MODALITIES.get(case.source.get("Modality", "")):
-        entry.ContentSequence = [coded("HAS ACQ CONTEXT", codes.MODALITY, modality)]
+        entry.ContentSequence = [_coded("HAS ACQ CONTEXT", codes.MODALITY, modality)]
     return entry
 
 
-def group(case: Case, class_map: Dataset | None) -> Dataset:
+def _group(case: Case, class_map: Dataset | None) -> Dataset:
     """Return all that is said about the slice (TID 1501)."""
     model, prediction = case.model, case.prediction
     said = [
-        text("HAS OBS CONTEXT", codes.TRACKING, f"{codes.MANUFACTURER} {prediction.model}, slice {case.number}"),
-        uid_of_item("HAS OBS CONTEXT", codes.TRACKING_UID, case.uid("tracking")),
-        coded("HAS CONCEPT MOD", codes.FINDING_SITE, codes.BRAIN),
-        text("HAS CONCEPT MOD", codes.ALGORITHM_NAME, f"{codes.MANUFACTURER} {model.card.name}"),
-        text("HAS CONCEPT MOD", codes.ALGORITHM_VERSION, prediction.model),
-        coded("HAS CONCEPT MOD", codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE),
-        text("CONTAINS", codes.COMMENT, codes.RESEARCH_ONLY),
-        coded("CONTAINS", codes.DECISION, codes.DECISIONS[prediction.decision]),
-        *(text("CONTAINS", codes.REASON, reason) for reason in case.reasons),
-        *(coded("CONTAINS", codes.IN_PREDICTION_SET, codes.CLASSES_OF[name]) for name in prediction.prediction_set),
-        *measurements(case),
-        *(text("CONTAINS", codes.COMMENT, note) for note in case.scan.notes),
-        image("CONTAINS", codes.SOURCE_OF_MEASUREMENT, reference(case)),
+        _text("HAS OBS CONTEXT", codes.TRACKING, f"{codes.MANUFACTURER} {prediction.model}, slice {case.number}"),
+        _uid_of_item("HAS OBS CONTEXT", codes.TRACKING_UID, case.uid("tracking")),
+        _coded("HAS CONCEPT MOD", codes.FINDING_SITE, codes.BRAIN),
+        _text("HAS CONCEPT MOD", codes.ALGORITHM_NAME, f"{codes.MANUFACTURER} {model.card.name}"),
+        _text("HAS CONCEPT MOD", codes.ALGORITHM_VERSION, prediction.model),
+        _coded("HAS CONCEPT MOD", codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE),
+        _text("CONTAINS", codes.COMMENT, codes.RESEARCH_ONLY),
+        _coded("CONTAINS", codes.DECISION, codes.DECISIONS[prediction.decision]),
+        *(_text("CONTAINS", codes.REASON, reason) for reason in case.reasons),
+        *(_coded("CONTAINS", codes.IN_PREDICTION_SET, codes.CLASSES_OF[name]) for name in prediction.prediction_set),
+        *_measurements(case),
+        *(_text("CONTAINS", codes.COMMENT, note) for note in case.scan.notes),
+        _image("CONTAINS", codes.SOURCE_OF_MEASUREMENT, reference(case)),
     ]
     if class_map is None:
-        said.append(text("CONTAINS", codes.COMMENT, NO_MAP))
+        said.append(_text("CONTAINS", codes.COMMENT, NO_MAP))
     else:
-        said.append(image("CONTAINS", codes.CLASS_ACTIVATION, reference_to(class_map)))
-    made = container(codes.GROUP, said)
-    made.ContentTemplateSequence = [template("1501")]
+        said.append(_image("CONTAINS", codes.CLASS_ACTIVATION, reference_to(class_map)))
+    made = _container(codes.GROUP, said)
+    made.ContentTemplateSequence = [_template("1501")]
     return made
 
 
-def measurements(case: Case) -> Iterator[Dataset]:
+def _measurements(case: Case) -> Iterator[Dataset]:
     """Yield the probability of each class, and how unlike the training images the slice is."""
     for name, share in zip(CLASSES, case.prediction.probabilities.tolist(), strict=True):
-        made = measured(codes.PROBABILITY, f"{share:.6f}")
-        made.ContentSequence = [coded("HAS CONCEPT MOD", codes.CLASS, codes.CLASSES_OF[name])]
+        made = _measured(codes.PROBABILITY, f"{share:.6f}")
+        made.ContentSequence = [_coded("HAS CONCEPT MOD", codes.CLASS, codes.CLASSES_OF[name])]
         yield made
     if math.isfinite(case.prediction.ood_score):
-        yield measured(codes.OOD_SCORE, f"{case.prediction.ood_score:.4g}")
+        yield _measured(codes.OOD_SCORE, f"{case.prediction.ood_score:.4g}")
 
 
-def content_item(relationship: str, kind: str, name: Code, **values: Any) -> Dataset:
+def _content_item(relationship: str, kind: str, name: Code, **values: Any) -> Dataset:
     """Return a node of the report (PS3.3 C.17.3)."""
     concept = [name.item()]
     return dataset(RelationshipType=relationship, ValueType=kind, ConceptNameCodeSequence=concept, **values)
 
 
-def container(name: Code, items: list[Dataset]) -> Dataset:
-    """Return a node that holds others."""
-    return content_item("CONTAINS", "CONTAINER", name, ContinuityOfContent="SEPARATE", ContentSequence=items)
+def _container(name: Code, items: list[Dataset]) -> Dataset:
+    return _content_item("CONTAINS", "CONTAINER", name, ContinuityOfContent="SEPARATE", ContentSequence=items)
 
 
-def coded(relationship: str, name: Code, value: Code) -> Dataset:
-    """Return a node whose value is a code."""
-    return content_item(relationship, "CODE", name, ConceptCodeSequence=[value.item()])
+def _coded(relationship: str, name: Code, value: Code) -> Dataset:
+    return _content_item(relationship, "CODE", name, ConceptCodeSequence=[value.item()])
 
 
-def text(relationship: str, name: Code, value: str) -> Dataset:
-    """Return a node whose value is text."""
-    return content_item(relationship, "TEXT", name, TextValue=value)
+def _text(relationship: str, name: Code, value: str) -> Dataset:
+    return _content_item(relationship, "TEXT", name, TextValue=value)
 
 
-def uid_of_item(relationship: str, name: Code, value: str) -> Dataset:
-    """Return a node whose value is a UID."""
-    return content_item(relationship, "UIDREF", name, UID=value)
+def _uid_of_item(relationship: str, name: Code, value: str) -> Dataset:
+    return _content_item(relationship, "UIDREF", name, UID=value)
 
 
-def image(relationship: str, name: Code, referenced: Dataset) -> Dataset:
-    """Return a node that refers to an image."""
-    return content_item(relationship, "IMAGE", name, ReferencedSOPSequence=[referenced])
+def _image(relationship: str, name: Code, referenced: Dataset) -> Dataset:
+    return _content_item(relationship, "IMAGE", name, ReferencedSOPSequence=[referenced])
 
 
-def measured(name: Code, value: str) -> Dataset:
+def _measured(name: Code, value: str) -> Dataset:
     """Return a node whose value is a number without unit, of at most 16 characters."""
     number = dataset(NumericValue=value, MeasurementUnitsCodeSequence=[codes.NO_UNITS.item()])
-    return content_item("CONTAINS", "NUM", name, MeasuredValueSequence=[number])
+    return _content_item("CONTAINS", "NUM", name, MeasuredValueSequence=[number])

@@ -76,11 +76,13 @@ def render(audit: Audit, data_dir: Path) -> str:
         audit=audit,
         folder=data_dir.resolve().name,
         parts=PARTS | {"": "all"},
-        kinds={kind: (title, shown(evenly(audit.pairs[kind], PAIRS), data_dir)) for kind, title in KIND_TITLES.items()},
-        conflicts=shown(audit.conflicts[:PAIRS], data_dir),
+        kinds={
+            kind: (title, _shown(_evenly(audit.pairs[kind], PAIRS), data_dir)) for kind, title in KIND_TITLES.items()
+        },
+        conflicts=_shown(audit.conflicts[:PAIRS], data_dir),
         relations=RELATION_TITLES,
         odd={
-            kind: (meaning, [(image, slice_of(data_dir / image)) for image in evenly(found.listed, PICTURES)])
+            kind: (meaning, [(image, _slice_of(data_dir / image)) for image in _evenly(found.listed, PICTURES)])
             for kind, meaning in ODDITIES.items()
             if (found := audit.odd[kind]).images
         },
@@ -91,19 +93,19 @@ def render(audit: Audit, data_dir: Path) -> str:
     )
 
 
-def evenly(entries: Sequence[Entry], count: int) -> list[Entry]:
+def _evenly(entries: Sequence[Entry], count: int) -> list[Entry]:
     """Return at most so many of the entries, evenly spaced, the first and the last included."""
     places = np.linspace(0, len(entries) - 1, min(count, len(entries))).round().astype(int).tolist()
     return [entries[place] for place in places]
 
 
-def shown(pairs: Sequence[Pair], data_dir: Path) -> list[Shown]:
+def _shown(pairs: Sequence[Pair], data_dir: Path) -> list[Shown]:
     """Return pairs with their pictures; of a mirrored or turned one the first also as it looks when brought in line."""
     found = []
     for pair in pairs:
-        pictures = [(slice_of(data_dir / image), image) for image in pair.images]
+        pictures = [(_slice_of(data_dir / image), image) for image in pair.images]
         if pair.mirrored or pair.rotation:
-            pictures.append((slice_of(data_dir / pair.images[0], pair), f"the first, {movement(pair)}"))
+            pictures.append((_slice_of(data_dir / pair.images[0], pair), f"the first, {movement(pair)}"))
         found.append(Shown(pair, tuple(pictures)))
     return found
 
@@ -114,7 +116,7 @@ def movement(pair: Pair) -> str:
     return " and ".join([*words, f"turned by {pair.rotation}° counter-clockwise"] if pair.rotation else words)
 
 
-def slice_of(file: Path, pair: Pair | None = None) -> str:
+def _slice_of(file: Path, pair: Pair | None = None) -> str:
     """Return a slice as the `data:` address of a JPEG, moved as a pair says; black if it has become unreadable."""
     try:
         grey = np.rint(read(file).pixels * 255).astype(np.uint8)
@@ -127,27 +129,27 @@ def slice_of(file: Path, pair: Pair | None = None) -> str:
 
 def summary(audit: Audit) -> str:
     """Return what was found as lines for a terminal."""
-    return "\n".join(f"{name:<17} {text}" for name, text in findings(audit).items()).replace("\u00a0", " ")
+    return "\n".join(f"{name:<17} {text}" for name, text in _findings(audit).items()).replace("\u00a0", " ")
 
 
-def findings(audit: Audit) -> dict[str, str]:
+def _findings(audit: Audit) -> dict[str, str]:
     """Return what was found, by short names."""
     held, groups, patients, measured = PARTS[audit.held_out], audit.groups, audit.patients, audit.shortcuts
     parts = {PARTS[split]: sum(classes.values()) for split, classes in audit.counts.items() if split}
     named = ", ".join(f"{count:,} {part}" for part, count in parts.items()) or "no parts: nothing can cross splits"
-    lines = {"images": f"{audit.images:,} ({named})", "unreadable": counted(audit.unreadable, "file")}
+    lines = {"images": f"{audit.images:,} ({named})", "unreadable": _counted(audit.unreadable, "file")}
     for kind, found in audit.copies.items():
         across = f", {found.across_splits:,} of them across splits" if held else ""
-        lines[TERMS[kind]] = f"{counted(found.pairs, 'pair')} of {counted(found.images, 'image')}{across}"
+        lines[TERMS[kind]] = f"{_counted(found.pairs, 'pair')} of {_counted(found.images, 'image')}{across}"
     across = f"; {groups.across_splits:,} across splits" if held else ""
-    lines["groups"] = f"{groups.number:,}, the largest of {counted(groups.largest, 'image')}{across}"
+    lines["groups"] = f"{groups.number:,}, the largest of {_counted(groups.largest, 'image')}{across}"
     if patients:
         shared = f"; {patients.shared:,} of the {patients.held_out:,} in {held} are in training too" if held else ""
         lines["patients"] = f"{patients.number:,} known{shared}"
     if held:
         share = html.percent(audit.sharing / audit.n_held_out)
         lines[f"{held} images"] = f"{audit.sharing:,} of {audit.n_held_out:,} ({share}) share a group with training"
-    conflicts, mixed = counted(audit.n_conflicts, "pair"), counted(groups.with_two_labels, "group")
+    conflicts, mixed = _counted(audit.n_conflicts, "pair"), _counted(groups.with_two_labels, "group")
     lines["label conflicts"] = f"{conflicts} of copies with two labels, {mixed} with two labels"
     odd = [f"{found.images:,} {kind}" for kind, found in audit.odd.items() if found.images]
     lines["odd files"] = ", ".join(odd) or "none"
@@ -157,6 +159,6 @@ def findings(audit: Audit) -> dict[str, str]:
     return lines
 
 
-def counted(number: int, noun: str) -> str:
+def _counted(number: int, noun: str) -> str:
     """Return a number with its noun, `1 pair`, `2 pairs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

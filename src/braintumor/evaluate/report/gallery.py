@@ -63,10 +63,10 @@ def worst_mistakes(given: Sequence[tuple[Row, Prediction]], root: Path, model: M
     worst = sorted(wrong, key=lambda pair: (float(pair[1].probabilities[CLASSES.index(pair[0].label)]), pair[0].image))
     rows = [row for row, _ in worst[:MISTAKES]]
     again = predict_all([root / row.image for row in rows], model)
-    return [mistake(row, answer, root, model) for row, answer in zip(rows, again, strict=True)]
+    return [_mistake(row, answer, root, model) for row, answer in zip(rows, again, strict=True)]
 
 
-def mistake(row: Row, answer: Prediction, root: Path, model: Model) -> Mistake:
+def _mistake(row: Row, answer: Prediction, root: Path, model: Model) -> Mistake:
     """Return a wrong answer with its pictures."""
     pixels = pad_to_square(read(root / row.image).pixels)
     scale = model.card.class_map_scale

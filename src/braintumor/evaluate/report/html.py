@@ -28,7 +28,7 @@ def page(template: str, **fields: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number, "span": marked_span}
+    environment.filters |= {"percent": percent, "number": _number, "span": marked_span}
     constants = {
         "CLASSES": CLASSES,
         "TITLES": TITLES,
@@ -37,7 +37,7 @@ def page(template: str, **fields: object) -> str:
         "FEW_MARK": FEW_MARK,
         "FEW": FEW,
     }
-    return printable(environment.get_template(template).render(constants | fields))
+    return _printable(environment.get_template(template).render(constants | fields))
 
 
 def shown(value: object) -> object:
@@ -57,8 +57,7 @@ def percent(fraction: float | None) -> str:
     return f"{rounded:.1f}\u00a0%"
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many decimals."""
+def _number(value: float | None, digits: int = 3) -> str:
     return UNKNOWN if value is None else f"{value:,.{digits}f}"
 
 
@@ -93,16 +92,16 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a table, whole or not at all; texts as `to_cell` and broken file names as `printable` gives them.
+    """Write a table, whole or not at all; texts as `to_cell` and broken file names as `_printable` gives them.
 
     Raises:
         StorageError: the file cannot be written.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([tuple(columns), *(map(to_cell, row) for row in rows)])
-    write_text(path, printable(text.getvalue()))
+    write_text(path, _printable(text.getvalue()))
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """Return the text with anything that UTF-8 cannot hold (broken file names) as an escape."""
     return text.encode(errors="backslashreplace").decode()

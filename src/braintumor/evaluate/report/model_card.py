@@ -27,10 +27,10 @@ def model_card(card: Card, report: Mapping[str, Any], name: str) -> str:
         report: the content of its `structured_report.json`.
         name: what to call the model.
     """
-    return "\n".join(lines(card, report, name)) + "\n"
+    return "\n".join(_lines(card, report, name)) + "\n"
 
 
-def lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
+def _lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     """Yield the lines of the card."""
     metrics, given = report["metrics"], report["decisions"]
     yield from (f"# {name}", "", f"**{DISCLAIMER}**", "")
@@ -51,7 +51,7 @@ def lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     counts = ", ".join(f"{report['per_class'][label]['support']:,} {TITLES[label].lower()}" for label in CLASSES)
     images = f"{report['n_images']:,} images of {report['n_groups']:,} groups"
     yield f"On {PROTOCOLS[report['protocol']]}: {images} ({counts})."
-    yield from known_from_training(report["leakage"])
+    yield from _known_from_training(report["leakage"])
     yield f"Intervals are 95 %, over whole groups; {FEW_MARK} marks numbers from fewer than {FEW} images."
     yield from ("", "| | value |", "|---|---|")
     for title, entry in (
@@ -85,7 +85,7 @@ def lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     yield ""
 
 
-def known_from_training(leakage: Mapping[str, Any]) -> Iterator[str]:
+def _known_from_training(leakage: Mapping[str, Any]) -> Iterator[str]:
     """Yield how many of the images share a group with training, as far as that is known."""
     related = sum(leakage[kind] or 0 for kind in ("exact", "near", "shared"))
     if related:

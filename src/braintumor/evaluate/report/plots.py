@@ -37,22 +37,22 @@ def receiver_operating(labels: Integers, probabilities: Floats, measured: Measur
         probabilities: (N, 4).
         measured: of the same answers, for the areas in the legend.
     """
-    with drawing("ROC curve of each class against the rest") as (axes, result):
+    with _drawing("ROC curve of each class against the rest") as (axes, result):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)))
         for c, name in enumerate(CLASSES):
             alarms, recall, _ = curves(labels == c, probabilities[:, c])
-            plot(axes, name, alarms, recall, measured.per_class[name]["auc_roc"].value)
-        finish(axes, "False-positive rate (1 − specificity)", "Recall (sensitivity)")
+            _plot(axes, name, alarms, recall, measured.per_class[name]["auc_roc"].value)
+        _finish(axes, "False-positive rate (1 − specificity)", "Recall (sensitivity)")
     return result[0]
 
 
 def precision_recall(labels: Integers, probabilities: Floats, measured: Measured) -> str:
     """Return the precision-recall curves, one class against the rest, as an SVG element; arguments as above."""
-    with drawing("Precision-recall curve of each class against the rest") as (axes, result):
+    with _drawing("Precision-recall curve of each class against the rest") as (axes, result):
         for c, name in enumerate(CLASSES):
             _, recall, precision = curves(labels == c, probabilities[:, c])
-            plot(axes, name, recall, precision, measured.per_class[name]["auc_pr"].value)
-        finish(axes, "Recall (sensitivity)", "Precision (positive predictive value)")
+            _plot(axes, name, recall, precision, measured.per_class[name]["auc_pr"].value)
+        _finish(axes, "Recall (sensitivity)", "Precision (positive predictive value)")
     return result[0]
 
 
@@ -61,15 +61,15 @@ def reliability_diagram(bins: Sequence[Bin], *, before: Sequence[Bin] = ()) -> s
 
     `before` are the shares without temperature, drawn without intervals.
     """
-    with drawing("Reliability diagram: accuracy over confidence") as (axes, result):
+    with _drawing("Reliability diagram: accuracy over confidence") as (axes, result):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), label="as sure as right")
         for low, high, confidence in [(b.accuracy.low, b.accuracy.high, b.confidence) for b in bins]:
             if low is not None and high is not None:
                 axes.plot([confidence, confidence], [low, high], color=ACCENT, linewidth=1.2, alpha=0.55)
         if before:
-            axes.plot(*known_points(before), "o", color=MUTED, markersize=4, fillstyle="none", label="no temperature")
-        axes.plot(*known_points(bins), "o", color=ACCENT, markersize=4.5, label="1/15 of the images")
-        finish(axes, "Confidence (largest probability)", "Accuracy")
+            axes.plot(*_known_points(before), "o", color=MUTED, markersize=4, fillstyle="none", label="no temperature")
+        axes.plot(*_known_points(bins), "o", color=ACCENT, markersize=4.5, label="1/15 of the images")
+        _finish(axes, "Confidence (largest probability)", "Accuracy")
     return result[0]
 
 
@@ -78,7 +78,7 @@ def class_reliability(labels: Integers, probabilities: Floats) -> str:
 
     Tenths with fewer than 10 images are not drawn.
     """
-    with drawing("Reliability of the probability of each class") as (axes, result):
+    with _drawing("Reliability of the probability of each class") as (axes, result):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)))
         for c, name in enumerate(CLASSES):
             tenth = np.minimum((probabilities[:, c] * TENTHS).astype(int), TENTHS - 1)
@@ -87,12 +87,11 @@ def class_reliability(labels: Integers, probabilities: Floats) -> str:
             found = [(labels[part] == c).mean() for part in chosen]
             style: dict[str, Any] = {"color": CLASS_COLOURS[name], "linestyle": DASHES[name], "linewidth": 1.6}
             axes.plot(given, found, marker="o", markersize=3.5, label=TITLES[name], **style)
-        finish(axes, "Probability given to the class", "Share with this label", legend="upper left")
+        _finish(axes, "Probability given to the class", "Share with this label", legend="upper left")
     return result[0]
 
 
-def known_points(bins: Sequence[Bin]) -> tuple[list[float], list[float]]:
-    """Return confidence and accuracy of the shares that have one."""
+def _known_points(bins: Sequence[Bin]) -> tuple[list[float], list[float]]:
     points = [(b.confidence, b.accuracy.value) for b in bins if b.accuracy.value is not None]
     return [confidence for confidence, _ in points], [accuracy for _, accuracy in points]
 
@@ -100,15 +99,15 @@ def known_points(bins: Sequence[Bin]) -> tuple[list[float], list[float]]:
 def accuracy_coverage(labels: Integers, probabilities: Floats) -> str:
     """Return the accuracy on the most confident share of the images over that share, as an SVG element."""
     coverage, risk = risk_coverage(labels, probabilities)
-    with drawing("Accuracy over coverage") as (axes, result):
+    with _drawing("Accuracy over coverage") as (axes, result):
         axes.plot(coverage, 1 - risk, color=ACCENT, linewidth=1.6, label="most confident first")
-        finish(axes, "Coverage (share of images answered)", "Accuracy")
+        _finish(axes, "Coverage (share of images answered)", "Accuracy")
         lowest = np.floor(10 * (1 - risk.max())) / 10
         axes.set(ylim=(max(0.0, min(lowest, 0.9)) - 0.002, 1.002), aspect="auto")
     return result[0]
 
 
-def plot(axes: Axes, name: str, across: Floats, up: Floats, area: float | None) -> None:
+def _plot(axes: Axes, name: str, across: Floats, up: Floats, area: float | None) -> None:
     """Draw one class's curve; a class that is not determined is named in the legend without one."""
     known = ~(np.isnan(across) | np.isnan(up))
     label = f"{TITLES[name]} {area:.3f}" if area is not None else f"{TITLES[name]} –"
@@ -116,7 +115,7 @@ def plot(axes: Axes, name: str, across: Floats, up: Floats, area: float | None) 
 
 
 @contextmanager
-def drawing(description: str) -> Iterator[tuple[Axes, list[str]]]:
+def _drawing(description: str) -> Iterator[tuple[Axes, list[str]]]:
     """Give axes to draw on; on leaving, the list holds the SVG element. The user's own settings do not count."""
     result: list[str] = []
     settings: dict[Any, Any] = {
@@ -130,10 +129,10 @@ def drawing(description: str) -> Iterator[tuple[Axes, list[str]]]:
         yield figure.add_subplot(facecolor="none"), result
         text = StringIO()
         figure.savefig(text, format="svg", facecolor="none", metadata={"Date": None})
-    result.append(inline(text.getvalue(), description))
+    result.append(_inline(text.getvalue(), description))
 
 
-def finish(axes: Axes, across: str, up: str, legend: Literal["lower center", "upper left"] = "lower center") -> None:
+def _finish(axes: Axes, across: str, up: str, legend: Literal["lower center", "upper left"] = "lower center") -> None:
     """Name the axes, both of which are fractions from 0 to 1, and draw grid and legend."""
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), aspect="equal")
     axes.set_xlabel(across, color=INK)
@@ -146,7 +145,7 @@ def finish(axes: Axes, across: str, up: str, legend: Literal["lower center", "up
     axes.legend(loc=legend, frameon=False, labelcolor=INK, fontsize=10, handlelength=2.6)
 
 
-def inline(svg: str, description: str) -> str:
+def _inline(svg: str, description: str) -> str:
     """Return a matplotlib SVG file as an element for a page: no addresses, page colours and font, a description."""
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     box = re.search(r'viewBox="([\d. ]+)"', svg)

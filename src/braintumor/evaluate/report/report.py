@@ -174,7 +174,7 @@ def evaluate(
         StorageError: the files cannot be written.
     """
     data_dir = Path(data_dir)
-    check_request(model, out, protocol, masks)
+    _check_request(model, out, protocol, masks)
     origin, listing = find_test_images(model, data_dir)
     validation = validation_images(model.folder, data_dir) if masks else Manifest(data_dir, ())
     answers, unreadable, seconds = ask(listing.manifest, model, progress)
@@ -185,7 +185,7 @@ def evaluate(
     excluded = 0
     if protocol == "clean":
         origin, before = "clean", len(answers)
-        answers, relation = unrelated(answers, relation)
+        answers, relation = _unrelated(answers, relation)
         excluded = before - len(answers)
     maps, surviving = None, list[Survivor]()
     if masks:
@@ -202,7 +202,7 @@ def evaluate(
     return report
 
 
-def check_request(model: Model, out: Path, protocol: str, masks: Path | None) -> None:
+def _check_request(model: Model, out: Path, protocol: str, masks: Path | None) -> None:
     """Raise where an evaluation could not end, before any image is opened.
 
     Raises:
@@ -253,12 +253,12 @@ def write(
     out: Path,
 ) -> None:
     """Write predictions.csv, report.html and report.json into a folder."""
-    html.write_csv(out / "predictions.csv", COLUMNS, map(line, answers))
-    write_text(out / "report.html", render(report, answers, mistakes, surviving, model))
+    html.write_csv(out / "predictions.csv", COLUMNS, map(_line, answers))
+    write_text(out / "report.html", _render(report, answers, mistakes, surviving, model))
     html.write_json(out / "report.json", report.to_json())
 
 
-def unrelated(answers: Answers, relation: Relation) -> tuple[list[tuple[Row, Prediction]], Relation]:
+def _unrelated(answers: Answers, relation: Relation) -> tuple[list[tuple[Row, Prediction]], Relation]:
     """Return the answers on images that share no group with training, and their relation.
 
     Raises:
@@ -325,7 +325,7 @@ def judge(
 ) -> Report:
     """Return the report on N answers, without skipped files and speed; `models` are those that gave them, N."""
     manifest = Manifest(data_dir, tuple(row for row, _ in answers))
-    labels, probabilities = arrays(answers)
+    labels, probabilities = _arrays(answers)
     heat = np.array([model.card.temperature for model in models])
     predicted = probabilities.argmax(axis=1)
     counts = Counter(row.label for row, _ in answers)
@@ -345,15 +345,15 @@ def judge(
         groups=tuple(relation.groups.tolist()),
         counts={name: counts[name] for name in CLASSES},
         measured=measure(labels, probabilities, relation.groups),
-        uncalibrated=measure_calibration(labels, without_temperature(probabilities, heat), relation.groups),
+        uncalibrated=measure_calibration(labels, _without_temperature(probabilities, heat), relation.groups),
         confusion=tuple(map(tuple, confusion(labels, predicted).tolist())),
         decisions=decisions(said, [model.card for model in models], precision, labels, relation.groups),
-        subgroups=divided(answers, relation, labels, maps),
+        subgroups=_divided(answers, relation, labels, maps),
         crossed={
-            "plane": crossed(relation.planes, [row.label for row, _ in answers]),
-            "source": crossed(relation.origins, [row.label for row, _ in answers]),
+            "plane": _crossed(relation.planes, [row.label for row, _ in answers]),
+            "source": _crossed(relation.origins, [row.label for row, _ in answers]),
         },
-        shortcuts=shortcuts_of(manifest, labels, relation.groups),
+        shortcuts=_shortcuts_of(manifest, labels, relation.groups),
         leakage=leakage_of(relation, predicted == labels),
         skipped={},
         images_per_second=0.0,
@@ -363,7 +363,7 @@ def judge(
     )
 
 
-def divided(
+def _divided(
     answers: Answers, relation: Relation, labels: Integers, maps: Localisation | None
 ) -> dict[str, dict[str, Subgroup]]:
     """Return how the model does on parts of the images, which are divided in several ways."""
@@ -381,43 +381,41 @@ def divided(
     return subgroups(parts, [answer for _, answer in answers], labels, relation.groups, energy)
 
 
-def shortcuts_of(manifest: Manifest, labels: Integers, groups: Integers) -> Shortcuts | None:
+def _shortcuts_of(manifest: Manifest, labels: Integers, groups: Integers) -> Shortcuts | None:
     """Return how far the files of N images give their class away; None where they are too few or have changed."""
     facts = [found for _, found in quality(manifest, lambda done, total: None)]
     known = [found for found in facts if isinstance(found, Facts)]
     return shortcuts(known, labels, groups) if len(known) == len(facts) else None
 
 
-def crossed(names: Sequence[str], labels: Sequence[str]) -> dict[str, dict[str, int]]:
+def _crossed(names: Sequence[str], labels: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the number of images of each class for each name that is not empty."""
     counts = Counter(zip(names, labels, strict=True))
     return {name: {label: counts[name, label] for label in CLASSES} for name in sorted(set(names) - {""})}
 
 
-def without_temperature(probabilities: Floats, temperatures: Floats) -> Floats:
+def _without_temperature(probabilities: Floats, temperatures: Floats) -> Floats:
     """Return the probabilities (N, 4) that the same logits have before they are divided by temperatures (N,)."""
     powers = probabilities.clip(np.finfo(np.float32).tiny) ** temperatures[:, None]
     before: Floats = powers / powers.sum(axis=1, keepdims=True)
     return before
 
 
-def arrays(answers: Answers) -> tuple[Integers, Floats]:
+def _arrays(answers: Answers) -> tuple[Integers, Floats]:
     """Return the labels (N,) and probabilities (N, 4) of answers."""
     labels = np.array([CLASSES.index(row.label) for row, _ in answers], np.int64)
     return labels, np.array([answer.probabilities for _, answer in answers], np.float64)
 
 
-def line(answer: tuple[Row, Prediction]) -> tuple[object, ...]:
-    """Return one line of predictions.csv."""
+def _line(answer: tuple[Row, Prediction]) -> tuple[object, ...]:
     row, said = answer
     return tuple((said.row(row.label) | {"image": row.image}).values())
 
 
-def render(
+def _render(
     report: Report, answers: Answers, mistakes: Sequence[Mistake], surviving: Sequence[Survivor], model: Model
 ) -> str:
-    """Return the text of report.html."""
-    labels, probabilities = arrays(answers)
+    labels, probabilities = _arrays(answers)
     return html.page(
         "report.html",
         report=report,
