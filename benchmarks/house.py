@@ -157,14 +157,12 @@ def hops() -> dict[str, Any]:
     program = """
 import sys, traceback
 from pathlib import Path
-from braintumor.models import session
 frames = []
-run = session.Model._computed if hasattr(session.Model, "_computed") else None
 import onnxruntime
 before = onnxruntime.InferenceSession.run
 def counted(self, *arguments, **options):
-    stack = [frame.name + " " + frame.filename for frame in traceback.extract_stack() if "src/braintumor" in frame.filename]
-    frames.append(stack)
+    stack = traceback.extract_stack()
+    frames.append([f"{{frame.name}} {{frame.filename}}" for frame in stack if "src/braintumor" in frame.filename])
     return before(self, *arguments, **options)
 onnxruntime.InferenceSession.run = counted
 from braintumor.cli.main import main

@@ -38,7 +38,8 @@ def _operation(path: str, method: str, details: dict[str, Any], description: dic
     return (
         f"<section><h2><code>{escape(method.upper())} {escape(path)}</code></h2>"
         f"<p>{escape(details.get('description', ''))}</p>"
-        f"{_table('Parameters', parameters)}{_table('Answers', answers)}{_table('Fields of the answer', fields)}</section>"
+        f"{_table('Parameters', parameters)}{_table('Answers', answers)}"
+        f"{_table('Fields of the answer', fields)}</section>"
     )
 
 
