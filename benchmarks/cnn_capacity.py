@@ -87,7 +87,7 @@ def main() -> None:
     numbers: dict[str, dict[str, Any]] = {}
     for name, candidate in CANDIDATES.items():
         networks.CustomCNN = candidate  # type: ignore[misc,assignment]
-        network = networks.build("cnn")
+        network = networks.build_network("cnn")
         with tempfile.TemporaryDirectory() as folder, FirstEpochs() as progress:
             try:
                 train(recipe("reference", "cnn"), data_folder() / "brain-tumor-mri", Path(folder), progress)

@@ -29,7 +29,7 @@ from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, read_manifest, write_manifest
 from braintumor.evaluate import leakage, metrics
 from braintumor.evaluate.report import plots, report
-from braintumor.models.session import load
+from braintumor.models.session import load_folder
 from braintumor.predictor import Prediction
 
 REPEATS = 5
@@ -72,12 +72,12 @@ def listing(data: Path, folder: Path) -> None:
 
 def search(manifest: Manifest, cache: Path) -> None:
     """Find all pairs of images that must not be parted."""
-    alignment.related(thumbnails.miniatures(manifest, cache)[0])
+    alignment.related(thumbnails.make_thumbnails(manifest, cache)[0])
 
 
 def reporting(manifest: Manifest, folder: Path) -> Callable[[], None]:
     """Return a function that evaluates the first fold's ResNet18 on answers for all images, and writes the report."""
-    model = load(ROOT / "runs" / "folds" / "resnet-best" / "0")
+    model = load_folder(ROOT / "runs" / "folds" / "resnet-best" / "0")
     answers = list(zip(manifest, drawn_answers(manifest), strict=True))
 
     def run() -> None:

@@ -21,7 +21,7 @@ from braintumor.io.read import read
 from braintumor.io.sandbox import Sandbox
 from braintumor.models.preprocess import Preprocess
 from braintumor.models.registry import load as load_by_name
-from braintumor.models.session import Card, Model, load
+from braintumor.models.session import Card, Model, load_folder
 
 if TYPE_CHECKING:
     from braintumor.training.networks import Network
@@ -94,10 +94,10 @@ def network() -> "Network":
     The batch norm of its head has rising and falling units.
     """
     torch = pytest.importorskip("torch")
-    from braintumor.training.networks import build
+    from braintumor.training.networks import build_network
 
     torch.manual_seed(0)
-    network = build("cnn").eval()
+    network = build_network("cnn").eval()
     norm = network.head[1]
     with torch.no_grad():
         norm.running_mean.normal_()
@@ -120,7 +120,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, network: "Network", s
     (folder / "card.json").write_text(card.to_json())
     images = np.stack([card.preprocess(read(file)) for file in slices])
     export(network, gate_of(network, [torch.from_numpy(images)]), SIZE, folder / "model.onnx")
-    scale = float(load(folder)(images)[1].max())
+    scale = float(load_folder(folder)(images)[1].max())
     (folder / "card.json").write_text(Card(**fields, preprocess=Preprocess(SIZE), class_map_scale=scale).to_json())
     return folder
 
@@ -128,7 +128,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, network: "Network", s
 @pytest.fixture
 def model(model_folder: Path) -> Model:
     """Return the small model."""
-    return load(model_folder)
+    return load_folder(model_folder)
 
 
 @pytest.fixture(scope="session")

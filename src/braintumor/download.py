@@ -86,7 +86,7 @@ def fetch_text(url: str) -> str:
         raise DownloadError(f"{url} answers with something else than UTF-8 text") from error
 
 
-def size_of(url: str) -> int:
+def remote_size(url: str) -> int:
     """Return the bytes of the file at an address.
 
     Raises:

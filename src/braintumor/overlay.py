@@ -16,7 +16,7 @@ SIDE, MARGIN, TOP, BAR = 448, 24, 56, 16  # of the figure, in pixels
 PAPER, INK, FAINT_INK = (18, 20, 24), (240, 240, 240), (190, 194, 200)
 
 
-def shown(class_map: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+def scaled_map(class_map: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     """Return a class map (h, w) on the fixed scale: min(map / scale, 1)."""
     strength: NDArray[np.float32] = np.minimum(class_map / np.float32(scale), np.float32(1))
     return strength
@@ -32,7 +32,7 @@ def overlay(pixels: NDArray[np.float32], class_map: NDArray[np.float32], scale: 
 
     The map covers the slice's centred square, as `Preprocess` pads it. It is enlarged bilinearly and never stretched.
     """
-    return _blend(pixels, enlarge(shown(class_map, scale), pixels.shape))
+    return _blend(pixels, enlarge(scaled_map(class_map, scale), pixels.shape))
 
 
 def _blend(pixels: NDArray[np.float32], strength: NDArray[np.float32]) -> NDArray[np.uint8]:

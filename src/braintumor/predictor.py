@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
 from braintumor.errors import ImageError, Refusal
-from braintumor.io.read import read, volume_kind, whole
+from braintumor.io.read import read, read_volume_file, volume_kind
 from braintumor.io.sandbox import Sandbox
-from braintumor.io.scan import EVERYTHING, Choice, Place, Scan
+from braintumor.io.scan import ALL_SLICES, Scan, SlicePosition, SliceSelection
 from braintumor.models.image_quality import defects
 from braintumor.models.policy import REFER
 from braintumor.models.preprocess import network_input
@@ -57,7 +57,7 @@ class PreparedSlice:
     levels: NDArray[np.uint8]
     defects: tuple[Referral, ...] = ()
     notes: tuple[str, ...] = ()
-    place: Place | None = None
+    place: SlicePosition | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Prediction:
         reasons: why it is `refer`; empty otherwise.
         class_maps: (4, h, w) float32, non-negative, unscaled; divide by the card's `class_map_scale` to show them.
         model: name and version of the model.
-        ood_score: how unlike the training images the slice is, about 1 for those, see `ood.Gate`.
+        ood_score: how unlike the training images the slice is, about 1 for those, see `ood.OodScorer`.
         prediction_set: classes one of which is the true one as often as was asked for; empty where nobody asked.
         notes: what had to be assumed in reading the slice.
         place: where the slice lies in its volume; None for an image that stands alone.
@@ -88,7 +88,7 @@ class Prediction:
     ood_score: float
     prediction_set: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    place: Place | None = None
+    place: SlicePosition | None = None
 
     def record(self, label: str = "") -> dict[str, Any]:
         """Return the answer as it stands in JSON, probabilities to 6 places; None stands for what is missing.
@@ -150,7 +150,7 @@ class Predictor:
         sandbox: where files are decoded; one of its own, which ends with the block, by default.
     """
 
-    def __init__(self, model: Model, choice: Choice = EVERYTHING, *, sandbox: Sandbox | None = None) -> None:
+    def __init__(self, model: Model, choice: SliceSelection = ALL_SLICES, *, sandbox: Sandbox | None = None) -> None:
         self._model = model
         self._choice = choice
         self._lock = Lock()
@@ -244,7 +244,7 @@ class Predictor:
             elif volume_kind(source, str(source)) is None:
                 yield read(source)
             else:
-                yield from self._decoders().read_all(whole(source, str(source)), str(source), self._choice)
+                yield from self._decoders().read_all(read_volume_file(source, str(source)), str(source), self._choice)
         except ImageError as error:
             yield error
 
@@ -260,7 +260,7 @@ class Predictor:
 
 
 def predict(
-    sources: Source | Iterable[Source], model: Model, choice: Choice = EVERYTHING
+    sources: Source | Iterable[Source], model: Model, choice: SliceSelection = ALL_SLICES
 ) -> list[Prediction | Unreadable]:
     """Return the predictions for a path, a `Scan`, the content of a file, or several of them, in their order.
 

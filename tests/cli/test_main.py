@@ -22,7 +22,7 @@ from braintumor.cli.main import main
 from braintumor.cli.paths import UniqueNames
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, write_manifest
-from braintumor.models.session import Model, load
+from braintumor.models.session import Model, load_folder
 from braintumor.predictor import predict
 
 ROOT = Path(__file__).parents[2]
@@ -361,8 +361,8 @@ def test_predict_answers_with_the_precision_asked_for(
     assert status_of("predict", slices[0], "--model", quantized, "--precision", "int8", "--format", kind) == 0
     output = capsys.readouterr()
     assert "tiny 1.2 int8" in output.out
-    [answer] = predict(slices[0], load(quantized, precision="int8"))
-    [original] = predict(slices[0], load(quantized))
+    [answer] = predict(slices[0], load_folder(quantized, precision="int8"))
+    [original] = predict(slices[0], load_folder(quantized))
     assert not np.allclose(answer.probabilities, original.probabilities, atol=1e-5)
     if kind == "json":
         shown = json.loads(output.out)["predictions"][0]
@@ -372,7 +372,7 @@ def test_predict_answers_with_the_precision_asked_for(
 
 def test_explain_shows_the_map_of_the_precision_asked_for(quantized: Path, tmp_path: Path, slices: list[Path]) -> None:
     assert status_of("explain", slices[0], "--model", quantized, "--precision", "int8", "--out", tmp_path / "out") == 0
-    [answer] = predict(slices[0], load(quantized, precision="int8"))
+    [answer] = predict(slices[0], load_folder(quantized, precision="int8"))
     found = np.load(tmp_path / "out" / f"{slices[0].stem}.npy")
     np.testing.assert_array_equal(found, answer.class_maps[CLASSES.index(answer.predicted)])
 

@@ -14,14 +14,14 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from braintumor.dicom.eligibility import RULES, notes, refusal
+from braintumor.dicom.eligibility import RULES, ineligibility, notes
 from tests.dicom.make import NAME, PATIENT, SOURCES, capture, ct, enhanced, item, mr
 
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_slices_of_the_head_in_mr_are_classified(kind: str) -> None:
     made = SOURCES[kind]()
-    assert refusal(made) is None
+    assert ineligibility(made) is None
     assert notes(made) == ()
 
 
@@ -44,7 +44,7 @@ def test_slices_of_the_head_in_mr_are_classified(kind: str) -> None:
     ],
 )
 def test_what_says_nothing_against_it_is_classified(attributes: dict[str, Any]) -> None:
-    assert refusal(mr(**attributes)) is None
+    assert ineligibility(mr(**attributes)) is None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_what_says_nothing_against_it_is_classified(attributes: dict[str, Any]) 
     ],
 )
 def test_what_says_something_else_is_refused_with_the_attribute(attributes: dict[str, Any], reason: str) -> None:
-    said = refusal(mr(**attributes))
+    said = ineligibility(mr(**attributes))
     assert said is not None
     assert said.startswith(reason)
 
@@ -116,7 +116,7 @@ def test_what_says_something_else_is_refused_with_the_attribute(attributes: dict
     ],
 )
 def test_objects_that_hold_no_slice_are_refused(kind: str, said: str) -> None:
-    reason = refusal(mr(SOPClassUID=kind))
+    reason = ineligibility(mr(SOPClassUID=kind))
     assert reason is not None
     assert reason.startswith("SOPClassUID is that of ")
     assert said in reason
@@ -138,30 +138,30 @@ def test_objects_that_hold_no_slice_are_refused(kind: str, said: str) -> None:
     ],
 )
 def test_the_series_own_description_decides_before_protocol_study_and_body_part(attributes: dict[str, Any]) -> None:
-    assert refusal(mr(**attributes)) is None
+    assert ineligibility(mr(**attributes)) is None
 
 
 def test_computed_tomography_is_refused_by_its_modality() -> None:
-    assert refusal(ct()) == "Modality is CT, computed tomography; only MR slices of the head are classified"
+    assert ineligibility(ct()) == "Modality is CT, computed tomography; only MR slices of the head are classified"
 
 
 @pytest.mark.parametrize("modality", ["MR", "OT", "SC", "", None])
 def test_a_secondary_capture_needs_no_modality(modality: str | None) -> None:
-    assert refusal(capture(Modality=modality)) is None
+    assert ineligibility(capture(Modality=modality)) is None
 
 
 def test_a_secondary_capture_of_another_modality_is_refused() -> None:
-    assert str(refusal(capture(Modality="CT"))).startswith("Modality is CT")
+    assert str(ineligibility(capture(Modality="CT"))).startswith("Modality is CT")
 
 
 def test_a_frame_of_another_kind_refuses_the_file() -> None:
     dataset = enhanced()
     groups = dataset.PerFrameFunctionalGroupsSequence
     groups[2].MRImageFrameTypeSequence = [item(FrameType=["DERIVED", "PRIMARY", "DIFFUSION", "ADC"])]
-    assert str(refusal(dataset)).startswith("a map")
+    assert str(ineligibility(dataset)).startswith("a map")
     del groups[2].MRImageFrameTypeSequence
     groups[1].MRDiffusionSequence = [item(DiffusionBValue=500.0)]
-    assert str(refusal(dataset)).startswith("diffusion-weighted")
+    assert str(ineligibility(dataset)).startswith("diffusion-weighted")
 
 
 def test_burned_in_text_and_unknown_regions_are_noted() -> None:
@@ -182,8 +182,8 @@ def test_no_reason_holds_text_of_the_file() -> None:
         planted(ImageType=["A", "B", "ADC", PATIENT]),
         planted(Manufacturer=NAME),
     ):
-        assert "SECRET" not in str(refusal(made))
-        assert PATIENT not in str(refusal(made))
+        assert "SECRET" not in str(ineligibility(made))
+        assert PATIENT not in str(ineligibility(made))
     assert "SECRET" not in " ".join(notes(mr(BodyPartExamined="SECRET")))
 
 

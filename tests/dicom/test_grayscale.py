@@ -13,7 +13,7 @@ from braintumor.dicom.grayscale import (
     HIDING_WINDOW,
     NO_WINDOW,
     ODD_WINDOW,
-    display,
+    display_values,
     modality_values,
     spacing,
     window_values,
@@ -32,7 +32,7 @@ def header(**attributes: Any) -> Dataset:
 
 
 def grey(stored: Any, frame: int = 1, **attributes: Any) -> list[float]:
-    shown, _ = display(np.array([stored]), header(**attributes), frame)
+    shown, _ = display_values(np.array([stored]), header(**attributes), frame)
     return [round(float(value), 6) for value in shown[0]]
 
 
@@ -93,9 +93,9 @@ def test_windows_agree_with_pydicom(function: str, centre: float, width: float) 
 def test_a_window_that_hides_the_image_is_not_used(values: tuple[int, int], centre: float, width: float) -> None:
     head = np.linspace(*values, RAMP.size).reshape(RAMP.shape).astype(np.uint16)
     hidden = header(WindowCenter=centre, WindowWidth=width, BitsStored=16, BitsAllocated=16, HighBit=15)
-    plain, notes = display(head, header(BitsStored=16, BitsAllocated=16, HighBit=15))
+    plain, notes = display_values(head, header(BitsStored=16, BitsAllocated=16, HighBit=15))
     assert notes == (NO_WINDOW,)
-    shown, notes = display(head, hidden)
+    shown, notes = display_values(head, hidden)
     assert notes == (HIDING_WINDOW,)
     np.testing.assert_array_equal(shown, plain)
 
@@ -103,14 +103,14 @@ def test_a_window_that_hides_the_image_is_not_used(values: tuple[int, int], cent
 def test_tissue_that_is_all_white_on_black_is_hidden_too() -> None:
     head = np.zeros((64, 64), np.uint16)
     head[16:48, 16:48] = np.linspace(12_000, 20_000, 1024).reshape(32, 32)
-    assert display(head, header(WindowCenter=3174, WindowWidth=2426))[1] == (HIDING_WINDOW,)
+    assert display_values(head, header(WindowCenter=3174, WindowWidth=2426))[1] == (HIDING_WINDOW,)
 
 
 @pytest.mark.parametrize(("centre", "width"), [(700, 1400), (400, 500), (1000, 2400), (300, 2000)])
 def test_a_window_that_a_person_would_choose_is_used(centre: float, width: float) -> None:
     head = np.zeros((64, 64), np.uint16)
     head[16:48, 16:48] = np.linspace(50, 1400, 1024).reshape(32, 32)
-    shown, notes = display(head, header(WindowCenter=centre, WindowWidth=width))
+    shown, notes = display_values(head, header(WindowCenter=centre, WindowWidth=width))
     assert notes == ()
     expected = np.clip((head - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
     np.testing.assert_allclose(shown, expected, atol=1e-6)
@@ -119,12 +119,12 @@ def test_a_window_that_a_person_would_choose_is_used(centre: float, width: float
 def test_a_picture_in_black_and_white_keeps_its_window() -> None:
     mask = np.zeros((32, 32), np.uint16)
     mask[8:16, 8:16] = 1000
-    assert display(mask, header(WindowCenter=500, WindowWidth=100))[1] == ()
+    assert display_values(mask, header(WindowCenter=500, WindowWidth=100))[1] == ()
 
 
 @pytest.mark.parametrize(("function", "tolerance"), [("LINEAR", 2e-3), ("LINEAR_EXACT", 1e-6), ("SIGMOID", 1e-6)])
 def test_windows_agree_with_highdicom(function: str, tolerance: float) -> None:
-    shown, _ = display(RAMP, header(WindowCenter=1500, WindowWidth=1000, VOILUTFunction=function))
+    shown, _ = display_values(RAMP, header(WindowCenter=1500, WindowWidth=1000, VOILUTFunction=function))
     expected = highdicom.pixels.apply_voi_window(RAMP, 1500, 1000, function)
     np.testing.assert_allclose(shown, expected, atol=tolerance)  # its LINEAR divides by the width, not by width - 1
 
@@ -140,7 +140,7 @@ def test_values_are_rescaled_before_the_window() -> None:
 
 
 def test_a_window_holds_for_signed_values() -> None:
-    shown, _ = display(
+    shown, _ = display_values(
         np.array([[-100, 0, 100]], np.int16),
         header(PixelRepresentation=1, WindowCenter=0, WindowWidth=200, VOILUTFunction="LINEAR_EXACT"),
     )
@@ -165,7 +165,7 @@ def test_tables_agree_with_pydicom(bits: int) -> None:
     values = RAMP if bits == 16 else RAMP % 256  # pydicom counts entries in 8 bits there
     voi = header(VOILUTSequence=[table(bits, 50, data)])
     expected = apply_voi(values, voi) / (2**bits - 1)
-    np.testing.assert_allclose(display(values, voi)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(display_values(values, voi)[0], expected, atol=1e-6)
     modality = header(
         ModalityLUTSequence=[table(bits, 50, data)], WindowCenter=40, WindowWidth=300, VOILUTFunction="LINEAR_EXACT"
     )
@@ -177,7 +177,7 @@ def test_tables_agree_with_pydicom(bits: int) -> None:
 
 def test_a_table_may_start_below_zero() -> None:
     voi = header(PixelRepresentation=1, VOILUTSequence=[table(first=-1)])
-    assert display(np.array([[-5, -1, 0, 1]], np.int16), voi)[0].tolist() == [[0, 0, np.float32(64 / 255), 1]]
+    assert display_values(np.array([[-5, -1, 0, 1]], np.int16), voi)[0].tolist() == [[0, 0, np.float32(64 / 255), 1]]
 
 
 @pytest.mark.parametrize("little", [True, False])
@@ -186,14 +186,14 @@ def test_a_table_may_be_stored_as_bytes(little: bool) -> None:
     made.add_new(0x00283006, "OW", np.array([0, 16384, 65535], "<u2" if little else ">u2").tobytes())
     voi = header(VOILUTSequence=[made])
     voi.set_original_encoding(False, little, None)
-    assert display(np.array([[0, 1, 2]]), voi)[0].tolist() == [[0, np.float32(16384 / 65535), 1]]
+    assert display_values(np.array([[0, 1, 2]]), voi)[0].tolist() == [[0, np.float32(16384 / 65535), 1]]
 
 
 def test_a_table_that_is_shorter_than_it_says_is_refused() -> None:
     voi = header(VOILUTSequence=[table()])
     voi.VOILUTSequence[0].LUTDescriptor = [300, 0, 8]
     with pytest.raises(DicomRefusalError, match="has 3 entries and says 300"):
-        display(RAMP, voi)
+        display_values(RAMP, voi)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_low_values_are_bright_where_the_file_says_so(inverting: dict[str, str])
 
 
 def test_without_a_window_percentiles_are_taken_and_noted() -> None:
-    shown, notes = display(RAMP, header())
+    shown, notes = display_values(RAMP, header())
     low, high = np.percentile(RAMP, [0.1, 99.9])
     np.testing.assert_allclose(shown, np.clip((RAMP - low) / (high - low), 0, 1), atol=1e-6)
     assert notes == (NO_WINDOW,)
@@ -216,20 +216,20 @@ def test_without_a_window_percentiles_are_taken_and_noted() -> None:
 def test_padding_is_left_out_of_the_percentiles() -> None:
     padded = RAMP.copy()
     padded[:, 40:] = 63_536
-    shown, _ = display(padded, header(PixelPaddingValue=63_536))
+    shown, _ = display_values(padded, header(PixelPaddingValue=63_536))
     low, high = np.percentile(RAMP[:, :40], [0.1, 99.9])
     np.testing.assert_allclose(shown[:, :40], np.clip((RAMP[:, :40] - low) / (high - low), 0, 1), atol=1e-6)
-    ranged, _ = display(padded, header(PixelPaddingValue=63_000, PixelPaddingRangeLimit=64_000))
+    ranged, _ = display_values(padded, header(PixelPaddingValue=63_000, PixelPaddingRangeLimit=64_000))
     np.testing.assert_array_equal(ranged, shown)
 
 
 def test_a_slice_of_nothing_but_padding_is_black_or_white_without_warnings() -> None:
-    shown, _ = display(np.full((2, 2), 7), header(PixelPaddingValue=7))
+    shown, _ = display_values(np.full((2, 2), 7), header(PixelPaddingValue=7))
     assert np.isin(shown, (0, 1)).all()
 
 
 def test_a_constant_slice_is_black() -> None:
-    assert display(np.full((2, 2), 7), header())[0].tolist() == [[0, 0], [0, 0]]
+    assert display_values(np.full((2, 2), 7), header())[0].tolist() == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,9 @@ def test_an_unusable_window_is_replaced_and_noted(odd: dict[str, Any]) -> None:
     dataset = header()
     for keyword, value in odd.items():
         dataset.add_new(keyword, "CS" if keyword == "VOILUTFunction" else "FD", value)
-    shown, notes = display(RAMP, dataset)
+    shown, notes = display_values(RAMP, dataset)
     assert notes == (ODD_WINDOW,)
-    np.testing.assert_array_equal(shown, display(RAMP, header())[0])
+    np.testing.assert_array_equal(shown, display_values(RAMP, header())[0])
 
 
 def test_each_frame_has_its_own_window() -> None:
@@ -260,7 +260,7 @@ def test_each_frame_has_its_own_window() -> None:
     dataset.set_original_encoding(False, True, None)
     stored = dataset.pixel_array
     for frame, label in enumerate(("glioma", "no_tumor", "meningioma", "pituitary"), start=1):
-        shown, notes = display(stored[frame - 1], dataset, frame)
+        shown, notes = display_values(stored[frame - 1], dataset, frame)
         np.testing.assert_allclose(shown, levels(label) / 4095, atol=1e-6)
         assert not notes
 
@@ -273,16 +273,16 @@ def test_what_all_frames_share_is_found() -> None:
         PixelMeasuresSequence=[item(PixelSpacing=[0.5, 0.25])],
     )
     dataset = header(SharedFunctionalGroupsSequence=[shared], PerFrameFunctionalGroupsSequence=[item(), item()])
-    assert display(np.array([[3, 4, 5]]), dataset, 2)[0].tolist() == [[0, 0.5, 1]]
+    assert display_values(np.array([[3, 4, 5]]), dataset, 2)[0].tolist() == [[0, 0.5, 1]]
     assert spacing(dataset, 2) == (0.5, 0.25)
 
 
 def test_colour_becomes_luma_as_in_a_png() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    shown, notes = display(rgb, header(BitsStored=8, PhotometricInterpretation="RGB"))
+    shown, notes = display_values(rgb, header(BitsStored=8, PhotometricInterpretation="RGB"))
     np.testing.assert_array_equal(shown, np.asarray(Image.fromarray(rgb).convert("L"), np.float32) / np.float32(255))
     assert notes == (COLOUR,)
-    deep, _ = display(rgb.astype(np.uint16) * 257, header(BitsStored=16, PhotometricInterpretation="RGB"))
+    deep, _ = display_values(rgb.astype(np.uint16) * 257, header(BitsStored=16, PhotometricInterpretation="RGB"))
     np.testing.assert_allclose(deep, shown, atol=0.51 / 255)
 
 
@@ -300,31 +300,31 @@ def test_palettes_agree_with_pydicom() -> None:
     dataset = palette()
     rgb = apply_color_lut(indices, dataset)
     expected = rgb @ np.array([0.299, 0.587, 0.114]) / 65535
-    shown, notes = display(indices, dataset)
+    shown, notes = display_values(indices, dataset)
     np.testing.assert_allclose(shown, expected, atol=1e-5)
     assert notes == (COLOUR,)
 
 
 def test_an_index_outside_of_the_palette_is_refused() -> None:
     with pytest.raises(DicomRefusalError, match="a colour that the palette does not have"):
-        display(np.full((16, 16), 100, np.uint8), palette(count=50))
+        display_values(np.full((16, 16), 100, np.uint8), palette(count=50))
 
 
 def test_a_palette_that_is_shorter_than_it_says_is_refused() -> None:
     dataset = palette()
     dataset.GreenPaletteColorLookupTableDescriptor = [0, 0, 16]  # 0 is 65,536
     with pytest.raises(DicomRefusalError, match="says 65,536"):
-        display(np.zeros((16, 16), np.uint8), dataset)
+        display_values(np.zeros((16, 16), np.uint8), dataset)
     del dataset.GreenPaletteColorLookupTableData
     with pytest.raises(DicomRefusalError, match="missing or segmented"):
-        display(np.zeros((16, 16), np.uint8), dataset)
+        display_values(np.zeros((16, 16), np.uint8), dataset)
 
 
 def test_a_rescaling_beyond_all_numbers_is_refused() -> None:
     dataset = header()
     dataset.add_new("RescaleSlope", "FD", 1e308)
     with pytest.raises(DicomRefusalError, match="not finite"):
-        display(RAMP, dataset)
+        display_values(RAMP, dataset)
 
 
 def test_a_window_beyond_all_numbers_is_refused() -> None:
@@ -332,7 +332,7 @@ def test_a_window_beyond_all_numbers_is_refused() -> None:
     dataset.add_new("WindowCenter", "FD", -1.7e308)
     dataset.add_new("WindowWidth", "FD", 1.7e308)
     with pytest.raises(DicomRefusalError, match="not finite"):
-        display(RAMP, dataset)
+        display_values(RAMP, dataset)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ def with_raw(keyword: str, content: bytes, vr: str | None = None) -> Dataset:
 
 def kept(dataset: Dataset, frame: int = 1) -> Dataset:
     """Return what results can repeat, after the way through JSON that it takes between processes."""
-    return source_attributes.restore(json.loads(json.dumps(source_attributes.extract(dataset, frame))))
+    return source_attributes.restore_attributes(
+        json.loads(json.dumps(source_attributes.extract_attributes(dataset, frame)))
+    )
 
 
 def test_patient_study_series_and_place_are_kept_as_they_are() -> None:
@@ -60,7 +62,7 @@ def test_nothing_but_the_list_is_kept() -> None:
     block = dataset.private_block(0x11, "PLANTED", create=True)
     block.add_new(1, "LO", "PLANTED")
     dataset.RequestAttributesSequence = [make.item(RequestedProcedureDescription="PLANTED")]
-    taken = source_attributes.extract(read_back(dataset), 1)
+    taken = source_attributes.extract_attributes(read_back(dataset), 1)
     allowed = {
         *source_attributes.NEEDED,
         *source_attributes.EMPTY_IF_UNKNOWN,
@@ -159,7 +161,7 @@ def test_the_representation_is_the_standards_not_the_files() -> None:
 @pytest.mark.parametrize("content", [b"", b"SECRET^NAME", b"1.2.\xff", b"12345", b"1." * 40])
 def test_an_image_that_cannot_be_referred_to_is_refused_without_its_values(keyword: str, content: bytes) -> None:
     with pytest.raises(ImageError, match=f"^scan.dcm: {keyword} is missing or invalid") as caught:
-        source_attributes.extract(with_raw(keyword, content), 1, "scan.dcm")
+        source_attributes.extract_attributes(with_raw(keyword, content), 1, "scan.dcm")
     assert "SECRET" not in str(caught.value)
 
 
@@ -259,7 +261,7 @@ def test_odd_structure_is_as_if_it_were_not_there(oddity: Callable[[Dataset], No
     ],
 )
 def test_attributes_that_no_image_gives_are_not_taken_from_a_decoder(change: dict[str, Any]) -> None:
-    taken = json.loads(json.dumps(source_attributes.extract(read_back(make.mr()), 1)))
-    assert source_attributes.restore(taken).PatientID == make.PATIENT
+    taken = json.loads(json.dumps(source_attributes.extract_attributes(read_back(make.mr()), 1)))
+    assert source_attributes.restore_attributes(taken).PatientID == make.PATIENT
     with pytest.raises((ValueError, ImageError)):
-        source_attributes.restore(taken | change)
+        source_attributes.restore_attributes(taken | change)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from braintumor.evaluate.faithfulness import area, faith, imputed, ranks
+from braintumor.evaluate.faithfulness import area, imputed, measure_faithfulness, ranks
 
 LEVELS = np.full((20, 20), 40, np.uint8)
 LEVELS[:10, :10] = 200  # a quarter of the pixels
@@ -36,7 +36,7 @@ def test_the_area_is_that_of_trapezoids() -> None:
 
 
 def test_a_map_on_the_bright_quarter_is_more_faithful_than_one_elsewhere() -> None:
-    right, wrong = faith(LEVELS, TRUE, light, 0), faith(LEVELS, FALSE, light, 0)
+    right, wrong = measure_faithfulness(LEVELS, TRUE, light, 0), measure_faithfulness(LEVELS, FALSE, light, 0)
     # the quarter is gone after 25 to 30 % of the pixels: 1 at 0, nothing from 0.3 on
     assert right.deletion == pytest.approx(0.15, abs=0.03)
     assert wrong.deletion > 0.6

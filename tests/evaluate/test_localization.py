@@ -13,20 +13,20 @@ from braintumor.evaluate import localization as module
 from braintumor.evaluate.localization import (
     SIDE,
     THRESHOLDS,
-    Look,
+    LocalizedModel,
     Overlap,
-    Part,
+    SliceLocalization,
     elsewhere,
     enlarged,
     filled,
     head_of,
-    localise,
+    localize,
     overlap,
-    summarise,
+    summarize_localization,
 )
 from braintumor.evaluate.report.gallery import survivors
 from braintumor.models.policy import Policy
-from braintumor.models.session import Answers
+from braintumor.models.session import ModelOutput
 
 
 def square(top: int, left: int, side: int = 64) -> np.ndarray:
@@ -107,10 +107,10 @@ def test_the_piece_elsewhere_is_as_large_lies_in_the_head_and_does_not_touch_the
     assert elsewhere(head, head, 0) is None
 
 
-def look(predicted: str, without: str, control: str | None, area: float, energy: float) -> Look:
+def look(predicted: str, without: str, control: str | None, area: float, energy: float) -> SliceLocalization:
     found = Overlap(energy > 0.5, energy, np.full(len(THRESHOLDS), energy, np.float32))
     baselines = dict.fromkeys(module.BASELINES, replace(found, energy=area))
-    return Look(Row("a.png", "glioma"), predicted, area, found, baselines, 0.25, without, control)
+    return SliceLocalization(Row("a.png", "glioma"), predicted, area, found, baselines, 0.25, without, control)
 
 
 def test_rates_worked_by_hand() -> None:
@@ -119,7 +119,7 @@ def test_rates_worked_by_hand() -> None:
         look("glioma", "glioma", None, 0.02, 0.4),
         look("pituitary", "glioma", "glioma", 0.04, 0.6),  # not right: does not count for flips
     ]
-    result = summarise(found, np.array([0, 0, 1]), [0.5] * 3, dict.fromkeys(module.BASELINES, 0.5), {})
+    result = summarize_localization(found, np.array([0, 0, 1]), [0.5] * 3, dict.fromkeys(module.BASELINES, 0.5), {})
     overall = result.overall
     assert (overall["pointing"].value, overall["pointing"].n) == (pytest.approx(2 / 3), 3)
     assert overall["energy"].value == pytest.approx(0.6)
@@ -133,7 +133,7 @@ def test_rates_worked_by_hand() -> None:
     assert result.baselines["head"]["energy"].value == pytest.approx(0.065 / 3)
     assert len(result.survivors) == 1
     with pytest.raises(DataError, match="no test image has a known tumor outline"):
-        summarise([], np.array([], int), [], {}, {})
+        summarize_localization([], np.array([], int), [], {}, {})
 
 
 class Seeing:
@@ -150,11 +150,11 @@ class Seeing:
     identity = "seeing 1"
     policy = Policy()
 
-    def __call__(self, images: np.ndarray) -> Answers:
+    def __call__(self, images: np.ndarray) -> ModelOutput:
         bright = (images[:, 0] > 0.9).astype(np.float32)  # (N, 64, 64)
         logits = np.zeros((len(images), 4), np.float32)
         logits[:, 0] = np.where(bright.any(axis=(1, 2)), 3, -3)
-        return Answers(logits, np.repeat(bright[:, None], 4, axis=1), np.ones(len(images), np.float32))
+        return ModelOutput(logits, np.repeat(bright[:, None], 4, axis=1), np.ones(len(images), np.float32))
 
 
 @pytest.fixture
@@ -175,10 +175,10 @@ def reference(tmp_path: Path) -> Path:
 
 def test_a_model_that_sees_the_tumor_alone_has_full_marks(reference: Path, tmp_path: Path) -> None:
     rows = tuple(Row(f"images/{number}.png", "glioma") for number in range(4))
-    part = Part(Seeing(), Manifest(reference, rows[:3]), Manifest(reference, rows[3:]))  # type: ignore[arg-type]
+    part = LocalizedModel(Seeing(), Manifest(reference, rows[:3]), Manifest(reference, rows[3:]))  # type: ignore[arg-type]
     done: list[tuple[int, int]] = []
     groups = {row.image: index for index, row in enumerate(rows)}
-    result = localise([part], groups, reference, tmp_path / "cache", lambda *step: done.append(step))
+    result = localize([part], groups, reference, tmp_path / "cache", lambda *step: done.append(step))
     overall = {name: estimate.value for name, estimate in result.overall.items()}
     assert (overall["pointing"], overall["flip"], overall["flip_control"], overall["outside"]) == (1, 1, 0, 0)
     assert overall["energy"] > 0.85
@@ -192,7 +192,7 @@ def test_a_model_that_sees_the_tumor_alone_has_full_marks(reference: Path, tmp_p
 class Stubborn(Seeing):
     """A model that says glioma whatever it sees."""
 
-    def __call__(self, images: np.ndarray) -> Answers:
+    def __call__(self, images: np.ndarray) -> ModelOutput:
         answers = super().__call__(images)
         answers.logits[:, 0] = 3
         return answers
@@ -201,9 +201,9 @@ class Stubborn(Seeing):
 def test_answers_that_need_no_tumor_are_named_and_shown(reference: Path, tmp_path: Path) -> None:
     rows = tuple(Row(f"images/{number}.png", "glioma") for number in range(4))
     test, model = Manifest(reference, rows[:3]), Stubborn()
-    part = Part(model, test, Manifest(reference, rows[3:]))  # type: ignore[arg-type]
+    part = LocalizedModel(model, test, Manifest(reference, rows[3:]))  # type: ignore[arg-type]
     groups = {row.image: index for index, row in enumerate(rows)}
-    result = localise([part], groups, reference, tmp_path / "cache")
+    result = localize([part], groups, reference, tmp_path / "cache")
     assert result.survivors == tuple(row.image for row in rows[:3])
     shown = survivors(model, test, reference, tmp_path / "cache")  # type: ignore[arg-type]
     assert [each.image for each in shown] == list(result.survivors)

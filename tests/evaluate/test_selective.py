@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from braintumor.classes import CLASSES
-from braintumor.evaluate.selective import decisions, subgroups, thirds, tumor_shares
+from braintumor.evaluate.selective import selective_result, subgroups, thirds, tumor_shares
 from braintumor.models.preprocess import Preprocess
 from braintumor.models.referral import Referral
 from braintumor.models.session import Card
@@ -37,14 +37,14 @@ ANSWERS = [
 
 
 def test_shares_worked_by_hand() -> None:
-    found = decisions(ANSWERS, [CARD] * 4, "float32", LABELS, GROUPS)
+    found = selective_result(ANSWERS, [CARD] * 4, "float32", LABELS, GROUPS)
     assert found.answered.value == 0.5
     assert found.accuracy is not None
     assert (found.accuracy.value, found.accuracy.n) == (0.5, 2)
     shares = (found.refused.value, found.uncertain.value, found.quality.value)
     assert shares == (0.25, 0.25, 0.25)
     assert found.sets == {}
-    nothing = decisions([ANSWERS[1]], [CARD], "float32", LABELS[:1], GROUPS[:1])
+    nothing = selective_result([ANSWERS[1]], [CARD], "float32", LABELS[:1], GROUPS[:1])
     assert (nothing.answered.value, nothing.accuracy) == (0.0, None)
 
 
@@ -52,7 +52,7 @@ def test_prediction_sets_are_those_of_the_model_that_answered() -> None:
     entry = {"ood_threshold": 2.0, "far_ood_threshold": 4.0, "points": POINTS, "sets": SETS}
     strict = replace(CARD, rejection={"float32": entry})
     loose = replace(CARD, rejection={"float32": {**entry, "sets": {"0.1": [1.0] * 4}}})
-    found = decisions(ANSWERS, [strict, strict, strict, loose], "float32", LABELS, GROUPS).sets
+    found = selective_result(ANSWERS, [strict, strict, strict, loose], "float32", LABELS, GROUPS).sets
     assert list(found) == ["0.1"]  # the only error that both cards know
     sets = found["0.1"]
     assert sets.coverage.value == 0.75  # the second answer names meningioma alone
@@ -86,7 +86,7 @@ def test_parts_differ_in_their_tumors_by_their_counts() -> None:
 
 
 def test_no_share_of_four_images_is_certain() -> None:
-    found = decisions(ANSWERS[:1] * 4, [CARD] * 4, "float32", np.zeros(4, np.int64), GROUPS)
+    found = selective_result(ANSWERS[:1] * 4, [CARD] * 4, "float32", np.zeros(4, np.int64), GROUPS)
     assert (found.answered.value, found.answered.low) == (1, pytest.approx(0.025 ** (1 / 4)))
     assert (found.refused.value, found.refused.high) == (0, pytest.approx(1 - 0.025 ** (1 / 4)))
     assert found.answered.few

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from braintumor.errors import ImageError
-from braintumor.io.nifti import LARGEST_VOLUME, NO_WINDOW, slices
+from braintumor.io.nifti import LARGEST_VOLUME, NO_WINDOW, read_nifti
 from braintumor.io.sandbox import Sandbox
-from braintumor.io.scan import Choice, Scan
+from braintumor.io.scan import Scan, SliceSelection
 from braintumor.io.slice_geometry import UNPLACED
 from tests.volume_files import brain, changed, head, nifti, orders
 
@@ -24,7 +24,7 @@ SHAPE = (18, 20, 22)  # right, front, top
 
 
 def scans(content: bytes, plane: str = "acquired", *ranges: tuple[int, int], largest: int = LARGEST) -> list[Scan]:
-    return list(slices(content, "v.nii", largest, Choice(plane, ranges)))
+    return list(read_nifti(content, "v.nii", largest, SliceSelection(plane, ranges)))
 
 
 def refusal(content: bytes, plane: str = "acquired", *ranges: tuple[int, int], largest: int = LARGEST) -> str:
@@ -510,5 +510,5 @@ def test_the_largest_volume_fits_into_a_child_process(sandbox: Sandbox, kind: st
     for packed in (False, True):
         content = nifti(volume, packed=packed)
         for plane in ("axial", "sagittal"):
-            found = list(sandbox.read_all(content, "v.nii", Choice(plane, ((3, 8),))))
+            found = list(sandbox.read_all(content, "v.nii", SliceSelection(plane, ((3, 8),))))
             assert len(found) == 6

@@ -29,7 +29,7 @@ from braintumor.io.child import Child
 from braintumor.io.confinement import PROTECTIONS, confine
 from braintumor.io.read import read, read_all
 from braintumor.io.sandbox import Sandbox
-from braintumor.io.scan import Choice
+from braintumor.io.scan import SliceSelection
 from tests.volume_files import brain
 
 
@@ -226,7 +226,7 @@ def test_all_slices_of_a_volume_come_one_by_one(sandbox: Sandbox) -> None:
             own.place,
         )
     assert found[4].source == "volume#5"
-    wanted = list(sandbox.read_all(content, "volume", Choice("coronal", ((40, 41),))))
+    wanted = list(sandbox.read_all(content, "volume", SliceSelection("coronal", ((40, 41),))))
     assert [scan.place and scan.place.number for scan in wanted] == [40, 41]
 
 

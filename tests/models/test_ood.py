@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from braintumor.errors import DataError
-from braintumor.models.ood import fit_gate, threshold
+from braintumor.models.ood import fit_ood_scorer, threshold
 
 
 def test_the_distance_is_that_of_mahalanobis_and_about_1_for_usual_images() -> None:
     random = np.random.default_rng(0)
     mix = random.normal(size=(5, 5))
     features = random.normal(size=(4000, 5)) @ mix + 3
-    gate = fit_gate(features)
+    gate = fit_ood_scorer(features)
     ood_score = (((features - gate.centre) @ gate.whitening) ** 2).mean(axis=1)
     assert ood_score.mean() == pytest.approx(1, abs=0.03)
     exact = np.linalg.inv(np.cov(features.T, bias=True))
@@ -22,10 +22,10 @@ def test_the_distance_is_that_of_mahalanobis_and_about_1_for_usual_images() -> N
 def test_features_that_never_vary_do_not_divide_by_zero() -> None:
     features = np.zeros((50, 3))
     features[:, 0] = np.arange(50)
-    gate = fit_gate(features)
+    gate = fit_ood_scorer(features)
     assert np.isfinite(gate.whitening).all()
     with pytest.raises(DataError, match=r"at least two training images .* got 1"):
-        fit_gate(features[:1])
+        fit_ood_scorer(features[:1])
 
 
 def test_the_threshold_refuses_about_one_in_a_hundred_and_more_margin_where_groups_are_few() -> None:

@@ -15,7 +15,7 @@ import pytest
 from braintumor.classes import CLASSES
 from braintumor.errors import ModelError
 from braintumor.models.preprocess import Preprocess
-from braintumor.models.session import Card, Model, integer_sums_saturate, load
+from braintumor.models.session import Card, Model, integer_sums_saturate, load_folder
 
 CARD = Card(
     "cnn-reference", "0.1.0", "cnn", Preprocess(64), 2.5, "0.1.0", temperature=1.3, train={"seed": 1}, metrics={"n": 4}
@@ -125,16 +125,16 @@ def test_a_model_answers_with_logits_and_class_maps_of_every_image(model: Model)
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(ModelError, match=f"no model in {folder}: {file} is missing; name a folder written by"):
-        load(folder)
+        load_folder(folder)
 
 
 def test_what_is_no_model_folder_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"card\.json is missing"):
-        load(folder / "nowhere")
+        load_folder(folder / "nowhere")
     with pytest.raises(ModelError, match=r"card\.json cannot be read .Not a directory"):
-        load(folder / "card.json")
+        load_folder(folder / "card.json")
     with pytest.raises(ModelError, match="no precision is called 'int3'; choose one of float32, int8"):
-        load(folder, precision="int3")
+        load_folder(folder, precision="int3")
 
 
 def test_a_missing_precision_says_how_to_write_it(folder: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_missing_precision_says_how_to_write_it(folder: Path) -> None:
         rf"no int8 model in {folder}: model\.int8\.onnx is missing; write it with: braintumor quantize {folder} DATA"
     )
     with pytest.raises(ModelError, match=message):
-        load(folder, precision="int8")
+        load_folder(folder, precision="int8")
 
 
 def test_a_model_is_called_by_name_version_and_a_precision_that_is_not_the_trained_one(model: Model) -> None:
@@ -197,14 +197,14 @@ def test_the_runtime_keeps_and_reports_nothing_about_its_use(tmp_path: Path) -> 
 def test_a_damaged_network_is_refused(folder: Path, content: bytes) -> None:
     (folder / "model.onnx").write_bytes(content)
     with pytest.raises(ModelError, match="is not a usable ONNX file"):
-        load(folder)
+        load_folder(folder)
 
 
 def test_a_truncated_network_is_refused(folder: Path) -> None:
     file = folder / "model.onnx"
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="is not a usable ONNX file"):
-        load(folder)
+        load_folder(folder)
 
 
 def test_weights_in_a_second_file_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,14 +214,14 @@ def test_weights_in_a_second_file_are_refused(folder: Path, monkeypatch: pytest.
     assert (folder / "weights.bin").stat().st_size > 100_000
     monkeypatch.chdir(folder)
     with pytest.raises(ModelError, match="is not a usable ONNX file with all its weights inside"):
-        load(folder)
+        load_folder(folder)
 
 
 def test_a_network_of_another_size_than_the_card_is_refused(folder: Path) -> None:
     card = Card.from_json((folder / "card.json").read_text())
     (folder / "card.json").write_text(replace(card, preprocess=Preprocess(96)).to_json())
     with pytest.raises(ModelError, match=r"'image': \[1, 64, 64\].*expected image \(N, 1, 96, 96\)"):
-        load(folder)
+        load_folder(folder)
 
 
 def test_a_network_that_answers_nan_is_refused_when_it_does(folder: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_network_that_answers_nan_is_refused_when_it_does(folder: Path) -> Non
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(4, np.nan, np.float32), bias.name))
     onnx.save(network, folder / "model.onnx")
     with pytest.raises(ModelError, match="answers NaN or infinity"):
-        load(folder)(np.zeros((1, 1, 64, 64), np.float32))
+        load_folder(folder)(np.zeros((1, 1, 64, 64), np.float32))
 
 
 def rebuilt(folder: Path, outputs: dict[str, tuple[int, list[int], Any]]) -> None:
@@ -277,10 +277,10 @@ def test_answers_of_another_shape_or_kind_are_refused(
 ) -> None:
     images = np.zeros((1, 1, 64, 64), np.float32)
     rebuilt(folder, GOOD)
-    assert load(folder)(images).logits.shape == (1, 4)
+    assert load_folder(folder)(images).logits.shape == (1, 4)
     rebuilt(folder, GOOD | {name: output})
     with pytest.raises(ModelError, match=message):
-        load(folder)(images)
+        load_folder(folder)(images)
 
 
 def test_a_network_that_fails_when_it_is_asked_is_refused(folder: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_network_that_fails_when_it_is_asked_is_refused(folder: Path) -> None:
     graph.node.append(onnx.helper.make_node("Reshape", ["before", "impossible"], [logits.name]))
     (folder / "model.onnx").write_bytes(network.SerializeToString())
     with pytest.raises(ModelError, match="cannot be computed"):
-        load(folder)(np.zeros((1, 1, 64, 64), np.float32))
+        load_folder(folder)(np.zeros((1, 1, 64, 64), np.float32))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another account")
@@ -314,4 +314,4 @@ def test_a_model_that_may_not_be_read_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["a\0b", "a" * 5000])
 def test_a_path_that_no_file_can_have_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
-        load(f"./{name}")
+        load_folder(f"./{name}")

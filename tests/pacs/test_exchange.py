@@ -112,7 +112,7 @@ def test_one_image_that_drips_is_trouble_of_that_image(monkeypatch: pytest.Monke
     with hostile(dripping_body) as url:
         archive = client.Archive(url)
         with pytest.raises(InstanceError, match="no answer in time"):
-            archive.pull(client.Image("1", "2", "3"))
+            archive.pull(client.InstanceReference("1", "2", "3"))
         archive.close()
 
 

@@ -11,12 +11,12 @@ from pydicom.dataset import Dataset
 
 from braintumor.models.session import Model
 from braintumor.pacs import client, retry
-from braintumor.pacs.state import Journal
-from braintumor.pacs.watch import Tally, watch
+from braintumor.pacs.state import WatchState
+from braintumor.pacs.watch import WatchStats, watch
 from tests.dicom import make
 from tests.pacs.fake import DROP, Archive, serving
 
-Run = Callable[..., Tally]
+Run = Callable[..., WatchStats]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def run(archive: Archive, bundled: Model, tmp_path: Path, said: list[str]) -> Run:
-    def run(path: str = "") -> Tally:
+    def run(path: str = "") -> WatchStats:
         return watch(archive.url + path, bundled, tmp_path / "state", poll_seconds=0.01, once=True, say=said.append)
 
     return run
@@ -156,15 +156,15 @@ def test_an_instance_of_which_a_search_says_nonsense_is_not_passed_over(archive:
 def test_what_was_begun_stays_so_while_a_study_cannot_be_searched(
     archive: Archive, run: Run, bundled: Model, tmp_path: Path
 ) -> None:
-    from braintumor.dicom.results.base import author
+    from braintumor.dicom.results.base import provenance_hash
 
     archive.add(images(1)[0])
-    with Journal(tmp_path / "state") as journal:
-        journal.begin(["a"], author(bundled))
+    with WatchState(tmp_path / "state") as journal:
+        journal.begin(["a"], provenance_hash(bundled))
     archive.trouble = lambda method, path: 500 if "/instances" in path else None
     run("/dicom-web")
-    with Journal(tmp_path / "state") as journal:
-        assert journal.under_way() == {author(bundled): 1}
+    with WatchState(tmp_path / "state") as journal:
+        assert journal.under_way() == {provenance_hash(bundled): 1}
 
 
 def test_many_images_that_fail_do_not_keep_new_ones_away(
@@ -219,15 +219,15 @@ def test_what_waits_is_told_once_a_minute_and_at_the_end(monkeypatch: pytest.Mon
 
 
 def test_of_changes_beyond_an_image_that_waits_only_the_places_between_are_kept(tmp_path: Path) -> None:
-    from braintumor.pacs.client import Image
-    from braintumor.pacs.feed import Changes
+    from braintumor.pacs.client import InstanceReference
+    from braintumor.pacs.feed import OrthancChanges
 
-    with serving(Archive()) as served, Journal(tmp_path) as journal:
+    with serving(Archive()) as served, WatchState(tmp_path) as journal:
         served.changes = [(seq, f"entry {seq}") for seq in range(1, 91)]
         reached = client.Archive(served.url)
-        changes = Changes(reached, journal)
+        changes = OrthancChanges(reached, journal)
         changes.more()
-        waiting = [Image("1", "2", str(seq), seq=seq) for seq in (10, 50)]
+        waiting = [InstanceReference("1", "2", str(seq), seq=seq) for seq in (10, 50)]
         changes.done(waiting)
         assert journal.place == (9, "entry 9")
         assert list(changes._trail) == [(49, "entry 49"), (90, "entry 90")]

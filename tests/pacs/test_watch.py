@@ -18,22 +18,22 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from braintumor.dicom.results.base import author
+from braintumor.dicom.results.base import provenance_hash
 from braintumor.errors import ArchiveError, ImageError, InstanceError, ModelError, Refusal, StorageError
 from braintumor.io.sandbox import TOO_LONG, Sandbox
 from braintumor.models.session import Model
 from braintumor.pacs import client, retry
-from braintumor.pacs.client import Image
-from braintumor.pacs.fetch import Incoming
+from braintumor.pacs.client import InstanceReference
+from braintumor.pacs.fetch import InstanceFetcher
 from braintumor.pacs.multipart import only_part
 from braintumor.pacs.retry import backoff
-from braintumor.pacs.state import Journal
-from braintumor.pacs.store import Waiting
-from braintumor.pacs.watch import MOST_FAILURES, Tally, watch
+from braintumor.pacs.state import WatchState
+from braintumor.pacs.store import WorkItem
+from braintumor.pacs.watch import MOST_FAILURES, WatchStats, watch
 from tests.dicom import make
 from tests.pacs.fake import DROP, Archive, serving
 
-Run = Callable[..., Tally]
+Run = Callable[..., WatchStats]
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def run(archive: Archive, bundled: Model, tmp_path: Path, said: list[str]) -> Run:
-    def run(path: str = "", model: Model = bundled) -> Tally:
+    def run(path: str = "", model: Model = bundled) -> WatchStats:
         return watch(archive.url + path, model, tmp_path / "state", poll_seconds=0.01, once=True, say=said.append)
 
     return run
@@ -77,7 +77,7 @@ def test_each_mr_image_is_answered_and_nothing_else(archive: Archive, run: Run, 
     for each in images(3):
         archive.add(each)
     archive.add(make.mr(number=4, series="ct", Modality="CT"))
-    assert run(root) == Tally(answered=3, passed=1 + 9 + (root != "") * 1)
+    assert run(root) == WatchStats(answered=3, passed=1 + 9 + (root != "") * 1)
     assert answered(archive) == [3, 3, 3]
     assert archive.pulls() == 3
     assert "answered 3; 0 waiting" in said
@@ -123,7 +123,7 @@ def test_an_archive_without_https_is_said(archive: Archive) -> None:
 def test_without_dicomweb_an_image_is_not_taken_for_deleted(archive: Archive, run: Run) -> None:
     archive.add(images(1)[0])
     archive.trouble = lambda method, path: 404 if "instances" in path else None
-    assert run() == Tally(waiting=1)
+    assert run() == WatchStats(waiting=1)
     archive.trouble = lambda method, path: None
     assert run().answered == 1
 
@@ -167,7 +167,7 @@ def test_results_that_are_taken_in_part_are_sent_again(archive: Archive, run: Ru
         return False
 
     archive.refuse = refuse
-    assert run() == Tally(answered=2, passed=6)
+    assert run() == WatchStats(answered=2, passed=6)
     assert answered(archive) == [3, 3]
 
 
@@ -190,14 +190,14 @@ def test_an_image_that_fails_while_others_do_not_is_refused_in_the_end(
     assert tally.answered >= MOST_FAILURES
     assert "refused 1: the archive does not give it (status 500)" in said
     archive.trouble = lambda method, path: None
-    assert run() == Tally()
+    assert run() == WatchStats()
 
 
 def test_an_image_that_fails_alone_waits_for_the_next_run(archive: Archive, run: Run) -> None:
     bad = images(1)[0]
     archive.add(bad)
     archive.trouble = lambda method, path: 500 if path.endswith(f"/instances/{bad.SOPInstanceUID}") else None
-    assert run() == Tally(waiting=1)
+    assert run() == WatchStats(waiting=1)
     archive.trouble = lambda method, path: None
     assert run().answered == 1
 
@@ -207,7 +207,7 @@ def test_a_study_that_we_may_not_see_stops_no_other(archive: Archive, run: Run) 
     archive.add(hidden)
     archive.add(images(1)[0])
     archive.trouble = lambda method, path: 403 if path.endswith(f"/instances/{hidden.SOPInstanceUID}") else None
-    assert run() == Tally(answered=1, passed=3, waiting=1)
+    assert run() == WatchStats(answered=1, passed=3, waiting=1)
 
 
 def test_an_image_without_a_study_stops_no_other(archive: Archive, run: Run) -> None:
@@ -215,7 +215,7 @@ def test_an_image_without_a_study_stops_no_other(archive: Archive, run: Run) -> 
     entry = archive.add(lost)
     archive.held[entry][1]["SOPInstanceUID"] = ""
     archive.add(good)
-    assert run() == Tally(answered=1, passed=4)
+    assert run() == WatchStats(answered=1, passed=4)
 
 
 def test_an_image_deleted_meanwhile_is_passed_over(archive: Archive, run: Run) -> None:
@@ -229,17 +229,17 @@ def test_an_image_deleted_meanwhile_is_passed_over(archive: Archive, run: Run) -
         return None
 
     archive.trouble = trouble
-    assert run() == Tally(answered=1, gone=1, passed=3)
+    assert run() == WatchStats(answered=1, gone=1, passed=3)
 
 
 def test_what_cannot_be_decoded_is_refused_once(archive: Archive, run: Run, said: list[str]) -> None:
     bad, good = images(2)
     archive.add(bad, make.encoded(bad)[:2_000])
     archive.add(good)
-    assert run() == Tally(answered=1, refused=1, passed=3)
+    assert run() == WatchStats(answered=1, refused=1, passed=3)
     assert sum(line.startswith("refused 1: ") for line in said) == 1
     archive.asked.clear()
-    assert run() == Tally()
+    assert run() == WatchStats()
     assert archive.pulls() == 0
 
 
@@ -273,13 +273,13 @@ def test_an_image_whose_results_cannot_be_made_stops_no_other(
         return results(*judged)
 
     monkeypatch.setattr(module, "results", sometimes)
-    assert run() == Tally(answered=1, refused=1, passed=3)
+    assert run() == WatchStats(answered=1, refused=1, passed=3)
     assert "refused 1: results cannot be made of it (ValueError)" in said
 
 
 def test_every_frame_of_an_enhanced_image_is_answered(archive: Archive, run: Run) -> None:
     archive.add(make.enhanced())
-    assert run() == Tally(answered=1, passed=12)
+    assert run() == WatchStats(answered=1, passed=12)
     assert len(archive.results()) == 4 * 3
 
 
@@ -309,7 +309,7 @@ def test_an_archive_that_gives_its_first_page_for_ever_is_read_once(archive: Arc
 
 
 def test_images_half_answered_by_another_model_must_be_finished_first(run: Run, tmp_path: Path) -> None:
-    with Journal(tmp_path / "state") as journal:
+    with WatchState(tmp_path / "state") as journal:
         journal.begin(["a"], "another model")
     with pytest.raises(ModelError, match="1 image"):
         run()
@@ -318,13 +318,13 @@ def test_images_half_answered_by_another_model_must_be_finished_first(run: Run, 
 def test_another_version_of_this_package_is_as_another_model(
     archive: Archive, run: Run, bundled: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Journal(tmp_path / "state") as journal:
-        journal.begin(["a"], author(bundled))
+    with WatchState(tmp_path / "state") as journal:
+        journal.begin(["a"], provenance_hash(bundled))
     with monkeypatch.context() as newer:
         newer.setattr("braintumor.dicom.results.base.__version__", "99.0")
         with pytest.raises(ModelError, match="or version of braintumor"):
             run()
-    assert run() == Tally()
+    assert run() == WatchStats()
 
 
 def test_an_interrupted_answer_is_finished_and_then_no_longer_under_way(
@@ -332,16 +332,16 @@ def test_an_interrupted_answer_is_finished_and_then_no_longer_under_way(
 ) -> None:
     image = images(1)[0]
     archive.add(image)
-    with Journal(tmp_path / "state") as journal:
-        key = Image(image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID).key
-        journal.begin([key, "gone meanwhile"], author(bundled))
+    with WatchState(tmp_path / "state") as journal:
+        key = InstanceReference(image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID).key
+        journal.begin([key, "gone meanwhile"], provenance_hash(bundled))
     assert run().answered == 1
-    with Journal(tmp_path / "state") as journal:
+    with WatchState(tmp_path / "state") as journal:
         assert journal.under_way() == {}
 
 
 def test_a_second_watcher_on_the_same_journal_is_refused(run: Run, tmp_path: Path) -> None:
-    with Journal(tmp_path / "state"), pytest.raises(StorageError, match="in use by another watcher"):
+    with WatchState(tmp_path / "state"), pytest.raises(StorageError, match="in use by another watcher"):
         run()
 
 
@@ -373,14 +373,14 @@ def test_a_pause_doubles_up_to_a_minute_and_varies() -> None:
 
 
 def test_an_image_is_only_blamed_for_failures_between_successes_of_others() -> None:
-    waiting = Waiting(Image("1", "2", "3"))
+    waiting = WorkItem(InstanceReference("1", "2", "3"))
     for successes in (0, 0, 0, 1, 1, 2):
         waiting.fail("trouble", successes)
     assert (waiting.failures, waiting.blamed) == (6, 2)
 
 
 def test_the_key_of_an_image_tells_nothing_and_differs_by_study() -> None:
-    one, other = Image("1.2", "1.3", "1.4"), Image("1.9", "1.3", "1.4")
+    one, other = InstanceReference("1.2", "1.3", "1.4"), InstanceReference("1.9", "1.3", "1.4")
     assert one.key != other.key
     assert len(one.key) == 32
     assert "1.2" not in one.key
@@ -402,7 +402,7 @@ def test_an_image_of_which_a_search_does_not_tell_the_modality_is_not_passed_ove
 def test_another_image_than_the_one_asked_for_is_never_answered(archive: Archive, run: Run, said: list[str]) -> None:
     wanted, other = images(2)
     archive.add(wanted, make.encoded(other))
-    assert run() == Tally(waiting=1)
+    assert run() == WatchStats(waiting=1)
     assert archive.results() == []
     assert not any("2.25." in line for line in said)
 
@@ -411,7 +411,7 @@ def test_another_image_than_the_one_asked_for_is_never_answered(archive: Archive
 def test_a_page_in_place_of_an_image_is_no_reason_to_give_up_on_it(archive: Archive, run: Run, page: bytes) -> None:
     archive.add(images(1)[0])
     archive.said = {"/dicom-web/studies/": page}
-    assert run() == Tally(waiting=1)
+    assert run() == WatchStats(waiting=1)
     archive.said = {}
     assert run().answered == 1
 
@@ -420,7 +420,7 @@ def test_what_waits_in_great_number_is_waited_for(archive: Archive, run: Run, mo
     monkeypatch.setattr("braintumor.pacs.watch.MOST_WAITING", 1)
     archive.add(images(1)[0])
     archive.trouble = lambda method, path: 500 if "/instances/" in path else None
-    assert run() == Tally(waiting=1)
+    assert run() == WatchStats(waiting=1)
 
 
 CHANGE = b'{"Seq": %s, "ID": "a", "ChangeType": "NewInstance"}'
@@ -455,7 +455,7 @@ def test_a_change_whose_explanation_cannot_be_understood_waits(
 ) -> None:
     archive.add(images(1)[0])
     archive.said = {"/tools/bulk-content": content}
-    assert run() == Tally(waiting=1)
+    assert run() == WatchStats(waiting=1)
     assert said[-1] == "the archive's answer is not as Orthanc writes it: 1 new instance(s) still wait"
     archive.said = {}
     assert run().answered == 1
@@ -463,7 +463,7 @@ def test_a_change_whose_explanation_cannot_be_understood_waits(
 
 def test_a_list_that_says_for_ever_that_there_is_more_is_read_at_leisure(archive: Archive, run: Run) -> None:
     archive.said = {"/changes?since": b'{"Changes": [], "Done": false, "Last": 0}'}
-    assert run() == Tally()
+    assert run() == WatchStats()
 
 
 @pytest.mark.parametrize("way", ["gzip", "X-GZip", "deflate"])
@@ -513,9 +513,9 @@ def test_the_slices_of_a_large_image_are_never_held_together(archive: Archive) -
     archive.add(made)
     reached = client.Archive(archive.url)
     reached.find()
-    with Sandbox(1) as sandbox, Incoming(reached, sandbox) as incoming:
-        image = Image(made.StudyInstanceUID, made.SeriesInstanceUID, made.SOPInstanceUID)
-        ((_, fetched),) = next(incoming.fetched([Waiting(image)], 0))
+    with Sandbox(1) as sandbox, InstanceFetcher(reached, sandbox) as incoming:
+        image = InstanceReference(made.StudyInstanceUID, made.SeriesInstanceUID, made.SOPInstanceUID)
+        ((_, fetched),) = next(incoming.fetched([WorkItem(image)], 0))
     assert (fetched.slices, fetched.several) == ((), make.encoded(made))
 
 
@@ -524,7 +524,7 @@ def test_an_image_of_too_many_slices_is_answered_in_part_and_refused(
 ) -> None:
     monkeypatch.setattr("braintumor.pacs.watch.MOST_SLICES", 2)
     archive.add(make.enhanced())
-    assert run() == Tally(refused=1, passed=6)
+    assert run() == WatchStats(refused=1, passed=6)
     assert "refused 1: more than 5,000 slices; split it" in said
 
 
@@ -534,7 +534,7 @@ def test_what_waits_is_said_with_its_reason_and_a_single_run_counts_it(
     for image in images(2):
         archive.add(image)
     archive.trouble = lambda method, path: 500 if method == "GET" and "/instances/" in path else None
-    assert run() == Tally(waiting=2)
+    assert run() == WatchStats(waiting=2)
     assert any(
         re.fullmatch(r"the archive does not give it \(status 500\): 2 .* wait, next try in \d+ s", line)
         for line in said
@@ -674,8 +674,8 @@ def test_what_an_answer_names_neither_stored_nor_failed_is_asked_for(
     archive.said = {"/instances?SOPInstanceUID=1.2.3&": b'[{"00080018": {"Value": ["1.2.3"]}}]', "/instances": b"[]"}
     call = reached._call
 
-    def answered(method: str, url: str, **options: Any) -> client.Reply:
-        return client.Reply(status, bytearray(answer), "") if method == "POST" else call(method, url, **options)
+    def answered(method: str, url: str, **options: Any) -> client.ArchiveReply:
+        return client.ArchiveReply(status, bytearray(answer), "") if method == "POST" else call(method, url, **options)
 
     monkeypatch.setattr(reached, "_call", answered)
     assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3": 0}

@@ -11,7 +11,7 @@ pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
 
-from braintumor.models.session import Model, load
+from braintumor.models.session import Model, load_folder
 from braintumor.server.app import create_app
 from braintumor.server.settings import Settings
 
@@ -28,7 +28,7 @@ def twins(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         (other / file.name).write_bytes(file.read_bytes())
     card = other / "card.json"
     card.write_text(card.read_text().replace('"name": "tiny"', '"name": "twin"'))
-    return load(model_folder, threads=1), load(other, threads=1)
+    return load_folder(model_folder, threads=1), load_folder(other, threads=1)
 
 
 @pytest.fixture(scope="session")

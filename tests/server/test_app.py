@@ -22,8 +22,8 @@ from braintumor.io.read import read
 from braintumor.io.sandbox import Sandbox
 from braintumor.models.session import Model
 from braintumor.predictor import COLUMNS, predict
-from braintumor.server.middleware import Guard
-from braintumor.server.service import Counter
+from braintumor.server.middleware import RequestLimits
+from braintumor.server.service import PredictionService
 from tests.dicom import make
 
 PATH = "/v1/predictions"
@@ -336,7 +336,7 @@ def test_nothing_is_written_to_the_disk(
 
 
 def test_places_are_freed_whatever_happens(client: TestClient, slices: list[Path]) -> None:
-    counter: Counter = client.app.state.counter  # type: ignore[attr-defined]
+    counter: PredictionService = client.app.state.counter  # type: ignore[attr-defined]
     for contents in ([b"junk"], slices[:1], [zipped({})]):
         send(client, contents)
     assert counter._present == 0
@@ -394,6 +394,6 @@ def test_an_answer_counts_as_held_until_it_is_sent(service: Any, slices: list[Pa
     for contents in (slices[:1], slices[:3], [b"junk"]):
         send(client, contents, "?maps=true&pixels=true")
     stack = client.app.middleware_stack
-    while not isinstance(stack, Guard):
+    while not isinstance(stack, RequestLimits):
         stack = stack.app
     assert stack._shares.held == 0

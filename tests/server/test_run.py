@@ -22,9 +22,9 @@ from braintumor.errors import BrainTumorError, ImageError, Refusal
 from braintumor.models.session import Model
 from braintumor.overlay import png
 from braintumor.server import protocol, run
-from braintumor.server.run import bound, is_local, serve
+from braintumor.server.run import bind_sockets, is_local, serve
 from braintumor.server.settings import Settings
-from braintumor.server.workers import Desk, Judged
+from braintumor.server.workers import InferenceWorkers, SliceResult
 
 UPLOAD = (
     b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
@@ -227,9 +227,9 @@ def test_hosts_and_ports_that_there_are_not_are_said(model_folder: Path) -> None
 def test_only_a_failed_bind_says_that_it_cannot_listen(
     model: Model, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    class Broken(Desk):
-        def judge(self, *_: object, **__: object) -> "Future[list[Judged]]":
-            failed: Future[list[Judged]] = Future()
+    class Broken(InferenceWorkers):
+        def judge(self, *_: object, **__: object) -> "Future[list[SliceResult]]":
+            failed: Future[list[SliceResult]] = Future()
             failed.set_exception(error)
             return failed
 
@@ -273,12 +273,12 @@ def test_a_name_is_listened_on_where_only_some_of_its_addresses_are(
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
     monkeypatch.setattr("socket.create_server", without_ipv6)
     if "127.0.0.1" in addresses:
-        (only,) = bound("localhost", 0)
+        (only,) = bind_sockets("localhost", 0)
         with only:
             assert only.getsockname()[0] == "127.0.0.1"
     else:
         with pytest.raises(BrainTumorError, match=r"cannot listen on localhost, port 0 \(Cannot assign requested"):
-            bound("localhost", 0)
+            bind_sockets("localhost", 0)
 
 
 def test_decoders_that_cannot_be_started_are_said(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

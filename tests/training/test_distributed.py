@@ -79,9 +79,9 @@ def test_two_processes_train_as_one_does_on_the_same_global_batches(data: Path, 
     one, two = results
     assert one.pop("loss") == pytest.approx(float(two.pop("loss")), abs=1e-6)
     torch.manual_seed(0)
-    from braintumor.training.networks import build
+    from braintumor.training.networks import build_network
 
-    start = build("cnn").state_dict()
+    start = build_network("cnn").state_dict()
     moved = max(float((one[name] - start[name]).abs().max()) for name in one)
     assert moved > 1e-4  # so that the next line says something
     for name, tensor in one.items():

@@ -23,7 +23,7 @@ from braintumor.training.integer_network import (
     rounded,
     write_integers,
 )
-from braintumor.training.networks import build
+from braintumor.training.networks import build_network
 
 LEVELS = np.rint(np.stack([[phantom("glioma", seed, 64)] for seed in range(6)]) * 255)
 IMAGES = (LEVELS / 255).astype(np.float32)
@@ -33,7 +33,7 @@ IMAGES = (LEVELS / 255).astype(np.float32)
 def files(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[str, tuple[Path, Path]]:
     """Return the float32 file and the 8-bit file of both documented networks."""
     folder = tmp_path_factory.mktemp("integers")
-    resnet = build("resnet")
+    resnet = build_network("resnet")
     export(resnet, gate_of(resnet, [torch.from_numpy(IMAGES)]), 64, folder / "resnet.onnx")
     sources = {"cnn": model_folder / "model.onnx", "resnet": folder / "resnet.onnx"}
     for name, source in sources.items():

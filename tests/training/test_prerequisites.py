@@ -102,7 +102,7 @@ def test_a_changed_setting_is_told_before_an_interrupted_run_opens_its_data(tmp_
     config = TrainConfig("cnn", epochs=2, size=32, source_size=32)
     begun(tmp_path / "run", CONFIG)
     with pytest.raises(TrainingError, match=r"began differently \(epochs: was 1, is 2\)"):
-        train(config, tmp_path / "data", tmp_path / "run", train_module.Quiet(), resume=True)
+        train(config, tmp_path / "data", tmp_path / "run", train_module.SilentProgress(), resume=True)
     begun(tmp_path / "folds" / "3", CONFIG)
     with pytest.raises(TrainingError, match=r"3 began differently \(epochs: was 1, is 2\)"):
         folds(config, tmp_path / "data", tmp_path / "folds", print)
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_a_version_with_fewer_settings_goes_on(tmp_path: Path) -
         del record["identity"]["settings"][younger]
     file.write_text(json.dumps(record))
     with pytest.raises(pytest.fail.Exception, match="the data was opened"):  # so nothing was wrong before
-        train(CONFIG, tmp_path / "data", tmp_path / "run", train_module.Quiet(), resume=True)
+        train(CONFIG, tmp_path / "data", tmp_path / "run", train_module.SilentProgress(), resume=True)
 
 
 def test_folds_that_are_finished_or_go_on_need_no_starting_weights(tmp_path: Path) -> None:
@@ -147,13 +147,13 @@ def test_weights_of_another_network_are_told_first(tmp_path: Path) -> None:
     save_file({"patch_embed.weight": zeros(8)}, tmp_path / "w.safetensors")
     config = TrainConfig("cnn", weights=str(tmp_path / "w.safetensors"))
     with pytest.raises(WeightsError, match=r"is for another network: unexpected patch_embed\.weight"):
-        train(config, tmp_path / "data", tmp_path / "run", train_module.Quiet())
+        train(config, tmp_path / "data", tmp_path / "run", train_module.SilentProgress())
 
 
 def test_a_frozen_part_that_there_is_not_is_told_first(tmp_path: Path) -> None:
     config = TrainConfig("resnet", frozen=("conv1", "layer9"))
     with pytest.raises(TrainingError, match=r"frozen: resnet has no part layer9; it has conv1, bn1"):
-        train(config, tmp_path / "data", tmp_path / "run", train_module.Quiet())
+        train(config, tmp_path / "data", tmp_path / "run", train_module.SilentProgress())
 
 
 def test_a_device_is_one_of_three() -> None:

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from braintumor.errors import WeightsError
 from braintumor.training import pretrained
 from braintumor.training.config import RESNET_FROZEN
-from braintumor.training.networks import Network, build
+from braintumor.training.networks import Network, build_network
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_failed_download_says_how_to_go_on_and_never_falls_back(
     pinned = pretrained.Pinned("w", f"{server[1]}/absent.safetensors", "0" * 64)
     monkeypatch.setitem(pretrained.IMAGENET, "resnet", pinned)
     monkeypatch.setenv("BRAINTUMOR_CACHE", str(tmp_path / "cache"))
-    network = build("resnet")
+    network = build_network("resnet")
     before = network.backbone.get_parameter("conv1.weight").clone()
     with pytest.raises(WeightsError, match=r"404.*--weights FILE.safetensors.*--weights none"):
         pretrained.start(network, "resnet", "imagenet", allow_partial=True)
@@ -95,12 +95,12 @@ def test_the_pinned_imagenet_file_is_named_by_revision_and_hash() -> None:
 
 def test_no_weights_are_pinned_for_the_cnn() -> None:
     with pytest.raises(WeightsError, match="no ImageNet weights are pinned for cnn"):
-        pretrained.start(build("cnn"), "cnn", "imagenet", allow_partial=False)
+        pretrained.start(build_network("cnn"), "cnn", "imagenet", allow_partial=False)
 
 
 def test_a_file_is_loaded_whole(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    source, target = build("resnet"), build("resnet")
+    source, target = build_network("resnet"), build_network("resnet")
     file = backbone_file(source, tmp_path / "w.safetensors")
     origin = pretrained.start(target, "resnet", str(file), allow_partial=False)
     assert origin == f"w.safetensors (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()})"
@@ -109,11 +109,11 @@ def test_a_file_is_loaded_whole(tmp_path: Path) -> None:
 
 
 def test_missing_tensors_are_listed_and_need_permission(tmp_path: Path) -> None:
-    file = backbone_file(build("resnet"), tmp_path / "w.safetensors", without="layer4.1.conv2")
+    file = backbone_file(build_network("resnet"), tmp_path / "w.safetensors", without="layer4.1.conv2")
     with pytest.raises(WeightsError, match=r"lacks 1 tensors \(layer4.1.conv2.weight\); pass --allow_partial_weights"):
-        pretrained.start(build("resnet"), "resnet", str(file), allow_partial=False)
+        pretrained.start(build_network("resnet"), "resnet", str(file), allow_partial=False)
     torch.manual_seed(0)
-    network = build("resnet")
+    network = build_network("resnet")
     origin = pretrained.start(network, "resnet", str(file), allow_partial=True)
     assert origin.endswith("He-normal: layer4.1.conv2.weight")
     spread = float(network.backbone.get_parameter("layer4.1.conv2.weight").detach().std())
@@ -133,7 +133,9 @@ def test_files_of_other_networks_and_damaged_files_are_refused(tmp_path: Path) -
         ("absent", "cannot be read"),
     ):
         with pytest.raises(WeightsError, match=reason):
-            pretrained.start(build("resnet"), "resnet", str(tmp_path / f"{name}.safetensors"), allow_partial=True)
+            pretrained.start(
+                build_network("resnet"), "resnet", str(tmp_path / f"{name}.safetensors"), allow_partial=True
+            )
 
 
 class Planted:
@@ -151,23 +153,23 @@ def test_a_pickle_is_never_opened_and_how_to_convert_it_is_said(tmp_path: Path) 
     (tmp_path / "old.pth").write_bytes(pickle.dumps(Planted(tmp_path / "ran"), protocol=2))
     for name in ("resnet18.pth", "old.pth"):
         with pytest.raises(WeightsError, match="can hold programs and is therefore not opened") as refusal:
-            pretrained.start(build("resnet"), "resnet", str(tmp_path / name), allow_partial=True)
+            pretrained.start(build_network("resnet"), "resnet", str(tmp_path / name), allow_partial=True)
         assert f"torch.load('{name}', weights_only=True), '{Path(name).stem}.safetensors')" in str(refusal.value)
         assert "\n" not in str(refusal.value)
     assert not (tmp_path / "ran").exists()
 
 
 def test_the_advice_how_to_convert_a_file_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = build("resnet")
+    source = build_network("resnet")
     tensors = {
         key: value.contiguous() for key, value in source.backbone.state_dict().items()
     }  # as torchvision has them
     torch.save(tensors, tmp_path / "resnet18.pth")
     with pytest.raises(WeightsError) as refusal:
-        pretrained.start(build("resnet"), "resnet", str(tmp_path / "resnet18.pth"), allow_partial=False)
+        pretrained.start(build_network("resnet"), "resnet", str(tmp_path / "resnet18.pth"), allow_partial=False)
     program = str(refusal.value).split('"')[1]
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
-    target = build("resnet")
+    target = build_network("resnet")
     pretrained.start(target, "resnet", str(tmp_path / "resnet18.safetensors"), allow_partial=False)
     assert torch.equal(source.backbone.get_parameter("conv1.weight"), target.backbone.get_parameter("conv1.weight"))
 
@@ -184,9 +186,9 @@ def test_the_advice_how_to_convert_a_file_works(tmp_path: Path, monkeypatch: pyt
 def test_files_of_other_kinds_are_named(content: bytes, kind: str, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match=kind):
-        pretrained.start(build("resnet"), "resnet", str(tmp_path / "w.safetensors"), allow_partial=True)
+        pretrained.start(build_network("resnet"), "resnet", str(tmp_path / "w.safetensors"), allow_partial=True)
     with pytest.raises(WeightsError, match="it is a folder; name the file in it"):
-        pretrained.start(build("resnet"), "resnet", str(tmp_path), allow_partial=True)
+        pretrained.start(build_network("resnet"), "resnet", str(tmp_path), allow_partial=True)
 
 
 def fold(network: Network) -> None:
@@ -201,14 +203,14 @@ def fold(network: Network) -> None:
 
 def test_unfolding_keeps_the_function_and_training_mode_no_longer_disturbs_it() -> None:
     torch.manual_seed(0)
-    network = build("resnet")
+    network = build_network("resnet")
     fold(network)
     images = torch.rand(16, 1, 64, 64)
     before = network.eval().features(images)
     disturbed = copy.deepcopy(network).train().features(images)
     norms = pretrained.folded_norms(network, RESNET_FROZEN)
     assert len(norms) == 10  # layer3 and layer4: four blocks of two, two downsamplings
-    pretrained.unfold(network, norms, lambda: images.split(8))
+    pretrained.unfold_norms(network, norms, lambda: images.split(8))
     assert_close(network.eval().features(images), before, atol=1e-4, rtol=1e-4)
     for norm in norms:
         norm.train()
@@ -218,4 +220,4 @@ def test_unfolding_keeps_the_function_and_training_mode_no_longer_disturbs_it() 
 
 
 def test_ordinary_batch_norms_are_not_taken_for_folded_ones() -> None:
-    assert pretrained.folded_norms(build("resnet"), RESNET_FROZEN) == []
+    assert pretrained.folded_norms(build_network("resnet"), RESNET_FROZEN) == []

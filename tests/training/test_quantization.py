@@ -15,11 +15,11 @@ from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, read_manifest, validation_images, write_manifest
 from braintumor.errors import DataError, ImageError, ModelError
 from braintumor.files import file_sha256
-from braintumor.models.session import load
+from braintumor.models.session import load_folder
 from braintumor.predictor import Prediction, predict
 from braintumor.training import integer_network
 from braintumor.training import quantization as quantizing
-from braintumor.training.quantization import compare, quantize
+from braintumor.training.quantization import compare_precisions, quantize
 
 VALIDATION = 8
 
@@ -54,8 +54,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_the_variant_answers_nearly_as_the_model(folder: Path, data_dir: Path, slices: list[Path]) -> None:
     quantize(folder, data_dir)
-    variant = load(folder, precision="int8")
-    for expected, found in zip(predict(slices, load(folder)), predict(slices, variant), strict=True):
+    variant = load_folder(folder, precision="int8")
+    for expected, found in zip(predict(slices, load_folder(folder)), predict(slices, variant), strict=True):
         assert found.model == "tiny 1.2 int8"
         assert 0 < np.abs(found.probabilities - expected.probabilities).max() < 0.15
     assert (folder / "model.int8.onnx").stat().st_size < 0.35 * (folder / "model.onnx").stat().st_size
@@ -63,7 +63,7 @@ def test_the_variant_answers_nearly_as_the_model(folder: Path, data_dir: Path, s
 
 def test_slices_of_a_batch_are_answered_as_alone(folder: Path, data_dir: Path, slices: list[Path]) -> None:
     quantize(folder, data_dir)
-    variant = load(folder, precision="int8")
+    variant = load_folder(folder, precision="int8")
     for together, file in zip(predict(slices, variant), slices, strict=True):
         [alone] = predict(file, variant)
         np.testing.assert_allclose(alone.probabilities, together.probabilities, rtol=0, atol=1e-5)
@@ -85,7 +85,7 @@ def test_the_card_gets_the_measured_agreement_and_nothing_else_changes(folder: P
     assert found.pop("other") == {"n": 1}
     files = validation_files(folder, data_dir)
     labels = ["no_tumor" if file.parent.name == "notumor" else file.parent.name for file in files]
-    answers = {precision: predict(files, load(folder, precision=precision)) for precision in ("float32", "int8")}
+    answers = {precision: predict(files, load_folder(folder, precision=precision)) for precision in ("float32", "int8")}
     right = {
         precision: float(np.mean([answer.predicted == label for answer, label in zip(given, labels, strict=True)]))
         for precision, given in answers.items()
@@ -124,7 +124,7 @@ def test_agreement_worked_by_hand() -> None:
         prediction("meningioma", [0.1, 0.5, 0.2, 0.2], [[5, 7], [5, 7], [0, 2], [5, 7]]),
         prediction("glioma", [0.4, 0.3, 0.2, 0.1], even),
     ]
-    reference, measured = compare(expected, found, ["glioma", "pituitary", "no_tumor"])
+    reference, measured = compare_precisions(expected, found, ["glioma", "pituitary", "no_tumor"])
     assert reference == {"accuracy": pytest.approx(2 / 3)}
     # maps of the expected classes: 1 0 0 3 0 0 and 2 0 0 2 0 0
     correlation = np.corrcoef([1, 0, 0, 3, 0, 0], [2, 0, 0, 2, 0, 0])[0, 1]
@@ -141,7 +141,7 @@ def test_agreement_worked_by_hand() -> None:
 
 def test_maps_without_any_evidence_do_not_correlate() -> None:
     blank = [prediction(CLASSES[0], [1, 0, 0, 0], [[0, 0]] * 4)]
-    _, measured = compare(blank, blank, ["glioma"])
+    _, measured = compare_precisions(blank, blank, ["glioma"])
     assert measured["class_map_correlation"] == measured["class_map_correlation_median"] == 0
 
 
@@ -238,14 +238,14 @@ def test_a_variant_from_before_a_new_training_is_not_used(folder: Path, data_dir
     with pytest.raises(
         ModelError, match=r"card\.json does not know model\.int8\.onnx; write it with: braintumor quant"
     ):
-        load(folder, precision="int8")
+        load_folder(folder, precision="int8")
 
 
 def test_calibration_takes_images_from_the_whole_manifest(
     folder: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantizing, "CALIBRATION_IMAGES", 3)
-    model = load(folder)
+    model = load_folder(folder)
     images = validation_images(folder, data_dir)
     inputs = quantizing.calibration_inputs(model, images)
     files = validation_files(folder, data_dir)

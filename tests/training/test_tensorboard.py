@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from braintumor.training.checkpoint import Epoch
-from braintumor.training.tensorboard import Board
+from braintumor.training.tensorboard import CurveWriter
 
 ROWS = [Epoch(number, 1e-4, 0.5 / number, 0.4, 0.9, 0.8 + number / 100, 80.0, 12.0) for number in (1, 2, 3)]
 
@@ -19,7 +19,7 @@ def curve(folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 def test_every_epoch_is_a_point_on_every_curve(tmp_path: Path) -> None:
-    board = Board(tmp_path)
+    board = CurveWriter(tmp_path)
     for row in ROWS:
         board.epoch(row)
     assert curve(tmp_path, "val_macro_f1") == [
@@ -31,14 +31,14 @@ def test_every_epoch_is_a_point_on_every_curve(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_replaces_the_epochs_that_were_lost(tmp_path: Path) -> None:
-    board = Board(tmp_path)
+    board = CurveWriter(tmp_path)
     for row in ROWS:
         board.epoch(row)
-    Board(tmp_path).epoch(Epoch(2, 1e-4, 0.7, 0.4, 0.9, 0.5, 80.0, 12.0))
+    CurveWriter(tmp_path).epoch(Epoch(2, 1e-4, 0.7, 0.4, 0.9, 0.5, 80.0, 12.0))
     assert curve(tmp_path, "val_macro_f1") == [(1, pytest.approx(0.81)), (2, pytest.approx(0.5))]
 
 
 def test_without_tensorboard_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    Board(tmp_path / "curves").epoch(ROWS[0])
+    CurveWriter(tmp_path / "curves").epoch(ROWS[0])
     assert not (tmp_path / "curves").exists()

@@ -22,7 +22,7 @@ from braintumor.cli.output import say, say_aside
 from braintumor.errors import BrainTumorError, ImageError, MissingExtraError
 from braintumor.files import user_folder
 from braintumor.io.confinement import hide
-from braintumor.io.scan import Choice
+from braintumor.io.scan import SliceSelection
 from braintumor.models.policy import REFER
 from braintumor.models.referral import sentence
 from braintumor.models.registry import DEFAULT, is_path
@@ -168,11 +168,11 @@ class Evaluate:
         """Evaluate and print the main numbers."""
         from braintumor.cli.output import Bar
         from braintumor.evaluate.report.report import evaluate
-        from braintumor.models.session import load
+        from braintumor.models.session import load_folder
 
         kind = [name for name in (self.protocol, self.precision) if name not in ("official", "float32")]
         out = self.out or self.model / "-".join(["evaluation", *kind])
-        model = load(self.model, precision=self.precision)
+        model = load_folder(self.model, precision=self.precision)
         with Bar("evaluating") as bar:
             report = evaluate(
                 model,
@@ -327,7 +327,7 @@ class Predict:
         model = load(self.model, precision=self.precision)
         model = model.deciding(coverage=self.coverage, max_error=self.max_error, set_error=self.set_error)
         writer_for = {"text": text_writer, "json": json_writer, "csv": csv_writer}[self.format]
-        choice = Choice.of(self.slices, self.plane)
+        choice = SliceSelection.of(self.slices, self.plane)
         images = FoundImages(self.paths)
         writer = AnswerWriter(writer_for(model))
         try:
@@ -371,7 +371,7 @@ class Explain:
         from braintumor.predictor import Predictor
 
         model = load(self.model, precision=self.precision)
-        choice = Choice.of(self.slices, self.plane)
+        choice = SliceSelection.of(self.slices, self.plane)
         images = FoundImages(self.paths)
         sources = list(images)
         refuse_overwriting(sources, self.out)
@@ -414,13 +414,13 @@ class Audit:
         """Audit and print what was found."""
         from braintumor.cli.output import Bar
         from braintumor.data.audit import audit
-        from braintumor.evaluate.report.audit_page import summary, write
+        from braintumor.evaluate.report.audit_page import summary, write_audit_page
 
         if self.out.resolve().is_relative_to(self.data_dir.resolve()):
             raise BrainTumorError(f"{self.out} lies in the data folder {self.data_dir}; choose another --out")
         with Bar("reading") as bar:
             found = audit(self.data_dir, self.reference, bar.show, bar.say)
-        write(found, self.data_dir, self.out)
+        write_audit_page(found, self.data_dir, self.out)
         say(*summary(found).split("\n"), f"report: {self.out / 'audit.html'}", DISCLAIMER)
         return FINDINGS if self.strict and (found.leaks or found.unreadable) else DONE
 
@@ -486,17 +486,17 @@ class ModelsList:
 
     def run(self) -> int:
         """Print a line for each."""
-        from braintumor.models.registry import Known, surveyed
+        from braintumor.models.registry import RegisteredModel, surveyed
 
         models = surveyed()
         for model in models:
-            if isinstance(model, Known):
+            if isinstance(model, RegisteredModel):
                 precisions = ", ".join(model.precisions)
                 say(f"{model.name:<16} {model.card.architecture:<8} {precisions:<14} {model.claim()}  {model.folder}")
             else:
                 say_aside(f"left out: {model}")
         say(DISCLAIMER)
-        return DONE if all(isinstance(model, Known) for model in models) else FINDINGS
+        return DONE if all(isinstance(model, RegisteredModel) for model in models) else FINDINGS
 
 
 @dataclass(frozen=True)
@@ -579,10 +579,10 @@ class DicomClassify:
     def run(self) -> int:
         """Say which series are classified and why, write the results, and say for each slice what they say."""
         from braintumor.cli.output import AnswerWriter, tell_passed_over
-        from braintumor.cli.paths import FoundImages, UniqueNames, place_of, refuse_overwriting
+        from braintumor.cli.paths import FoundImages, UniqueNames, refuse_overwriting, result_folder
         from braintumor.dicom.codes import DECISIONS
         from braintumor.dicom.logging_guard import quiet
-        from braintumor.dicom.results.files import Distinct, save
+        from braintumor.dicom.results.files import Distinct, save_results
         from braintumor.dicom.results.images import result_files
         from braintumor.dicom.study import survey
         from braintumor.io.sandbox import Sandbox
@@ -606,8 +606,8 @@ class DicomClassify:
                 distinct.check(results, scan.source)
             except ImageError as error:
                 return error
-            folder, name = place_of(scan, self.out, names)
-            save(results, folder, name)
+            folder, name = result_folder(scan, self.out, names)
+            save_results(results, folder, name)
             reasons = f" ({sentence(prediction.reasons)})" if prediction.reasons else ""
             decision = f"{DECISIONS[prediction.decision].meaning}{reasons}"
             return f"{prediction.image}: {decision} -> {folder / name}-*.dcm ({len(results)})"
@@ -625,7 +625,7 @@ class DicomClassify:
             if not study.files:
                 tell_passed_over(images.passed_over, verbose=self.verbose)
                 raise BrainTumorError("nothing to classify: no DICOM image of a series that is classified; see above")
-            predictor = Predictor(model, Choice.of(self.slices), sandbox=sandbox)
+            predictor = Predictor(model, SliceSelection.of(self.slices), sandbox=sandbox)
             for answer in predictor.run_with_scans(study.files):
                 writer.add(answered(answer))
         failures = writer.finish()
@@ -796,7 +796,7 @@ def _explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_cla
     """Write the overlay and the raw map of one slice; return the line that says what they show."""
     import numpy as np
 
-    from braintumor.cli.output import said
+    from braintumor.cli.output import decision_text
     from braintumor.files import replacing
     from braintumor.overlay import figure, has_evidence
 
@@ -816,7 +816,7 @@ def _explained(scan: "Scan", prediction: "Prediction", model: "Model", shown_cla
     with replacing(out / f"{name}.npy") as aside, aside.open("wb") as file:
         np.save(file, class_map)
     state = "evidence" if has_evidence(class_map, scale) else "no evidence"
-    return f"{prediction.image}: {said(prediction)}; {state} for {TITLES[shown_class]} -> {out / name}.png"
+    return f"{prediction.image}: {decision_text(prediction)}; {state} for {TITLES[shown_class]} -> {out / name}.png"
 
 
 def _kaggle_lines(out: Path) -> tuple[str, ...]:

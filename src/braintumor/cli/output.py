@@ -14,7 +14,7 @@ from braintumor.models.policy import REFER
 from braintumor.models.referral import sentence
 from braintumor.predictor import COLUMNS, Prediction
 from braintumor.text import to_cell, visible
-from braintumor.volumes import Tally
+from braintumor.volumes import VolumeSummaryBuilder
 
 if TYPE_CHECKING:
     from braintumor.models.session import Model
@@ -39,7 +39,7 @@ def say_aside(*lines: str) -> None:
 
 def text_writer(model: "Model") -> Writer:
     """Return a writer of lines for people: each slice, then a summary of each volume."""
-    tally = Tally(model.card.class_map_scale)
+    tally = VolumeSummaryBuilder(model.card.class_map_scale)
 
     def write(answer: Prediction | ImageError | None) -> None:
         if answer is None:
@@ -47,13 +47,13 @@ def text_writer(model: "Model") -> Writer:
         elif not isinstance(answer, ImageError):
             shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
             classes = f"  one of: {', '.join(answer.prediction_set)}" if answer.prediction_set else ""
-            say(f"{answer.image}: {said(answer):<15}  {shares}{classes}")
+            say(f"{answer.image}: {decision_text(answer):<15}  {shares}{classes}")
             tally.add(answer)
 
     return write
 
 
-def said(prediction: Prediction) -> str:
+def decision_text(prediction: Prediction) -> str:
     """Return the decision about a slice in words, with the reasons where it is referred."""
     refused = prediction.decision == REFER
     return f"refer ({sentence(prediction.reasons)})" if refused else TITLES[prediction.decision]
@@ -61,7 +61,7 @@ def said(prediction: Prediction) -> str:
 
 def json_writer(model: "Model") -> Writer:
     """Return a writer of one JSON object whose `predictions` are streamed; summaries of `volumes` follow."""
-    tally = Tally(model.card.class_map_scale)
+    tally = VolumeSummaryBuilder(model.card.class_map_scale)
     head = json.dumps({"model": model.identity, "disclaimer": DISCLAIMER})
     separator = head.removesuffix("}") + ', "predictions": [\n'
     empty = separator
@@ -92,7 +92,7 @@ def _ascii_json(value: object) -> str:
 
 def csv_writer(model: "Model") -> Writer:
     """Return a writer of lines with the columns of predictions.csv; unreadable files and summaries have none."""
-    tally = Tally(model.card.class_map_scale)
+    tally = VolumeSummaryBuilder(model.card.class_map_scale)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(COLUMNS)
 
@@ -106,7 +106,7 @@ def csv_writer(model: "Model") -> Writer:
     return write
 
 
-def _summary_lines(tally: Tally) -> list[str]:
+def _summary_lines(tally: VolumeSummaryBuilder) -> list[str]:
     """Return what to say about volumes of more than one slice."""
     return [line for summary in tally.summaries() if summary.slices > 1 for line in summary.lines()]
 

@@ -88,7 +88,7 @@ class UniqueNames:
         return stem if count == 1 else self.take(f"{stem}-{count}.x")
 
 
-def place_of(scan: Scan, out: Path, names: Mapping[Path, UniqueNames]) -> tuple[Path, str]:
+def result_folder(scan: Scan, out: Path, names: Mapping[Path, UniqueNames]) -> tuple[Path, str]:
     """Return the folder of a slice's series under `out`, and what the slice is called there."""
     assert scan.place
     known = SERIES.fullmatch(scan.place.volume)  # else it is called as the file that came in, which says who it is of

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from braintumor.data.duplicates.groups import GroupRow, known_images
-from braintumor.data.duplicates.thumbnails import miniatures
+from braintumor.data.duplicates.thumbnails import make_thumbnails
 from braintumor.data.manifest import Manifest
 from braintumor.data.reference import Match, Reference, match, read_reference
 from braintumor.errors import DataError
@@ -56,11 +56,11 @@ def outlines(manifest: Manifest, folder: Path, cache: Path) -> list[Polygon | No
 
 def _sources(manifest: Manifest, reference: Reference, cache: Path) -> list[Match | None]:
     """Return the source slice of each image, None where there is none."""
-    found, _ = miniatures(manifest, cache)
+    found, _ = make_thumbnails(manifest, cache)
     shipped = known_images(manifest, found)
     if all(shipped):
         return [_source_in(known.row) if known else None for known in shipped]
-    theirs, _ = miniatures(reference.manifest, cache)
+    theirs, _ = make_thumbnails(reference.manifest, cache)
     return match(found, reference, theirs)
 
 

@@ -39,7 +39,7 @@ LISTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class FileFacts:
     """What one file is like.
 
     Attributes:
@@ -61,7 +61,7 @@ class Facts:
     odd: tuple[str, ...]
 
 
-def quality(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterator[tuple[Row, Facts | str]]:
+def quality(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterator[tuple[Row, FileFacts | str]]:
     """Yield every row with the facts of its file, or why it cannot be read; each file is decoded once.
 
     Args:
@@ -77,7 +77,7 @@ def quality(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterato
             progress(done, len(manifest))
 
 
-def _attempt(manifest: Manifest, row: Row) -> Facts | str:
+def _attempt(manifest: Manifest, row: Row) -> FileFacts | str:
     """Return the facts of a row's file, or why it cannot be read."""
     try:
         scan, stored = read_stored(manifest.path(row))
@@ -86,7 +86,7 @@ def _attempt(manifest: Manifest, row: Row) -> Facts | str:
     return facts(np.rint(scan.pixels * 255).astype(np.uint8), stored)
 
 
-def facts(grey: Grey, stored: Stored) -> Facts:
+def facts(grey: Grey, stored: Stored) -> FileFacts:
     """Return the facts of a slice (H, W) of 8-bit grey values."""
     height, width = grey.shape
     found = {
@@ -98,7 +98,7 @@ def facts(grey: Grey, stored: Stored) -> Facts:
         "flat": int(grey.max()) - int(grey.min()) < FLAT_RANGE * 255,
     }
     size = np.array(grey.shape, np.int64).tobytes()
-    return Facts(
+    return FileFacts(
         stored=stored,
         width=width,
         height=height,
@@ -125,7 +125,7 @@ def _has_frame(grey: Grey) -> bool:
 
 
 @dataclass(frozen=True)
-class Look:
+class SliceLook:
     """How the files of one class look from outside.
 
     Attributes:
@@ -154,7 +154,7 @@ class Oddity:
     listed: tuple[str, ...]
 
 
-def looks(facts: Sequence[Facts], labels: NDArray[np.int64]) -> dict[str, Look]:
+def looks(facts: Sequence[FileFacts], labels: NDArray[np.int64]) -> dict[str, SliceLook]:
     """Return how the files look, per class that occurs.
 
     Args:
@@ -168,11 +168,11 @@ def looks(facts: Sequence[Facts], labels: NDArray[np.int64]) -> dict[str, Look]:
     }
 
 
-def _look(facts: Sequence[Facts]) -> Look:
+def _look(facts: Sequence[FileFacts]) -> SliceLook:
     """Return how the files of one class look, at least one."""
     sizes = Counter((each.width, each.height) for each in facts)
     aspects = [width / height for width, height in sizes]
-    return Look(
+    return SliceLook(
         formats=dict(Counter(f"{each.stored.format} {each.stored.mode}" for each in facts).most_common()),
         sizes=len(sizes),
         size=sizes.most_common(1)[0][0],
@@ -188,7 +188,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def oddities(manifest: Manifest, facts: Sequence[Facts]) -> dict[str, Oddity]:
+def oddities(manifest: Manifest, facts: Sequence[FileFacts]) -> dict[str, Oddity]:
     """Return the odd ones of N files, per kind of `ODDITIES`."""
     result = {}
     for kind in ODDITIES:

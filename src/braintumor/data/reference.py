@@ -12,7 +12,7 @@ from PIL import Image
 
 from braintumor.data.duplicates.pairs import Pairs, similar_pairs
 from braintumor.data.duplicates.symmetries import ORIENTATIONS
-from braintumor.data.duplicates.thumbnails import Miniatures
+from braintumor.data.duplicates.thumbnails import Thumbnails
 from braintumor.data.layout import add_hashes
 from braintumor.data.manifest import Manifest, Row
 from braintumor.errors import DataError
@@ -113,7 +113,7 @@ def read_reference(folder: Path) -> Reference:
     return Reference(Manifest(images, tuple(hashed)), tuple(line["tumor_outline_xy"] for line in lines))
 
 
-def match(found: Miniatures, reference: Reference, theirs: Miniatures) -> list[Match | None]:
+def match(found: Thumbnails, reference: Reference, theirs: Thumbnails) -> list[Match | None]:
     """Return the most similar slice of the reference for each of N images, None where none is similar enough.
 
     Args:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeClassifier
 
 from braintumor.classes import CLASSES
-from braintumor.data.quality import Facts
+from braintumor.data.quality import FileFacts
 from braintumor.data.split import fold_numbers
 from braintumor.intervals import Estimate, accuracy
 
@@ -46,7 +46,7 @@ class Shortcuts:
     recall: dict[str, float]
 
 
-def shortcuts(facts: Sequence[Facts], labels: Integers, groups: Integers) -> Shortcuts | None:
+def shortcuts(facts: Sequence[FileFacts], labels: Integers, groups: Integers) -> Shortcuts | None:
     """Return how far the facts of the files give the class away; None where there are fewer than five groups.
 
     Five folds of whole groups; a tree of at most six decisions in a row, fitted to four folds, names the classes of the
@@ -74,7 +74,7 @@ def shortcuts(facts: Sequence[Facts], labels: Integers, groups: Integers) -> Sho
     )
 
 
-def _features(facts: Sequence[Facts]) -> dict[str, Floats]:
+def _features(facts: Sequence[FileFacts]) -> dict[str, Floats]:
     """Return the values (N, 1 or more) of each of `FACTS`; of formats and modes one column per kind."""
     sizes = np.array([(each.width, each.height) for each in facts], np.float64)
     return {

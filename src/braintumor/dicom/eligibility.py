@@ -10,7 +10,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from braintumor.dicom.attributes import code, codes, group_of_all, items, numbers
+from braintumor.dicom.attributes import code, codes, items, numbers, shared_functional_group
 from braintumor.dicom.codes import MANUFACTURER
 
 SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
@@ -108,7 +108,7 @@ class Rule:
     reason: Callable[[Dataset], str]
 
 
-def refusal(header: Dataset) -> str | None:
+def ineligibility(header: Dataset) -> str | None:
     """Return why an image is not classified, None where it is; it says nothing that is particular to a patient."""
     return next((rule.reason(header) for rule in RULES if rule.holds(header)), None)
 
@@ -159,7 +159,7 @@ def _no_slice(header: Dataset) -> str | None:
 def _image_types(header: Dataset) -> set[str]:
     """Return the values of Image Type, and of Frame Type of all frames, from the third on (PS3.3 C.7.6.1.1.2)."""
     found = set(codes(header, "ImageType")[2:])
-    for each in group_of_all(header, "MRImageFrameTypeSequence"):
+    for each in shared_functional_group(header, "MRImageFrameTypeSequence"):
         found.update(codes(each, "FrameType")[2:])
     return {part for value in found for part in (value, *re.split(r"[\s_]+", value))}
 
@@ -195,7 +195,7 @@ def _is_elsewhere(header: Dataset) -> bool:
 
 def _is_diffusion_weighted(header: Dataset) -> bool:
     """Tell whether the image was weighted by diffusion, with a b-value above 0 (PS3.3 C.8.13.5.9)."""
-    places = [header, *group_of_all(header, "MRDiffusionSequence")]
+    places = [header, *shared_functional_group(header, "MRDiffusionSequence")]
     return any(value > 0 for place in places for value in numbers(place, "DiffusionBValue"))
 
 

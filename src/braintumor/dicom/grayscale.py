@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from braintumor.dicom.attributes import code, group, items, numbers, place_of, values, whole
+from braintumor.dicom.attributes import code, functional_group, functional_group_of, integer, items, numbers, values
 from braintumor.errors import DicomRefusalError
 from braintumor.io.grey import BY_PERCENTILES, LUMA, between, limits
 
@@ -29,7 +29,9 @@ SMALLEST_WIDTH: Final = {"LINEAR": 1.0, "LINEAR_EXACT": sys.float_info.min, "SIG
 LARGEST_SPACING: Final = 1_000.0  # mm
 
 
-def display(stored: NDArray[Any], header: Dataset, frame: int = 1) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+def display_values(
+    stored: NDArray[Any], header: Dataset, frame: int = 1
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Return a frame as it is to be seen, (H, W) float32 in [0, 1], and notes on what had to be assumed.
 
     Grey: rescaling or modality LUT; then the first VOI LUT, else the first window (LINEAR, LINEAR_EXACT or SIGMOID),
@@ -46,7 +48,7 @@ def display(stored: NDArray[Any], header: Dataset, frame: int = 1) -> tuple[NDAr
         DicomRefusalError: an attribute that is needed is damaged, or an index lies outside of the palette.
     """
     if stored.ndim == 3:
-        return _luma(stored, whole(header, "BitsStored")), (COLOUR,)
+        return _luma(stored, integer(header, "BitsStored")), (COLOUR,)
     if code(header, "PhotometricInterpretation") == "PALETTE COLOR":
         return _luma(_palette_colours(stored, header), 16), (COLOUR,)
     with np.errstate(all="ignore"):
@@ -59,7 +61,7 @@ def display(stored: NDArray[Any], header: Dataset, frame: int = 1) -> tuple[NDAr
 
 
 def _grey_values(stored: NDArray[Any], header: Dataset, frame: int) -> tuple[Field, tuple[str, ...]]:
-    """Return the (H, W) values in [0, 1] of a grey frame before presentation, and notes, see `display`."""
+    """Return the (H, W) values in [0, 1] of a grey frame before presentation, and notes, see `display_values`."""
     modality = modality_values(stored, header, frame)
     if not np.isfinite(modality).all():
         raise DicomRefusalError("rescaling leads to values that are not finite; send the image again")
@@ -138,7 +140,7 @@ def _lookup(place: Dataset, keyword: str, header: Dataset) -> tuple[NDArray[np.i
     count = count % 2**16 or 2**16  # stored as SS where values are signed
     if not 8 <= bits <= 16:
         raise DicomRefusalError(f"{keyword} has entries of {bits} bits; 8 to 16 are read")
-    if whole(header, "PixelRepresentation", 0) and first > 32_767:
+    if integer(header, "PixelRepresentation", 0) and first > 32_767:
         first -= 2**16
     table = _entries(data, count, "big" if header.original_encoding[1] is False else "little")
     if len(table) < count:
@@ -166,7 +168,7 @@ def modality_values(stored: NDArray[Any], header: Dataset, frame: int) -> Field:
     tables = items(header, "ModalityLUTSequence")
     if tables:
         return _looked_up(stored.astype(np.float64), *_lookup(tables[0], "LUT", header)[:2])
-    place = place_of(header, frame, "PixelValueTransformationSequence", "RescaleSlope")
+    place = functional_group_of(header, frame, "PixelValueTransformationSequence", "RescaleSlope")
     slope, intercept = (numbers(place, keyword)[:1] for keyword in ("RescaleSlope", "RescaleIntercept"))
     rescaled = stored.astype(np.float64)
     rescaled *= slope[0] if slope else 1.0
@@ -200,7 +202,7 @@ def window_values(modality: Field, header: Dataset, frame: int) -> Field | None:
 
 def _voi_places(header: Dataset, frame: int) -> tuple[Dataset, ...]:
     """Return where the VOI of a frame may be, the nearest place first."""
-    own = group(header, frame, "FrameVOILUTSequence")
+    own = functional_group(header, frame, "FrameVOILUTSequence")
     return (header,) if own is None else (own, header)
 
 
@@ -247,7 +249,7 @@ def spacing(header: Dataset, frame: int = 1) -> tuple[float, float] | None:
 
     Pixel Spacing, in the frame's functional groups or not; else Imager Pixel Spacing, measured at the detector.
     """
-    places = (place_of(header, frame, "PixelMeasuresSequence", "PixelSpacing"), "PixelSpacing")
+    places = (functional_group_of(header, frame, "PixelMeasuresSequence", "PixelSpacing"), "PixelSpacing")
     for place, keyword in (places, (header, "ImagerPixelSpacing")):
         try:
             found = numbers(place, keyword)

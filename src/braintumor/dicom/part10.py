@@ -14,7 +14,7 @@ _EXPLICIT: Final = re.compile(rb"UL|OB|CS|UI|SH|LO|DA|TM|DT|SQ|LT|ST|UT|UN|PN|IS
 
 
 @dataclass(frozen=True)
-class Start:
+class DicomStart:
     """Where the first attribute of a DICOM file is.
 
     Attributes:
@@ -30,7 +30,7 @@ class Start:
     little: bool = True
 
 
-def dicom_start(content: bytes) -> Start | None:
+def dicom_start(content: bytes) -> DicomStart | None:
     """Return how a file begins if it is DICOM, None otherwise.
 
     Besides files as the standard has them (PS3.10 7.1), with 128 bytes and DICM, scanners and programs write files that
@@ -40,7 +40,7 @@ def dicom_start(content: bytes) -> Start | None:
         content: of the file, or its first 160 bytes.
     """
     if content[PREAMBLE_BYTES : PREAMBLE_BYTES + len(MARK)] == MARK:
-        return Start(PREAMBLE_BYTES + len(MARK), 0)
+        return DicomStart(PREAMBLE_BYTES + len(MARK), 0)
     offset = len(MARK) if content.startswith(MARK) else 0
     for little in (True, False):
         start = _first_attribute(content[offset : offset + 8], offset, little)
@@ -49,14 +49,14 @@ def dicom_start(content: bytes) -> Start | None:
     return None
 
 
-def _first_attribute(head: bytes, offset: int, little: bool) -> Start | None:
+def _first_attribute(head: bytes, offset: int, little: bool) -> DicomStart | None:
     """Return how an attribute is stored that begins so, None where it cannot begin a file."""
     order = "little" if little else "big"
     group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))  # type: ignore[arg-type]
     if len(head) < 8 or group not in _FIRST_GROUPS or element > _LARGEST_ELEMENT:
         return None
     if _EXPLICIT.match(head, 4):
-        return Start(offset, group, True, little)
+        return DicomStart(offset, group, True, little)
     length = int.from_bytes(head[4:8], order)  # type: ignore[arg-type]
     is_plausible = length % 2 == 0 and length <= _LARGEST_IMPLICIT and little and group == _FIRST_GROUPS[-1]
-    return Start(offset, group, False, little) if is_plausible else None
+    return DicomStart(offset, group, False, little) if is_plausible else None

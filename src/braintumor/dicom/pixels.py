@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from braintumor.dicom import bitstream
-from braintumor.dicom.attributes import code, values, whole
+from braintumor.dicom.attributes import code, integer, values
 from braintumor.errors import DicomRefusalError, Refusal
 
 NATIVE: Final = (
@@ -107,7 +107,7 @@ def layout(header: Dataset) -> Layout:
         DicomRefusalError: an attribute is missing, impossible, or of a kind that is not read.
     """
     rows, columns = (_dimension(header, keyword) for keyword in ("Rows", "Columns"))
-    kind, samples = code(header, "PhotometricInterpretation"), whole(header, "SamplesPerPixel", 1)
+    kind, samples = code(header, "PhotometricInterpretation"), integer(header, "SamplesPerPixel", 1)
     if kind not in KINDS:
         told = f"is none of {', '.join(KINDS)}; export the image again" if kind else "is missing; send the image again"
         raise DicomRefusalError(
@@ -115,16 +115,16 @@ def layout(header: Dataset) -> Layout:
         )
     if samples != KINDS[kind]:
         raise DicomRefusalError(f"SamplesPerPixel is {samples}; {kind} has {KINDS[kind]}; send the image again")
-    allocated = whole(header, "BitsAllocated")
-    stored = whole(header, "BitsStored", allocated)
+    allocated = integer(header, "BitsAllocated")
+    stored = integer(header, "BitsStored", allocated)
     if allocated not in (8, 16):
         raise DicomRefusalError(f"BitsAllocated is {allocated}; 8 and 16 are read", Refusal.UNSUPPORTED)
-    if not 1 <= stored <= allocated or whole(header, "HighBit", stored - 1) != stored - 1:
+    if not 1 <= stored <= allocated or integer(header, "HighBit", stored - 1) != stored - 1:
         raise DicomRefusalError("BitsStored and HighBit do not fit BitsAllocated; send the image again")
-    signed, planar = whole(header, "PixelRepresentation", 0), whole(header, "PlanarConfiguration", 0)
+    signed, planar = integer(header, "PixelRepresentation", 0), integer(header, "PlanarConfiguration", 0)
     if signed not in (0, 1) or planar not in (0, 1):
         raise DicomRefusalError("PixelRepresentation or PlanarConfiguration is neither 0 nor 1; send the image again")
-    frames = whole(header, "NumberOfFrames", 1)
+    frames = integer(header, "NumberOfFrames", 1)
     if frames < 1:
         raise DicomRefusalError(f"NumberOfFrames is {frames}; send the image again")
     return Layout(rows, columns, frames, kind, allocated, stored, bool(signed), planar)
@@ -136,7 +136,7 @@ def _dimension(header: Dataset, keyword: str) -> int:
     Raises:
         DicomRefusalError: it is missing, not between 1 and 65,535, or stored in another kind of number than US.
     """
-    found = whole(header, keyword)
+    found = integer(header, keyword)
     if header[keyword].VR != "US" or len(values(header, keyword)) != 1:
         raise DicomRefusalError(f"{keyword} is not one unsigned 16-bit number; send the image again")
     if not 1 <= found <= 65_535:

@@ -18,8 +18,8 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from braintumor.dicom.attributes import code, codes, counted, numbers, place_of, values
-from braintumor.dicom.eligibility import refusal
+from braintumor.dicom.attributes import code, codes, functional_group_of, integer_or, numbers, values
+from braintumor.dicom.eligibility import ineligibility
 from braintumor.errors import DicomRefusalError
 
 FEW: Final = 5
@@ -63,11 +63,11 @@ def described(header: Dataset, name: str) -> File:
         name,
         code(header, "SeriesInstanceUID"),
         volume_of(header, name),
-        refusal(header),
-        max(1, counted(header, "NumberOfFrames", 1)),
+        ineligibility(header),
+        max(1, integer_or(header, "NumberOfFrames", 1)),
         contrast(header),
         _is_axial(header),
-        counted(header, "SeriesNumber", UNNUMBERED),
+        integer_or(header, "SeriesNumber", UNNUMBERED),
     )
 
 
@@ -186,7 +186,7 @@ def _times(header: Dataset) -> tuple[float | None, float | None]:
 
 def _is_axial(header: Dataset) -> bool:
     """Tell whether the slice's normal is nearer to the body's length than to its other axes (PS3.3 C.7.6.2.1.1)."""
-    place = place_of(header, 1, "PlaneOrientationSequence", "ImageOrientationPatient")
+    place = functional_group_of(header, 1, "PlaneOrientationSequence", "ImageOrientationPatient")
     try:
         directions = numbers(place, "ImageOrientationPatient")
     except DicomRefusalError:

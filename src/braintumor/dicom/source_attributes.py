@@ -12,7 +12,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName, format_number_as_ds
 
-from braintumor.dicom.attributes import groups, items
+from braintumor.dicom.attributes import functional_groups, items
 from braintumor.errors import ImageError
 
 NEEDED: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -59,8 +59,8 @@ WHOLE: Final = re.compile(r"[+-]?\d{1,11}", re.ASCII)
 DECIMAL: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
-def extract(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]:
-    """Return what results repeat of one frame of an image, as DICOM JSON (PS3.18 F); `restore` turns it back.
+def extract_attributes(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]:
+    """Return what results repeat of one frame of an image, as DICOM JSON (PS3.18 F); see `restore_attributes`.
 
     Only attributes listed in this module are taken, each as its value representation of PS3.6, never as the file's,
     and only if it is valid and no longer than PS3.5 6.2 allows: an invalid one is left out, or empty where results
@@ -95,14 +95,14 @@ def extract(dataset: Dataset, frame: int, name: str = "bytes") -> dict[str, Any]
     return kept.to_json_dict()
 
 
-def restore(origin: Mapping[str, Any]) -> Dataset:
-    """Return the attributes that `extract` kept as a dataset.
+def restore_attributes(origin: Mapping[str, Any]) -> Dataset:
+    """Return the attributes that `extract_attributes` kept as a dataset.
 
     Raises:
         ValueError: others, or invalid ones: they come from a process that its file may have taken over.
     """
     dataset = Dataset.from_json(dict(origin))
-    if extract(dataset, int(dataset.ReferencedFrameNumber)) != origin:
+    if extract_attributes(dataset, int(dataset.ReferencedFrameNumber)) != origin:
         raise ValueError("expected attributes as they are taken from an image")
     return dataset
 
@@ -264,7 +264,7 @@ ENUMERATED: Final[Mapping[str, Callable[[str], Any]]] = {
 
 def _geometry(dataset: Dataset, frame: int) -> dict[str, list[float]]:
     """Return position, orientation and spacings of a frame in millimetres; nothing if the frame has no full place."""
-    shared = groups(dataset, frame)
+    shared = functional_groups(dataset, frame)
     found = {}
     for keyword, (group, count) in GEOMETRY.items():
         for place in (*(item for each in shared for item in items(each, group)[:1]), dataset):

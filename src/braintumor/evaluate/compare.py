@@ -24,7 +24,7 @@ FEW = 25
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedModel:
     """One of the two models.
 
     Attributes:
@@ -91,8 +91,8 @@ class Comparison:
 
     n_images: int
     n_groups: int
-    first: Side
-    second: Side
+    first: ComparedModel
+    second: ComparedModel
     accuracy_difference: Estimate
     mcnemar: McNemar
     differences: tuple[Difference, ...]
@@ -202,11 +202,11 @@ def _check_same_images(a: Evaluation, b: Evaluation) -> None:
         )
 
 
-def _side(evaluation: Evaluation) -> Side:
+def _side(evaluation: Evaluation) -> ComparedModel:
     """Return what the table says about one model."""
     card, report = evaluation.card, evaluation.report
     network = evaluation.model / ONNX_FILES["float32"]
-    return Side(
+    return ComparedModel(
         folder=evaluation.folder.name,
         name=card.name,
         version=card.version,

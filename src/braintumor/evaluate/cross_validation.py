@@ -5,15 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from braintumor.data.duplicates.groups import group_numbers, name_of
-from braintumor.data.duplicates.thumbnails import miniatures
+from braintumor.data.duplicates.thumbnails import make_thumbnails
 from braintumor.data.manifest import Manifest, Row, read_manifest
 from braintumor.errors import DataError, UnreadableDataError
 from braintumor.evaluate.leakage import unseen
-from braintumor.evaluate.localization import Part
+from braintumor.evaluate.localization import LocalizedModel
 from braintumor.evaluate.report.gallery import MISTAKES, Mistake, Survivor, worst_mistakes
-from braintumor.evaluate.report.report import Progress, Report, ask, compare_maps, judge, write
+from braintumor.evaluate.report.report import (
+    Progress,
+    Report,
+    compare_maps,
+    predict_images,
+    summarize_predictions,
+    write_report,
+)
 from braintumor.files import cache_folder
-from braintumor.models.session import Model, load
+from braintumor.models.session import Model, load_folder
 from braintumor.predictor import Prediction
 
 
@@ -38,7 +45,7 @@ def evaluate_folds(
         DataError: an image is tested twice, a group is in several test parts, or images cannot be read.
         StorageError: the files cannot be written.
     """
-    models = [load(folder) for folder in folders]
+    models = [load_folder(folder) for folder in folders]
     manifests = [read_manifest(folder / "manifest.csv", data_dir) for folder in folders]
     check_disjoint(manifests)
     before = sum(len(manifest.part("test")) for manifest in manifests)
@@ -50,7 +57,7 @@ def evaluate_folds(
     for model, manifest in zip(models, manifests, strict=True):
         done = len(answers)
         report_progress = (lambda n, _, done=done: progress(done + n, total)) if progress else None
-        found, unreadable, spent = ask(manifest.part("test"), model, report_progress)
+        found, unreadable, spent = predict_images(manifest.part("test"), model, report_progress)
         if unreadable:
             raise UnreadableDataError(data_dir, unreadable)
         answers, seconds = [*answers, *found], seconds + spent
@@ -61,13 +68,13 @@ def evaluate_folds(
     maps, surviving = None, list[Survivor]()
     if masks:
         parts = [
-            Part(model, manifest.part("test"), manifest.part("val"))
+            LocalizedModel(model, manifest.part("test"), manifest.part("val"))
             for model, manifest in zip(models, manifests, strict=True)
         ]
         maps, surviving = compare_maps(parts, relation.groups, masks, progress)
-    report = judge(answering, "folds", answers, relation, maps, data_dir)
+    report = summarize_predictions(answering, "folds", answers, relation, maps, data_dir)
     report = dataclasses.replace(report, excluded=before - total, images_per_second=total / seconds)
-    write(report, answers, mistakes, surviving, models[0], out)
+    write_report(report, answers, mistakes, surviving, models[0], out)
     return report
 
 
@@ -78,7 +85,7 @@ def _regrouped(manifests: Sequence[Manifest], data_dir: Path) -> list[Manifest]:
     """
     rows = {row.image: row for manifest in manifests for row in manifest.part("test")}
     everything = Manifest(data_dir, tuple(dataclasses.replace(row, group="") for row in rows.values()))
-    numbers = group_numbers(everything, miniatures(everything, cache_folder())[0])
+    numbers = group_numbers(everything, make_thumbnails(everything, cache_folder())[0])
     group_of = dict(zip(rows, map(name_of, numbers.tolist()), strict=True))
     renewed = []
     for manifest in manifests:

@@ -34,7 +34,7 @@ Ask = Callable[[Sequence[Levels]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Faith:
+class Faithfulness:
     """How faithful one map is.
 
     Attributes:
@@ -51,7 +51,7 @@ class Faith:
     road: float
 
 
-def faith(levels: Levels, class_map: Floats, ask: Ask, seed: int) -> Faith:
+def measure_faithfulness(levels: Levels, class_map: Floats, ask: Ask, seed: int) -> Faithfulness:
     """Return how faithful a map (h, w) of one class is for a slice (S, S); `seed` is that of ROAD's noise."""
     order = ranks(class_map, levels.shape[0], seed)
     black, blurred = np.zeros_like(levels), ndimage.gaussian_filter(levels, BLUR * levels.shape[0])
@@ -62,7 +62,7 @@ def faith(levels: Levels, class_map: Floats, ask: Ask, seed: int) -> Faith:
     holes += [order >= (1 - share) * order.size for share in ROAD_SHARES]
     filled = ask([imputed(levels, hole, seed) for hole in holes])
     most, least = filled[: len(ROAD_SHARES)], filled[len(ROAD_SHARES) :]
-    return Faith(area(deleted), area(inserted), float((least - most).mean()) / 2)
+    return Faithfulness(area(deleted), area(inserted), float((least - most).mean()) / 2)
 
 
 def asking(model: Model, name: str) -> Ask:

@@ -19,7 +19,7 @@ from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.outlines import Polygon, mask, outlines
 from braintumor.errors import DataError
-from braintumor.evaluate.faithfulness import Faith, asking, faith
+from braintumor.evaluate.faithfulness import Faithfulness, asking, measure_faithfulness
 from braintumor.intervals import Estimate, Integers, mean
 from braintumor.io.read import read
 from braintumor.models.session import Model
@@ -61,7 +61,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class SliceLocalization:
     """What a model looks at in one slice, and what it says without the tumor.
 
     Attributes:
@@ -86,7 +86,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Inside:
+class ShareInside:
     """What is kept of one slice: the share of the padded slice inside the outline, and of the map."""
 
     area: float
@@ -94,7 +94,7 @@ class Inside:
 
 
 @dataclass(frozen=True)
-class Localisation:
+class Localization:
     """How well maps agree with outlines; all rates are fractions, intervals are over groups.
 
     Attributes:
@@ -104,8 +104,8 @@ class Localisation:
         baselines: pointing, energy and iou of maps that do not know the slice.
         threshold: fraction of a map's maximum from which it counts as inside, for iou.
         survivors: images whose answer was right and stays the same without the tumor, at most 200.
-        faithfulness: deletion, insertion and road, see `faithfulness.Faith`, of the model's maps and of `random` ones,
-            on at most 60 slices per model.
+        faithfulness: deletion, insertion and road, see `faithfulness.Faithfulness`, of the model's maps and of
+            `random` ones, on at most 60 slices per model.
         per_image: by the image's name in the manifest.
     """
 
@@ -116,7 +116,7 @@ class Localisation:
     threshold: float
     survivors: tuple[str, ...]
     faithfulness: dict[str, dict[str, Estimate]]
-    per_image: dict[str, Inside]
+    per_image: dict[str, ShareInside]
 
 
 def overlap(heat: Floats, inside: Bools) -> Overlap:
@@ -213,7 +213,7 @@ def elsewhere(hole: Bools, head: Bools, seed: int) -> Bools | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class LocalizedModel:
     """A model with the images that it is tested on and those that it was validated on."""
 
     model: Model
@@ -221,13 +221,13 @@ class Part:
     validation: Manifest
 
 
-def localise(
-    parts: Sequence[Part],
+def localize(
+    parts: Sequence[LocalizedModel],
     groups: Mapping[str, int],
     reference: Path,
     cache: Path,
     progress: Callable[[int, int], None] | None = None,
-) -> Localisation:
+) -> Localization:
     """Return how well the maps of one or several models agree with the outlines that a reference folder knows.
 
     Args:
@@ -242,10 +242,10 @@ def localise(
     """
     total = sum(len(part.test) + len(part.validation) for part in parts)
     done = 0
-    found: list[Look] = []
-    seen: list[Look] = []
+    found: list[SliceLocalization] = []
+    seen: list[SliceLocalization] = []
     thresholds: list[float] = []
-    tested: list[tuple[Row, Faith, Faith]] = []
+    tested: list[tuple[Row, Faithfulness, Faithfulness]] = []
     for part in parts:
         before = _looks(part.model, part.validation, reference, cache, erase=False)
         now = _looks(part.model, part.test, reference, cache, erase=True)
@@ -260,10 +260,10 @@ def localise(
     members = np.array([groups[row.image] for row, _, _ in tested], np.int64)
     own, random = ([pair[place] for _, *pair in tested] for place in (0, 1))
     faithful = {"map": _summed(own, members), "random": _summed(random, members)}
-    return summarise(found, numbers, thresholds, blind, faithful)
+    return summarize_localization(found, numbers, thresholds, blind, faithful)
 
 
-def _faithfulness(model: Model, images: Manifest, rows: Sequence[Row]) -> list[tuple[Row, Faith, Faith]]:
+def _faithfulness(model: Model, images: Manifest, rows: Sequence[Row]) -> list[tuple[Row, Faithfulness, Faithfulness]]:
     """Return how faithful the maps of the true class are, and random maps, on some of the slices, evenly chosen."""
     found = []
     for seed, place in enumerate(np.unique(np.linspace(0, len(rows) - 1, min(TESTED, len(rows))).astype(int)).tolist()):
@@ -272,17 +272,19 @@ def _faithfulness(model: Model, images: Manifest, rows: Sequence[Row]) -> list[t
         own = answers([levels], model)[0].class_maps[CLASSES.index(row.label)]
         noise = np.random.default_rng(seed).random(own.shape, np.float32)
         ask = asking(model, row.label)
-        found.append((row, faith(levels, own, ask, seed), faith(levels, noise, ask, seed)))
+        found.append(
+            (row, measure_faithfulness(levels, own, ask, seed), measure_faithfulness(levels, noise, ask, seed))
+        )
     return found
 
 
-def _summed(found: Sequence[Faith], groups: Integers) -> dict[str, Estimate]:
+def _summed(found: Sequence[Faithfulness], groups: Integers) -> dict[str, Estimate]:
     """Return the means of N tests of faithfulness, with intervals over groups (N,)."""
-    names = [each.name for each in fields(Faith)]
+    names = [each.name for each in fields(Faithfulness)]
     return {name: mean(np.array([getattr(each, name) for each in found]), groups) for name in names}
 
 
-def _looks(model: Model, images: Manifest, reference: Path, cache: Path, *, erase: bool) -> list[Look]:
+def _looks(model: Model, images: Manifest, reference: Path, cache: Path, *, erase: bool) -> list[SliceLocalization]:
     """Return what a model looks at in each image whose outline a reference folder knows.
 
     `erase` asks the model again without the tumor and without another piece; otherwise its first answer stands there.
@@ -295,7 +297,7 @@ def _looks(model: Model, images: Manifest, reference: Path, cache: Path, *, eras
         for row, polygon in zip(images, outlines(images, reference, cache), strict=True)
         if polygon is not None
     ]
-    answers: list[Look] = []
+    answers: list[SliceLocalization] = []
     for start in range(0, len(found), BATCH):
         answers += _look(model, images, found[start : start + BATCH], start, erase=erase)
     return answers
@@ -303,7 +305,7 @@ def _looks(model: Model, images: Manifest, reference: Path, cache: Path, *, eras
 
 def _look(
     model: Model, images: Manifest, some: Sequence[tuple[Row, Polygon]], start: int, *, erase: bool
-) -> Iterator[Look]:
+) -> Iterator[SliceLocalization]:
     """Yield what a model looks at in a few images with their outlines; `start` is the number of those before."""
     side = model.card.preprocess.size
     slices = [model.card.preprocess.grey_levels(read(images.path(row))) for row, _ in some]
@@ -320,7 +322,7 @@ def _look(
         inside = mask(polygon, SIDE) > 127
         heat = enlarged(shown[place].class_maps[CLASSES.index(row.label)])
         head = np.asarray(Image.fromarray(heads[place]).resize((SIDE, SIDE), Image.Resampling.NEAREST))
-        yield Look(
+        yield SliceLocalization(
             row,
             shown[place].predicted,
             float(inside.mean()),
@@ -357,13 +359,13 @@ def _best_threshold(found: Sequence[Overlap]) -> float:
     return float(THRESHOLDS[int(np.mean([each.iou for each in found], axis=0).argmax())])
 
 
-def summarise(
-    found: Sequence[Look],
+def summarize_localization(
+    found: Sequence[SliceLocalization],
     groups: Integers,
     thresholds: Sequence[float],
     baseline_thresholds: dict[str, float],
     faithful: dict[str, dict[str, Estimate]],
-) -> Localisation:
+) -> Localization:
     """Return the rates of N looks.
 
     Args:
@@ -380,7 +382,7 @@ def summarise(
         raise DataError("no test image has a known tumor outline; name a reference folder that the images come from")
     columns = _columns_of(found, thresholds)
     label = np.array([each.row.label for each in found])
-    size = np.array([size_of(each.area) for each in found])
+    size = np.array([size_class(each.area) for each in found])
     survivors = [each.row.image for each in found if each.predicted == each.row.label == each.without]
     blind = {
         name: {
@@ -390,7 +392,7 @@ def summarise(
         }
         for name in BASELINES
     }
-    return Localisation(
+    return Localization(
         overall=_rates(columns, groups, np.ones(len(found), bool)),
         per_class={name: _rates(columns, groups, label == name) for name in CLASSES if (label == name).any()},
         per_size={name: _rates(columns, groups, size == name) for name in SIZES if (size == name).any()},
@@ -398,16 +400,16 @@ def summarise(
         threshold=float(np.mean(thresholds)),
         survivors=tuple(survivors[:LISTED]),
         faithfulness=faithful,
-        per_image={each.row.image: Inside(each.area, each.found.energy) for each in found},
+        per_image={each.row.image: ShareInside(each.area, each.found.energy) for each in found},
     )
 
 
-def size_of(area: float) -> str:
+def size_class(area: float) -> str:
     """Return which of `SIZES` a tumor of this share of the slice has."""
     return next(name for name, (low, high) in SIZES.items() if low <= area < high or high == 1.0)
 
 
-def _columns_of(found: Sequence[Look], thresholds: Sequence[float]) -> dict[str, NDArray[np.float64]]:
+def _columns_of(found: Sequence[SliceLocalization], thresholds: Sequence[float]) -> dict[str, NDArray[np.float64]]:
     """Return the N values behind each rate; NaN where a look does not count for it."""
     right = np.array([each.predicted == each.row.label for each in found])
     flip = np.array([each.without != each.predicted for each in found], float)

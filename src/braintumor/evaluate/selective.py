@@ -37,7 +37,7 @@ class Sets:
 
 
 @dataclass(frozen=True)
-class Decisions:
+class SelectiveResult:
     """What became of the images; all but the sets are shares of them.
 
     Attributes:
@@ -64,7 +64,7 @@ class Subgroup:
     Attributes:
         accuracy: without withholding any answer.
         ece: calibration error; None for fewer than 30 images.
-        refused: see `Decisions`.
+        refused: see `SelectiveResult`.
         referred: with any reason.
         energy: share of the class map inside the tumor's outline; None where no outline is known.
     """
@@ -81,9 +81,9 @@ def _withheld(answers: Sequence[Prediction], kind: str) -> Bools:
     return np.array([any(reason.code in KINDS[kind] for reason in answer.reasons) for answer in answers], bool)
 
 
-def decisions(
+def selective_result(
     answers: Sequence[Prediction], cards: Sequence[Card], precision: str, labels: Integers, groups: Integers
-) -> Decisions:
+) -> SelectiveResult:
     """Return what became of N images.
 
     Args:
@@ -96,7 +96,7 @@ def decisions(
     answered = np.array([answer.decision != REFER for answer in answers], bool)
     right = np.array([answer.predicted == CLASSES[label] for answer, label in zip(answers, labels, strict=True)], bool)
     refused, uncertain, quality = (mean(_withheld(answers, kind).astype(float), groups) for kind in KINDS)
-    return Decisions(
+    return SelectiveResult(
         mean(answered.astype(float), groups),
         accuracy(right[answered], groups[answered]) if answered.any() else None,
         refused,

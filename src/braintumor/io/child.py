@@ -32,7 +32,7 @@ PIXEL_BYTES: Final = 4
 INHERITED: Final = ("LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "SYSTEMROOT")
 """What of the environment a child gets, to find libraries; passwords stand in the rest."""
 ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-START_CODE: Final = "import sys; sys.path[:] = sys.argv[2:]; from braintumor.io.worker import main; main()"
+START_CODE: Final = "import sys; sys.path[:] = sys.argv[2:]; from braintumor.io.worker import run_worker; run_worker()"
 FOLDER: Final = Path(sys.executable).anchor or os.sep
 """The working folder of children, in which nobody but an administrator can put anything."""
 CRASHES: Final = frozenset(

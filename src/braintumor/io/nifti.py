@@ -21,13 +21,13 @@ from braintumor.io.grey import BY_PERCENTILES, limits
 from braintumor.io.scan import (
     LARGEST_SIDE,
     LARGEST_VOLUME,
-    Choice,
-    Place,
     Scan,
+    SlicePosition,
+    SliceSelection,
     slice_name,
     unusable_size,
 )
-from braintumor.io.slice_geometry import lie_of
+from braintumor.io.slice_geometry import slice_geometry
 from braintumor.io.square import square_shape, squared
 
 SAMPLE: Final = 2_000_000  # voxels
@@ -46,7 +46,7 @@ TYPES: Final = (*("uint8", "int16", "int32", "float32", "float64"), *("int8", "u
 UNFIT_INTENTS: Final = (*range(2, 25), *range(1001, 1012), *range(2002, 2007), *range(3000, 3013))
 
 
-def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
+def read_nifti(content: bytes, name: str, largest: int, choice: SliceSelection) -> Iterator[Scan]:
     """Yield the wanted slices of a NIfTI volume, .nii or .nii.gz, version 1 or 2, in the order of their numbers.
 
     Slices lie in radiological convention by the header's sform, else its qform: the patient's right is on the left of
@@ -73,7 +73,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
     Source: nifti1.h of the NIfTI-1.1 standard, methods 2 and 3 of its section on orientation.
     """
     header, voxels = _stored(content, name)
-    lie = lie_of(header, voxels.shape, choice.plane, name)
+    lie = slice_geometry(header, voxels.shape, choice.plane, name)
     shown = apply_orientation(voxels, lie.turn)  # (columns, rows, slices), a view
     count = shown.shape[2]
     numbers = [number for number in range(1, count + 1) if choice.wants(number)]
@@ -94,12 +94,12 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
             spacing,
             slice_name(name, number, count),
             (*grey.notes, *lie.notes, *notes, *more),
-            Place(name, number, lie.position(number - 1)),
+            SlicePosition(name, number, lie.position(number - 1)),
         )
 
 
 @dataclass(frozen=True)
-class Grey:
+class GrayScaling:
     """How the voxels of a volume become grey values in [0, 1], the same way for all its slices.
 
     Attributes:
@@ -132,8 +132,8 @@ class Grey:
 
 
 @np.errstate(all="ignore")
-def _grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
-    """Return how the voxels of a volume become grey values, see `slices`.
+def _grey_of(header: Any, voxels: NDArray[Any], name: str) -> GrayScaling:
+    """Return how the voxels of a volume become grey values, see `read_nifti`.
 
     Raises:
         ImageError: the header's scaling is of no use.
@@ -142,7 +142,7 @@ def _grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
         raise ImageError(name, "damaged header: its scl_inter is not finite; repair it") from error
-    grey = Grey(1.0, 0.0) if slope is None else Grey(slope, intercept)
+    grey = GrayScaling(1.0, 0.0) if slope is None else GrayScaling(slope, intercept)
     step = math.ceil((voxels.size / SAMPLE) ** (1 / 3))
     known = _known_values(voxels[::step, ::step, ::step], grey)
     if not known.size and step > 1:
@@ -159,7 +159,7 @@ def _grey_of(header: Any, voxels: NDArray[Any], name: str) -> Grey:
     return replace(grey, low=low, high=high, notes=tuple(notes))
 
 
-def _known_values(voxels: NDArray[Any], grey: Grey) -> NDArray[np.float64]:
+def _known_values(voxels: NDArray[Any], grey: GrayScaling) -> NDArray[np.float64]:
     """Return the finite values other than 0 of voxels (I, J, K), slice by slice to spare memory."""
     parts = (grey.values(voxels[:, :, index]) for index in range(voxels.shape[2]))
     return np.concatenate([part[np.isfinite(part) & (part != 0)] for part in parts])
@@ -169,7 +169,7 @@ def _stored(content: bytes, name: str) -> tuple[Any, NDArray[Any]]:
     """Return the header and the voxels (I, J, K) of a file; of a packed one no more is unpacked than they need.
 
     Raises:
-        ImageError: see `slices`.
+        ImageError: see `read_nifti`.
     """
     try:
         with _opened(content) as stream:

@@ -18,7 +18,7 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from braintumor.dicom.part10 import dicom_start
 from braintumor.errors import DECODE_ERRORS, ImageError, MissingExtraError, Refusal
 from braintumor.io.deep import check_deep, deep_colour, deep_grey, is_deep_colour, raw_modes, take_low_bytes
-from braintumor.io.scan import EVERYTHING, LARGEST_SIDE, Choice, Scan, unusable_size
+from braintumor.io.scan import ALL_SLICES, LARGEST_SIDE, Scan, SliceSelection, unusable_size
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
 UNKNOWN_FORMAT: Final = "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"
@@ -50,7 +50,7 @@ def read(source: str | Path | bytes, name: str | None = None, *, largest: int = 
     with a note, as for DICOM without a window: scanners store 12 bits or fewer in 16, and how many of them are in use
     says nothing about the brightness. Values with the full range of a bit depth keep it, see `grey.deep_limits`: an
     8-bit image times 257 gives the pixels of the 8-bit one. For DICOM see `dicom.read.slices`, for NIfTI
-    `nifti.slices`. Calls from several threads are safe. Warnings of Pillow's decoders are silenced for the process.
+    `nifti.read_nifti`. Calls from several threads are safe. Warnings of Pillow's decoders are silenced for the process.
 
     Args:
         source: a path, or the content of a file.
@@ -73,7 +73,7 @@ def read_all(
     name: str | None = None,
     *,
     largest: int = LARGEST_SIDE**2,
-    choice: Choice = EVERYTHING,
+    choice: SliceSelection = ALL_SLICES,
 ) -> Iterator[Scan]:
     """Yield the wanted slices of a file of any kind that `read` knows, one at a time; at least one.
 
@@ -96,7 +96,7 @@ def read_all(
             grey, notes = _grey_values(picture, name)
             yield Scan(grey, source=name, notes=notes)
         return
-    content = source if isinstance(source, bytes) else whole(source, name)
+    content = source if isinstance(source, bytes) else read_volume_file(source, name)
     count = 0
     try:
         for scan in _volume_slices(kind, content, name, largest, choice):
@@ -110,7 +110,7 @@ def read_all(
         raise ImageError(name, "none of its slices has a wanted number", Refusal.NO_SLICE)
 
 
-def whole(file: str | Path, name: str) -> bytes:
+def read_volume_file(file: str | Path, name: str) -> bytes:
     """Return the content of a file that may hold a volume.
 
     Raises:
@@ -158,7 +158,7 @@ def may_hold_several(content: bytes) -> bool:
 
 
 def _volume_slices(
-    kind: Literal["dicom", "nifti"], content: bytes, name: str, largest: int, choice: Choice
+    kind: Literal["dicom", "nifti"], content: bytes, name: str, largest: int, choice: SliceSelection
 ) -> Iterator[Scan]:
     """Return the slices of a DICOM or NIfTI file.
 
@@ -167,12 +167,12 @@ def _volume_slices(
     """
     try:
         if kind == "dicom":
-            from braintumor.dicom.read import slices
+            from braintumor.dicom.read import read_dicom as read_volume
         else:
-            from braintumor.io.nifti import slices
+            from braintumor.io.nifti import read_nifti as read_volume
     except ModuleNotFoundError as error:
         raise MissingExtraError(kind, str(error.name)) from error
-    return slices(content, name, largest, choice)
+    return read_volume(content, name, largest, choice)
 
 
 @dataclass(frozen=True)

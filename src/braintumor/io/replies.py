@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from braintumor.errors import ImageError, Refusal
-from braintumor.io.scan import SERIES, Place, Scan, slice_name, unusable_size
+from braintumor.io.scan import SERIES, Scan, SlicePosition, slice_name, unusable_size
 from braintumor.io.worker import LARGEST
 
 LONGEST_REASON: Final = 500  # letters
@@ -54,11 +54,11 @@ def scan_of(answer: dict[str, Any], pixels: bytearray, name: str) -> Scan:
     return Scan(values, _spacing_of(answer["spacing"]), answer["source"], notes, place, origin)
 
 
-def _place_of(said: Any, name: str) -> Place | None:
+def _place_of(said: Any, name: str) -> SlicePosition | None:
     """Return where in its volume a child says that a slice of the file of this name lies; raises as `scan_of`."""
     if said is None:
         return None
-    place = Place(**said)
+    place = SlicePosition(**said)
     if place.volume != name and not SERIES.fullmatch(place.volume):
         raise ValueError("an answer about another file")
     if type(place.number) is not int or abs(place.number) > LARGEST_NUMBER:

@@ -27,7 +27,7 @@ from braintumor.io.child import Child
 from braintumor.io.confinement import PROTECTIONS
 from braintumor.io.read import GZIP, SEVERAL, UNDECODABLE, volume_kind
 from braintumor.io.replies import refusal_of, scan_of
-from braintumor.io.scan import EVERYTHING, LARGEST_VOLUME, Choice, Scan
+from braintumor.io.scan import ALL_SLICES, LARGEST_VOLUME, Scan, SliceSelection
 
 DEADLINE_SECONDS: Final = 0.8
 MIB_PER_SECOND: Final = 64  # more time for large volumes, which are unpacked before the first slice
@@ -78,7 +78,7 @@ class Sandbox:
         finally:
             self._free.put(child)
 
-    def read(self, content: bytes, name: str, choice: Choice = EVERYTHING) -> Scan:
+    def read(self, content: bytes, name: str, choice: SliceSelection = ALL_SLICES) -> Scan:
         """Return the one wanted slice in a file's content, as `read.read` does.
 
         Raises:
@@ -92,7 +92,7 @@ class Sandbox:
             raise ImageError(name, SEVERAL, Refusal.SEVERAL_SLICES)
         return scan
 
-    def read_all(self, content: bytes, name: str, choice: Choice = EVERYTHING) -> Generator[Scan]:
+    def read_all(self, content: bytes, name: str, choice: SliceSelection = ALL_SLICES) -> Generator[Scan]:
         """Yield the wanted slices in a file's content, as `read.read_all` does.
 
         A child is kept until the last one: take them all, or close the iterator.

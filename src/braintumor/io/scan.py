@@ -20,7 +20,7 @@ SERIES: Final = re.compile("series [0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
-class Place:
+class SlicePosition:
     """Where a slice lies in a volume.
 
     Attributes:
@@ -40,13 +40,13 @@ def slice_name(file: str, number: int, count: int) -> str:
     return f"{file}#{number}" if count > 1 else file
 
 
-def number_in_file(name: str, place: Place | None) -> int | None:
+def number_in_file(name: str, place: SlicePosition | None) -> int | None:
     """Return the number of a slice that is called as `slice_name` says, None where its file has no other."""
     return place.number if place and name.endswith(f"#{place.number}") else None
 
 
 @dataclass(frozen=True)
-class Choice:
+class SliceSelection:
     """Which slices of a volume are wanted.
 
     Attributes:
@@ -79,7 +79,7 @@ class Choice:
         return not self.ranges or any(first <= number <= last for first, last in self.ranges)
 
 
-EVERYTHING: Final = Choice()
+ALL_SLICES: Final = SliceSelection()
 
 
 def unusable_size(width: int, height: int, largest: int) -> tuple[str, Refusal] | None:
@@ -111,7 +111,7 @@ class Scan:
     spacing: tuple[float, float] | None = None
     source: str = "bytes"
     notes: tuple[str, ...] = ()
-    place: Place | None = None
+    place: SlicePosition | None = None
     origin: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:

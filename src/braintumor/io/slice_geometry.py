@@ -25,7 +25,7 @@ UNPLACED: Final = "no orientation in the file: slices as stored"
 
 
 @dataclass(frozen=True, eq=False)
-class Lie:
+class SliceGeometry:
     """How a volume lies once it is turned so that its indices are column, row and slice of what is shown.
 
     Attributes:
@@ -48,8 +48,8 @@ class Lie:
 
 
 @np.errstate(all="ignore")  # damaged headers hold what is no number; it is looked at below
-def lie_of(header: Any, shape: tuple[int, ...], plane: str, name: str) -> Lie:
-    """Return how to turn a volume (I, J, K) to a plane, see `nifti.slices`.
+def slice_geometry(header: Any, shape: tuple[int, ...], plane: str, name: str) -> SliceGeometry:
+    """Return how to turn a volume (I, J, K) to a plane, see `nifti.read_nifti`.
 
     Raises:
         ImageError: the header's orientation or voxel sizes are of no use, or there are none and the plane needs them.
@@ -67,10 +67,12 @@ def lie_of(header: Any, shape: tuple[int, ...], plane: str, name: str) -> Lie:
     columns, rows, steps = turned[:3, 0], turned[:3, 1], turned[:3, 2]
     normal = np.cross(columns, rows)
     normal *= np.sign(normal @ steps) / np.linalg.norm(normal)
-    return Lie(turn, tuple(_lengths(turned).tolist()), float(turned[:3, 3] @ normal), float(steps @ normal), notes)
+    return SliceGeometry(
+        turn, tuple(_lengths(turned).tolist()), float(turned[:3, 3] @ normal), float(steps @ normal), notes
+    )
 
 
-def _lie_as_stored(header: Any, shape: tuple[int, ...], plane: str, name: str) -> Lie:
+def _lie_as_stored(header: Any, shape: tuple[int, ...], plane: str, name: str) -> SliceGeometry:
     """Return how to turn a volume of unknown orientation: slices across the axis of the largest spacing.
 
     Raises:
@@ -87,7 +89,7 @@ def _lie_as_stored(header: Any, shape: tuple[int, ...], plane: str, name: str) -
     across = _acquired(spacing, shape, (2, 1, 0))
     order = (*(axis for axis in range(3) if axis != across), across)
     turn = np.array([[order.index(axis), 1] for axis in range(3)])
-    return Lie(turn, (spacing[order[0]], spacing[order[1]], spacing[across]), None, 0.0, (UNPLACED,))
+    return SliceGeometry(turn, (spacing[order[0]], spacing[order[1]], spacing[across]), None, 0.0, (UNPLACED,))
 
 
 def _acquired(spacing: list[float], shape: tuple[int, ...], preferred: tuple[int, int, int]) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from braintumor.errors import BrainTumorError, ImageError, Refusal
 from braintumor.io.confinement import confine
 from braintumor.io.read import UNDECODABLE, read_all
-from braintumor.io.scan import Choice
+from braintumor.io.scan import SliceSelection
 
 LARGEST: Final = 16_000_000  # pixels
 USUAL: Final = 1_000_000
@@ -116,7 +116,7 @@ def _send(stream: socket.socket, message: dict[str, Any], pixels: NDArray[np.flo
 def _decoded(content: bytes, asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], NDArray[np.float32]]]:
     """Yield what `_serve` answers for the slices of a file's content."""
     choice = asked["choice"]
-    wanted = Choice(choice["plane"], tuple((first, last) for first, last in choice["ranges"]))
+    wanted = SliceSelection(choice["plane"], tuple((first, last) for first, last in choice["ranges"]))
     largest = min(LARGEST, max(USUAL, PIXELS_PER_BYTE * len(content)))
     for scan in read_all(content, asked["name"], largest=largest, choice=wanted):
         message = {
@@ -150,7 +150,7 @@ def preload() -> None:
             b"".decode(encoding)
 
 
-def main() -> None:
+def run_worker() -> None:
     """Be a child: say which protections hold, then decode what comes over the socket whose number is the argument.
 
     What ends the other side, as Ctrl-C does, leaves it time to finish; it ends its children.

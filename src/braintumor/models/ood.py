@@ -21,7 +21,7 @@ FOREIGN: Final = 2.0  # times the threshold: so far out lies nothing that was tr
 
 
 @dataclass(frozen=True, eq=False)
-class Gate:
+class OodScorer:
     """A Gaussian around the features of training images.
 
     The OOD score is the mean of the squares of (features - centre) @ whitening: the squared Mahalanobis
@@ -38,7 +38,7 @@ class Gate:
     whitening: Floats
 
 
-def fit_gate(features: Floats) -> Gate:
+def fit_ood_scorer(features: Floats) -> OodScorer:
     """Return the gate around features (N, C); the covariance is shrunk by the share that is best for their number.
 
     Raises:
@@ -52,7 +52,7 @@ def fit_gate(features: Floats) -> Gate:
     centre, covariance = (np.asarray(part, np.float64) for part in (found.location_, found.covariance_))
     values, vectors = np.linalg.eigh(covariance)
     floor = max(float(values.max()) * float(np.finfo(np.float32).eps), float(np.finfo(np.float32).tiny))
-    return Gate(centre, vectors / np.sqrt(np.maximum(values, floor)) @ vectors.T)
+    return OodScorer(centre, vectors / np.sqrt(np.maximum(values, floor)) @ vectors.T)
 
 
 def threshold(ood_score: Floats, groups: NDArray[np.int64]) -> float:

@@ -23,7 +23,7 @@ class Policy:
 
     Attributes:
         confidence: least probability of the predicted class.
-        ood_threshold: largest OOD score of an image that is answered, see `ood.Gate`.
+        ood_threshold: largest OOD score of an image that is answered, see `ood.OodScorer`.
         far_ood_threshold: largest OOD score of an image that is classified as a brain MRI at all.
         sets: (4,) largest 1 - probability with which a class is in the prediction set; None without sets.
     """

@@ -31,7 +31,7 @@ LARGEST_PART: Final = 1 << 30  # bytes
 
 
 @dataclass(frozen=True)
-class Known:
+class RegisteredModel:
     """A model that can be asked for by its name."""
 
     name: str
@@ -65,7 +65,7 @@ def load(model: str | Path = DEFAULT, *, precision: str | None = None, threads: 
         ModelError: there is no such model, or it is damaged.
     """
     folder = find(model)
-    loaded = loading.load(folder, precision=precision, threads=threads)
+    loaded = loading.load_folder(folder, precision=precision, threads=threads)
     if folder.parent != BUNDLED and not is_path(model):
         loaded.card = replace(loaded.card, name=str(model))
     return loaded
@@ -104,12 +104,12 @@ def _bundled() -> tuple[str, ...]:
     return tuple(sorted(card.parent.name for card in BUNDLED.glob("*/card.json")))
 
 
-def known() -> list[Known]:
+def known() -> list[RegisteredModel]:
     """Return the models that can be named: those of the package, and those that were added on this machine."""
-    return [each for each in surveyed() if isinstance(each, Known)]
+    return [each for each in surveyed() if isinstance(each, RegisteredModel)]
 
 
-def surveyed() -> list[Known | ModelError]:
+def surveyed() -> list[RegisteredModel | ModelError]:
     """Return all models by name, and for each folder among the added ones that cannot be used, why."""
     added = models_folder()
     try:
@@ -120,7 +120,7 @@ def surveyed() -> list[Known | ModelError]:
     return list(map(_survey, sorted(folders, key=lambda folder: folder.name)))
 
 
-def _survey(folder: Path) -> Known | ModelError:
+def _survey(folder: Path) -> RegisteredModel | ModelError:
     """Return the model in a folder, or why it cannot be used; the network is not opened."""
     if folder.parent != BUNDLED and (fault := _fault_of_name(folder.name)):
         return ModelError(f"{folder}: {fault}")
@@ -130,7 +130,7 @@ def _survey(folder: Path) -> Known | ModelError:
         return error
     if not precisions:
         return ModelError(f"no model in {folder}: {' and '.join(ONNX_FILES.values())} are missing")
-    return Known(folder.name, folder, precisions, card)
+    return RegisteredModel(folder.name, folder, precisions, card)
 
 
 def _fault_of_name(name: str) -> str:
@@ -156,7 +156,7 @@ def models_folder() -> Path | None:
     return None if data is None else data / "braintumor" / "models"
 
 
-def add(source: Path, name: str | None = None, sha256: str | None = None) -> Known:
+def add(source: Path, name: str | None = None, sha256: str | None = None) -> RegisteredModel:
     """Take a model from a model folder or a ZIP archive of one; it is there whole or not at all.
 
     Args:
@@ -179,7 +179,7 @@ def add(source: Path, name: str | None = None, sha256: str | None = None) -> Kno
         else:
             _unpack_parts(source, aside)
         for precision in precisions_in(aside) or ("float32",):  # which says what is missing
-            model = loading.load(aside, precision=precision)
+            model = loading.load_folder(aside, precision=precision)
             side = model.card.preprocess.size
             model(np.zeros((2, 1, side, side), np.float32))  # which says where its answers are none
         name = model.card.name if name is None else name
@@ -188,10 +188,10 @@ def add(source: Path, name: str | None = None, sha256: str | None = None) -> Kno
         if os.path.lexists(place / name):
             raise ModelError(f"a model called {name} is in {place} already; choose another --name, or remove it there")
         publish(aside, place / name)
-    return Known(name, place / name, precisions_in(place / name), model.card)
+    return RegisteredModel(name, place / name, precisions_in(place / name), model.card)
 
 
-def get(url: str, sha256: str, name: str | None, progress: "Progress") -> Known:
+def get(url: str, sha256: str, name: str | None, progress: "Progress") -> RegisteredModel:
     """Download an archive of a model, verify it and add it; an interrupted download goes on where it was.
 
     Raises:
@@ -199,7 +199,7 @@ def get(url: str, sha256: str, name: str | None, progress: "Progress") -> Known:
         DownloadError: no connection, or another content than the checksum's.
         StorageError: it cannot be written.
     """
-    from braintumor.download import Remote, fetch, size_of  # what else starts needs no network
+    from braintumor.download import Remote, fetch, remote_size  # what else starts needs no network
 
     if not SHA256.fullmatch(sha256):
         raise ModelError(f"expected a SHA-256 of 64 hexadecimal digits beside the address, got {sha256!r}")
@@ -207,7 +207,9 @@ def get(url: str, sha256: str, name: str | None, progress: "Progress") -> Known:
         raise ModelError(
             f"expected an http or https address, got {url}; a file is taken by: braintumor models add FILE"
         )
-    archive = fetch(Remote(f"{sha256}.zip", url, size_of(url), sha256, "sha256"), cache_folder() / "models", progress)
+    archive = fetch(
+        Remote(f"{sha256}.zip", url, remote_size(url), sha256, "sha256"), cache_folder() / "models", progress
+    )
     found = add(archive, name)
     archive.unlink()
     return found

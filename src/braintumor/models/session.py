@@ -24,13 +24,13 @@ LARGEST_NETWORK: Final = 1 << 30  # bytes
 CPU_FACTS = Path("/proc/cpuinfo")
 
 
-class Answers(NamedTuple):
+class ModelOutput(NamedTuple):
     """What a network says about N images.
 
     Attributes:
         logits: (N, 4).
         class_maps: (N, 4, h, w), non-negative, unscaled.
-        ood_score: (N,) how unlike the training images each is, see `ood.Gate`.
+        ood_score: (N,) how unlike the training images each is, see `ood.OodScorer`.
     """
 
     logits: NDArray[np.float32]
@@ -38,7 +38,7 @@ class Answers(NamedTuple):
     ood_score: NDArray[np.float32]
 
 
-OUTPUTS = Answers._fields
+OUTPUTS = ModelOutput._fields
 
 
 class Model:
@@ -68,14 +68,14 @@ class Model:
         words = (self.card.name, self.card.version, "" if self.precision == "float32" else self.precision)
         return " ".join(filter(None, words))
 
-    def __call__(self, images: NDArray[np.float32]) -> Answers:
+    def __call__(self, images: NDArray[np.float32]) -> ModelOutput:
         """Return what the network says about (N, 1, H, W) inputs.
 
         Raises:
             ModelError: the network cannot be computed, or an answer is not finite or of another shape.
         """
         try:
-            answers = Answers(*self._session.run(OUTPUTS, {"image": images}))
+            answers = ModelOutput(*self._session.run(OUTPUTS, {"image": images}))
         except Exception as error:  # as in `open_session`
             raise ModelError(f"the network in {self.folder} cannot be computed; copy or export it again") from error
         n, classes = len(images), len(CLASSES)
@@ -102,7 +102,7 @@ class Model:
         return Model(self.folder, self.card, self._session, self.precision, policy)
 
 
-def load(folder: str | Path, *, precision: str | None = None, threads: int | None = None) -> Model:
+def load_folder(folder: str | Path, *, precision: str | None = None, threads: int | None = None) -> Model:
     """Return the model in a model folder.
 
     Args:
@@ -133,7 +133,7 @@ def card_in(folder: Path) -> Card:
     Raises:
         ModelError: it is missing or cannot be used; the folder is named.
     """
-    text = content(folder / "card.json", LARGEST_CARD).decode(errors="replace")
+    text = read_model_file(folder / "card.json", LARGEST_CARD).decode(errors="replace")
     try:
         return Card.from_json(text)
     except ModelError as error:
@@ -156,7 +156,7 @@ def _check_quantized(file: Path, card: Card, precision: str) -> None:
     )
 
 
-def content(file: Path, most: int = LARGEST_NETWORK) -> bytes:
+def read_model_file(file: Path, most: int = LARGEST_NETWORK) -> bytes:
     """Return the content of a file of the model folder.
 
     Raises:
@@ -187,7 +187,7 @@ def open_session(file: Path, threads: int) -> "onnxruntime.InferenceSession":
     options.log_severity_level = 4
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     options.add_session_config_entry("session.x64quantprecision", "1" if integer_sums_saturate() else "0")
-    network = content(file)
+    network = read_model_file(file)
     try:
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own per failure, all direct children of Exception

@@ -44,7 +44,7 @@ PACKED: Final = ("gzip", "x-gzip", "deflate")
 
 
 @dataclass(frozen=True)
-class Reply:
+class ArchiveReply:
     """What an archive answers.
 
     Attributes:
@@ -59,7 +59,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Image:
+class InstanceReference:
     """Where an image is in the archive.
 
     Attributes:
@@ -167,7 +167,7 @@ class Archive:
             raise ArchiveAnswerError("the archive's answer to a search is no list")
         return found
 
-    def pull(self, image: Image) -> bytes | None:
+    def pull(self, image: InstanceReference) -> bytes | None:
         """Return an image's file by WADO-RS, as it is stored; None if it is no longer there.
 
         Raises:
@@ -242,11 +242,11 @@ class Archive:
         data: BinaryIO | None = None,
         kind: str | None = None,
         value: Any = None,
-    ) -> Reply:
+    ) -> ArchiveReply:
         """Return an answer, of which there is no second copy; the whole exchange is bounded in time."""
         headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
 
-        def exchange() -> Reply:
+        def exchange() -> ArchiveReply:
             with self._session.request(
                 method,
                 url,
@@ -258,7 +258,7 @@ class Archive:
                 allow_redirects=False,
             ) as answer:
                 _check(answer)
-                return Reply(answer.status_code, _body(answer, largest), answer.headers.get("Content-Type", ""))
+                return ArchiveReply(answer.status_code, _body(answer, largest), answer.headers.get("Content-Type", ""))
 
         try:
             return self._exchanges.run(exchange)
@@ -270,7 +270,7 @@ class Archive:
             raise ArchiveError(f"the archive cannot be reached ({_why(error)})") from None
 
 
-def _file_of(reply: Reply) -> bytes:
+def _file_of(reply: ArchiveReply) -> bytes:
     """Return the DICOM file in an answer to WADO-RS.
 
     Raises:

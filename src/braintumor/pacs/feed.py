@@ -8,15 +8,15 @@ from typing import Any, Final, Protocol
 
 from braintumor.dicom.codes import MANUFACTURER
 from braintumor.errors import MALFORMED_ERRORS, ArchiveError
-from braintumor.pacs.client import Archive, Image
+from braintumor.pacs.client import Archive, InstanceReference
 from braintumor.pacs.retry import Retry
-from braintumor.pacs.state import Journal
+from braintumor.pacs.state import WatchState
 
 PAGE: Final = 100  # rows or changes; nearly all archives allow as many, some no more than 200
 LARGEST_SEQ: Final = 2**63 - 1
 
 
-class News(Protocol):
+class InstanceFeed(Protocol):
     """What is new in an archive.
 
     Attributes:
@@ -29,22 +29,22 @@ class News(Protocol):
     def left_out(self) -> Sequence[Retry]:
         """Studies or changes of which the archive does not say what they hold, while it answers other questions."""
 
-    def more(self) -> tuple[list[Image], int, bool]:
+    def more(self) -> tuple[list[InstanceReference], int, bool]:
         """Return new MR images, how many others were passed over, and whether there is no more now."""
 
     def again(self) -> None:
         """Check, after a start or a broken connection, that it is still the same archive."""
 
-    def done(self, waiting: Sequence[Image]) -> None:
+    def done(self, waiting: Sequence[InstanceReference]) -> None:
         """Keep the place, given the images that are not settled yet."""
 
 
-class Changes:
+class OrthancChanges:
     """Orthanc's list of changes, from the place in the journal on."""
 
     pace = 1.0
 
-    def __init__(self, archive: Archive, journal: Journal) -> None:
+    def __init__(self, archive: Archive, journal: WatchState) -> None:
         self._archive, self._journal = archive, journal
         self._read, _ = journal.place
         self._trail: deque[tuple[int, str]] = deque()  # changes beyond the place that it may move to
@@ -52,7 +52,7 @@ class Changes:
 
     @property
     def left_out(self) -> Sequence[Retry]:
-        """New instances of which Orthanc does not say what they are, see `News`."""
+        """New instances of which Orthanc does not say what they are, see `InstanceFeed`."""
         return [retry for _, retry in self._unknown.values()]
 
     def again(self) -> None:
@@ -66,8 +66,8 @@ class Changes:
             if found and found[0][0] == seq and found[0][1] != entry:
                 self._start_over()
 
-    def more(self) -> tuple[list[Image], int, bool]:
-        """Return what the next changes tell of, see `News`; one at a time those that were left out before.
+    def more(self) -> tuple[list[InstanceReference], int, bool]:
+        """Return what the next changes tell of, see `InstanceFeed`; one at a time those that were left out before.
 
         What was told is returned before anything else is asked that may fail.
         """
@@ -90,7 +90,7 @@ class Changes:
         self._read = max([self._read, *(seq for seq, _, _ in changes)])
         return images, passed, (done or not changes) and not any(retry.is_due for retry in self.left_out)
 
-    def done(self, waiting: Sequence[Image]) -> None:
+    def done(self, waiting: Sequence[InstanceReference]) -> None:
         """Move the place in the journal to the last change before the first image that is not settled."""
         unsettled = {image.seq for image in waiting} | {seq for seq, _ in self._unknown.values()}
         first = min(unsettled, default=self._read + 1)
@@ -103,7 +103,7 @@ class Changes:
         kept = [change for change, (following, _) in pairwise(self._trail) if following in unsettled]
         self._trail = deque([*kept, *list(self._trail)[-1:]])
 
-    def _explained(self) -> tuple[list[Image], int] | None:
+    def _explained(self) -> tuple[list[InstanceReference], int] | None:
         """Return what Orthanc now says of a new instance that was left out and is due again; None if nothing."""
         due = [(entry, seq, retry) for entry, (seq, retry) in self._unknown.items() if retry.is_due]
         for entry, seq, retry in due[:1]:
@@ -137,12 +137,12 @@ class Changes:
         self._unknown.clear()
         self._journal.move(0, "")
 
-    def _images(self, new: dict[str, int]) -> tuple[list[Image], int]:
+    def _images(self, new: dict[str, int]) -> tuple[list[InstanceReference], int]:
         """Return where the MR images among new instances are, in three questions; deleted ones are in no answer."""
         with _understood():
             return self._found(new)
 
-    def _found(self, new: dict[str, int]) -> tuple[list[Image], int]:
+    def _found(self, new: dict[str, int]) -> tuple[list[InstanceReference], int]:
         instances = self._contents(new, "Instance")
         series = {each["ID"]: each for each in self._contents({each["ParentSeries"] for each in instances}, "Series")}
         wanted = {entry: each for entry, each in series.items() if is_wanted(_named(each), "Modality", "Manufacturer")}
@@ -157,7 +157,7 @@ class Changes:
                 resources = {"StudyInstanceUID": study, "SeriesInstanceUID": parent, "SOPInstanceUID": each}
                 uids = [_named(resource).get(name, "") for name, resource in resources.items()]
                 if all(uids):
-                    images.append(Image(uids[0], uids[1], uids[2], entry=each["ID"], seq=new[each["ID"]]))
+                    images.append(InstanceReference(uids[0], uids[1], uids[2], entry=each["ID"], seq=new[each["ID"]]))
         images.sort(key=lambda image: image.seq)
         return images, len(instances) - len(images)
 

@@ -12,9 +12,9 @@ from braintumor.errors import ArchiveError, ImageError, InstanceError, InstanceT
 from braintumor.io.read import may_hold_several
 from braintumor.io.sandbox import Sandbox
 from braintumor.io.scan import Scan
-from braintumor.pacs.client import Archive, Image
+from braintumor.pacs.client import Archive, InstanceReference
 from braintumor.pacs.qido import INSTANCE, SERIES, STUDY, first_values
-from braintumor.pacs.store import Waiting
+from braintumor.pacs.store import WorkItem
 
 FETCHERS: Final = 2
 AHEAD: Final = 6  # images fetched ahead
@@ -22,7 +22,7 @@ TOGETHER: Final = 8  # images handed over at once
 
 
 @dataclass(frozen=True, eq=False)
-class Fetched:
+class FetchedInstance:
     """What came of an image.
 
     Attributes:
@@ -41,7 +41,7 @@ class Fetched:
     several: bytes = b""
 
 
-class Incoming:
+class InstanceFetcher:
     """The images that are on their way to us."""
 
     def __init__(self, archive: Archive, sandbox: Sandbox) -> None:
@@ -56,7 +56,7 @@ class Incoming:
         """End the threads, after what is being fetched."""
         self._pool.shutdown(cancel_futures=True)
 
-    def fetched(self, due: Sequence[Waiting], successes: int) -> Iterator[list[tuple[Waiting, Fetched]]]:
+    def fetched(self, due: Sequence[WorkItem], successes: int) -> Iterator[list[tuple[WorkItem, FetchedInstance]]]:
         """Yield images with their slices, as many together as are there, while the next ones are fetched.
 
         One that the archive does not give is noted as failed.
@@ -69,7 +69,7 @@ class Incoming:
             ArchiveError: the archive cannot be used now.
         """
         remaining = iter(due)
-        ahead: deque[tuple[Waiting, Future[Fetched]]] = deque()
+        ahead: deque[tuple[WorkItem, Future[FetchedInstance]]] = deque()
         try:
             while True:
                 for each in remaining:
@@ -84,7 +84,9 @@ class Incoming:
             for _, future in ahead:
                 future.cancel()
 
-    def _ready(self, ahead: deque[tuple[Waiting, Future[Fetched]]], successes: int) -> list[tuple[Waiting, Fetched]]:
+    def _ready(
+        self, ahead: deque[tuple[WorkItem, Future[FetchedInstance]]], successes: int
+    ) -> list[tuple[WorkItem, FetchedInstance]]:
         """Return the first image that was fetched, once it is there, with those after it that are there too.
 
         Where the archive fails over one image and answers other questions, only that image waits.
@@ -92,7 +94,7 @@ class Incoming:
         Raises:
             ArchiveError: the archive cannot be used now; raised when no image before that is left.
         """
-        batch: list[tuple[Waiting, Fetched]] = []
+        batch: list[tuple[WorkItem, FetchedInstance]] = []
         while ahead and len(batch) < TOGETHER and (not batch or ahead[0][1].done()):
             each, future = ahead[0]
             try:
@@ -107,7 +109,7 @@ class Incoming:
             ahead.popleft()
         return batch
 
-    def _fetch(self, image: Image) -> Fetched:
+    def _fetch(self, image: InstanceReference) -> FetchedInstance:
         """Return an image's slices; called in several threads.
 
         Raises:
@@ -117,23 +119,23 @@ class Incoming:
         try:
             content = self._archive.pull(image)
         except InstanceTooLargeError as error:
-            return Fetched(reason=str(error))
+            return FetchedInstance(reason=str(error))
         if content is None:
-            return Fetched(here=False)
+            return FetchedInstance(here=False)
         if may_hold_several(content):
-            return Fetched(several=content)
+            return FetchedInstance(several=content)
         slices: list[Scan] = []
         try:
             with closing(self._sandbox.read_all(content, image.key)) as scans:
                 for scan in islice(scans, 2):
-                    check_identity(scan, image)
+                    check_instance_identity(scan, image)
                     slices.append(scan)
         except ImageError as error:
-            return Fetched(tuple(slices), error.reason, error.code)
-        return Fetched(several=content) if len(slices) > 1 else Fetched(tuple(slices))
+            return FetchedInstance(tuple(slices), error.reason, error.code)
+        return FetchedInstance(several=content) if len(slices) > 1 else FetchedInstance(tuple(slices))
 
 
-def check_identity(scan: Scan, image: Image) -> None:
+def check_instance_identity(scan: Scan, image: InstanceReference) -> None:
     """Refuse what an archive gives in place of the image that it was asked for; what has no identifiers cannot be told.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from braintumor.errors import ArchiveAnswerError, ArchiveError
-from braintumor.pacs.client import Archive, Image
+from braintumor.pacs.client import Archive, InstanceReference
 from braintumor.pacs.feed import PAGE, is_wanted
 from braintumor.pacs.retry import Retry
 
@@ -24,7 +24,7 @@ NO_COUNT: Final = "the archive does not say how many images its studies have (QI
 FEWER: Final = "the archive lists fewer images of a study than it counts"
 
 
-class Searches:
+class QidoPolling:
     """A DICOMweb archive without a list of changes: studies whose number of images has changed are looked through."""
 
     pace = 30.0
@@ -48,7 +48,7 @@ class Searches:
         self._counts.clear()
         self._studies = None
 
-    def more(self) -> tuple[list[Image], int, bool]:
+    def more(self) -> tuple[list[InstanceReference], int, bool]:
         """Return the MR images of the next study that has changed; the journal tells which are new.
 
         An image of which the archive does not say what it is counts as one: its file will tell.
@@ -69,10 +69,10 @@ class Searches:
         self._left_out = {uid: retry for uid, retry in self._left_out.items() if uid in self._listed}
         return [], 0, not self._changed
 
-    def done(self, waiting: Sequence[Image]) -> None:
+    def done(self, waiting: Sequence[InstanceReference]) -> None:
         """Keep nothing: what is settled is in the journal."""
 
-    def _images(self, uid: str, count: str) -> tuple[list[Image], int]:
+    def _images(self, uid: str, count: str) -> tuple[list[InstanceReference], int]:
         """Return the MR images of a study, and how many others it has; note it as looked through if these are all."""
         path = f"/studies/{quote(uid, safe='')}/instances"
         try:
@@ -89,7 +89,7 @@ class Searches:
             self._left_out.pop(uid, None)
             self._counts[uid], self._changed = count, True
         wanted = [each for each in known if is_wanted({MODALITY: "MR"} | each, MODALITY, MADE_BY)]
-        return [Image(uid, each[SERIES], each[INSTANCE]) for each in wanted], len(known) - len(wanted)
+        return [InstanceReference(uid, each[SERIES], each[INSTANCE]) for each in wanted], len(known) - len(wanted)
 
     def _leave_out(self, uid: str, trouble: str) -> None:
         """Note why a study is left out for now, if it was tried."""

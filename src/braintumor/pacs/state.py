@@ -23,7 +23,7 @@ AT_ONCE: Final = 500  # variables in one statement
 COUNTS: Final = "SELECT model, count(*) FROM under_way GROUP BY model"
 
 
-class Journal:
+class WatchState:
     """The memory of one watcher, in a folder that no second one can use meanwhile.
 
     Raises:

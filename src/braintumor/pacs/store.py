@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from braintumor.errors import ArchiveError, ArchiveStoppedError, InstanceError
-from braintumor.pacs.client import Archive, Image
+from braintumor.pacs.client import Archive, InstanceReference
 from braintumor.pacs.retry import Retry
-from braintumor.pacs.state import Journal
+from braintumor.pacs.state import WatchState
 from braintumor.pacs.stow import SUCCESS, failure_text
 
 PARCEL_BYTES: Final = 4 << 20
@@ -18,7 +18,7 @@ NOT_TAKEN: Final = "the archive does not take the results"
 
 
 @dataclass(eq=False)
-class Waiting(Retry):
+class WorkItem(Retry):
     """An image that is not settled.
 
     Attributes:
@@ -27,7 +27,7 @@ class Waiting(Retry):
         doubts: how often it could not be decoded for a reason that may be the machine's.
     """
 
-    image: Image
+    image: InstanceReference
     blamed: int = 0
     doubts: int = 0
     _successes: int = 0
@@ -40,27 +40,27 @@ class Waiting(Retry):
 
 
 @dataclass(eq=False)
-class Parcel:
+class StoreBatch:
     """The content of one request, by SOP Instance UID, and which image each result belongs to."""
 
     contents: dict[str, bytes] = field(default_factory=dict)
-    owners: dict[str, Waiting] = field(default_factory=dict)
+    owners: dict[str, WorkItem] = field(default_factory=dict)
     size: int = 0
 
 
-class Outgoing:
+class ResultStore:
     """The results that are on their way.
 
     An image is finished once all of its results are in the archive. An image that has failed before travels alone.
     """
 
-    def __init__(self, archive: Archive, journal: Journal, model: str) -> None:
+    def __init__(self, archive: Archive, journal: WatchState, model: str) -> None:
         self._archive, self._journal, self._model = archive, journal, model
         self._pool = ThreadPoolExecutor(1)
-        self._sent: deque[tuple[Parcel, Future[dict[str, int]]]] = deque()
-        self._parcel = Parcel()
-        self._missing: dict[Waiting, set[str]] = {}  # results that are not known to be there
-        self._complete: dict[Waiting, str] = {}  # images of which no more results come, and why they are refused
+        self._sent: deque[tuple[StoreBatch, Future[dict[str, int]]]] = deque()
+        self._parcel = StoreBatch()
+        self._missing: dict[WorkItem, set[str]] = {}  # results that are not known to be there
+        self._complete: dict[WorkItem, str] = {}  # images of which no more results come, and why they are refused
         self._successes = 0
 
     def __enter__(self) -> Self:
@@ -71,7 +71,7 @@ class Outgoing:
         """End the thread, after what is being sent."""
         self._pool.shutdown(cancel_futures=True)
 
-    def add(self, owner: Waiting, uid: str, content: bytes) -> None:
+    def add(self, owner: WorkItem, uid: str, content: bytes) -> None:
         """Take a result of an image; it is sent now or with the next ones.
 
         Raises:
@@ -84,7 +84,7 @@ class Outgoing:
         self._parcel.contents[uid], self._parcel.owners[uid] = content, owner
         self._parcel.size += len(content)
 
-    def complete(self, owner: Waiting, reason: str) -> None:
+    def complete(self, owner: WorkItem, reason: str) -> None:
         """Note that all results of an image are given, and why it is refused, if it is; raises as `add`."""
         self._missing.setdefault(owner, set())
         self._complete[owner] = reason
@@ -93,7 +93,7 @@ class Outgoing:
 
     def flush(self) -> None:
         """Send what has been gathered, as soon as the requests before it have gone; raises as `add`."""
-        parcel, self._parcel = self._parcel, Parcel()
+        parcel, self._parcel = self._parcel, StoreBatch()
         if not parcel.contents:
             return
         self._take(UNDER_WAY - 1)
@@ -104,7 +104,7 @@ class Outgoing:
         """Wait until everything sent has been answered; raises as `add`."""
         self._take(0)
 
-    def finished(self) -> list[tuple[Waiting, str]]:
+    def finished(self) -> list[tuple[WorkItem, str]]:
         """Return the images all of whose results are in the archive, and why they are refused; each image once."""
         done = [(owner, reason) for owner, reason in self._complete.items() if not self._missing[owner]]
         for owner, _ in done:
@@ -114,7 +114,7 @@ class Outgoing:
 
     def clear(self) -> None:
         """Forget the images that are not finished: they are made again."""
-        self._parcel = Parcel()
+        self._parcel = StoreBatch()
         self._missing.clear()
         self._complete.clear()
 
@@ -140,7 +140,7 @@ class Outgoing:
         if unusable:
             raise unusable
 
-    def _settle(self, parcel: Parcel, statuses: dict[str, int], reason: str) -> None:
+    def _settle(self, parcel: StoreBatch, statuses: dict[str, int], reason: str) -> None:
         """Note what the archive has of a parcel, and a failure of each image of which it lacks some.
 
         Args:
@@ -148,7 +148,7 @@ class Outgoing:
             statuses: 0 for what is stored, by SOP Instance UID.
             reason: why something is missing that has no status.
         """
-        failed: dict[Waiting, str] = {}
+        failed: dict[WorkItem, str] = {}
         for uid, owner in parcel.owners.items():
             status = statuses.get(uid)
             if status is None:
@@ -170,5 +170,5 @@ class Outgoing:
             return False
         return True
 
-    def _drop(self, owner: Waiting) -> None:
+    def _drop(self, owner: WorkItem) -> None:
         del self._complete[owner], self._missing[owner]

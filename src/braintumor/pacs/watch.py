@@ -10,20 +10,20 @@ from time import monotonic
 from typing import Final
 
 from braintumor.dicom.logging_guard import quiet
-from braintumor.dicom.results.base import author
+from braintumor.dicom.results.base import provenance_hash
 from braintumor.dicom.results.images import result_files
 from braintumor.errors import ArchiveError, ArchiveStoppedError, ImageError, InstanceError, ModelError, Refusal
 from braintumor.io.sandbox import Sandbox
 from braintumor.io.scan import Scan
 from braintumor.models.session import Model
 from braintumor.pacs.client import Archive
-from braintumor.pacs.feed import Changes, News
-from braintumor.pacs.fetch import FETCHERS, Fetched, Incoming, check_identity
-from braintumor.pacs.qido import Searches
+from braintumor.pacs.feed import InstanceFeed, OrthancChanges
+from braintumor.pacs.fetch import FETCHERS, FetchedInstance, InstanceFetcher, check_instance_identity
+from braintumor.pacs.qido import QidoPolling
 from braintumor.pacs.retry import Reminder, Retry, backoff
 from braintumor.pacs.shutdown import Stop, stopping
-from braintumor.pacs.state import Journal
-from braintumor.pacs.store import Outgoing, Waiting
+from braintumor.pacs.state import WatchState
+from braintumor.pacs.store import ResultStore, WorkItem
 from braintumor.predictor import Prediction, Predictor
 
 MOST_FAILURES: Final = 5  # of one image while others succeed; in a row for everything, with `once`
@@ -38,7 +38,7 @@ MORE: Final = f"more than {MOST_SLICES:,} slices; split it"
 
 
 @dataclass
-class Tally:
+class WatchStats:
     """What a watcher has done.
 
     Attributes:
@@ -64,7 +64,7 @@ class Tally:
 
 def watch(
     url: str, model: Model, state: Path, *, poll_seconds: float = 1.0, once: bool = False, say: Callable[[str], None]
-) -> Tally:
+) -> WatchStats:
     """Answer every MR image of an archive exactly once, the ones that come too, and return what was done.
 
     Follows Orthanc's list of changes, or searches another DICOMweb archive for studies with new images, 30 times less
@@ -89,15 +89,18 @@ def watch(
         StorageError: `state` is in use or cannot be written to.
     """
     archive = Archive(url)
-    with quiet(), Journal(state) as journal, Sandbox(FETCHERS) as sandbox, stopping() as stop:
+    with quiet(), WatchState(state) as journal, Sandbox(FETCHERS) as sandbox, stopping() as stop:
         archive.stop_when(stop.wait)
-        others = sum(count for name, count in journal.under_way().items() if name != author(model))
+        others = sum(count for name, count in journal.under_way().items() if name != provenance_hash(model))
         if others:
             raise ModelError(
                 f"{others} image(s) may have a part of the results of another model, setting or version of braintumor, "
                 "with which the last watcher was killed; let that one finish them (--once), then change"
             )
-        with Incoming(archive, sandbox) as incoming, Outgoing(archive, journal, author(model)) as outgoing:
+        with (
+            InstanceFetcher(archive, sandbox) as incoming,
+            ResultStore(archive, journal, provenance_hash(model)) as outgoing,
+        ):
             predictor = Predictor(model, sandbox=sandbox)
             watcher = Watcher(archive, model, journal, predictor, incoming, outgoing, stop, say)
             try:
@@ -121,14 +124,14 @@ class Watcher:
 
     archive: Archive
     model: Model
-    journal: Journal
+    journal: WatchState
     predictor: Predictor
-    incoming: Incoming
-    outgoing: Outgoing
+    incoming: InstanceFetcher
+    outgoing: ResultStore
     stop: Stop
     say: Callable[[str], None]
-    waiting: dict[str, Waiting] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
+    waiting: dict[str, WorkItem] = field(default_factory=dict)
+    tally: WatchStats = field(default_factory=WatchStats)
     left_out: Sequence[Retry] = ()
 
     def __post_init__(self) -> None:
@@ -137,7 +140,7 @@ class Watcher:
 
     def run(self, poll_seconds: float, once: bool) -> None:
         """Go on until stopped; see `watch`."""
-        news: News | None = None
+        news: InstanceFeed | None = None
         failures, sure = 0, False  # sure: nothing has broken since we saw that it is the same archive
         while not self.stop.wait():
             before = self.tally.answered
@@ -175,15 +178,15 @@ class Watcher:
         self.tally.waiting = len(unsettled)
         self.tally.stopped = self.stop.wait()
 
-    def _news(self) -> News:
+    def _news(self) -> InstanceFeed:
         """Return the way to hear of new images that the archive offers."""
         if self.archive.find():
             self.say("following the list of changes of an Orthanc")
-            return Changes(self.archive, self.journal)
+            return OrthancChanges(self.archive, self.journal)
         self.say("no list of changes there: searching the archive for studies with new images")
-        return Searches(self.archive)
+        return QidoPolling(self.archive)
 
-    def _round(self, news: News) -> bool:
+    def _round(self, news: InstanceFeed) -> bool:
         """Read a page of news, work on what is due, keep the place; return whether nothing was new and nothing done."""
         done, before = True, self._settled
         if not self._is_full():
@@ -193,7 +196,7 @@ class Watcher:
             settled = self.journal.settled([image.key for image in images])
             for image in images:
                 if image.key not in settled:
-                    self.waiting.setdefault(image.key, Waiting(image)).image = image
+                    self.waiting.setdefault(image.key, WorkItem(image)).image = image
         try:
             self._work()
         finally:
@@ -209,7 +212,7 @@ class Watcher:
         fresh = sum(not each.failures for each in self.waiting.values())
         return fresh >= MOST_WAITING or len(self.waiting) >= MOST_FAILING
 
-    def _due(self) -> list[Waiting]:
+    def _due(self) -> list[WorkItem]:
         """Return the images to try now, those that have failed last."""
         due = [each for each in self.waiting.values() if each.is_due]
         return [each for each in due if not each.failures] + [each for each in due if each.failures][:RETRIED_TOGETHER]
@@ -235,7 +238,7 @@ class Watcher:
                 if self.tally.answered > before:
                     self.say(f"answered {self.tally.answered - before}; {len(self.waiting)} waiting")
 
-    def _answer(self, batch: list[tuple[Waiting, Fetched]]) -> None:
+    def _answer(self, batch: list[tuple[WorkItem, FetchedInstance]]) -> None:
         """Judge the slices of images and hand over their results."""
         ready = [(each, fetched) for each, fetched in batch if not self._put_off(each, fetched)]
         judged = self.predictor.run_with_scans(scan for _, fetched in ready for scan in fetched.slices)
@@ -246,7 +249,7 @@ class Watcher:
                 reasons = [self._hand_over(each, answer) for answer in islice(judged, len(fetched.slices))]
                 self.outgoing.complete(each, fetched.reason or max(reasons, default=""))
 
-    def _answer_several(self, each: Waiting, content: bytes) -> None:
+    def _answer_several(self, each: WorkItem, content: bytes) -> None:
         """Judge the slices of an image one after another and hand over their results, unless we stop before the end."""
         reason, code = "", None
         with closing(self.predictor.run_with_scans([(content, each.image.key)])) as judged:
@@ -255,7 +258,7 @@ class Watcher:
                     return
                 if number == 1 and not isinstance(answer, ImageError):
                     try:
-                        check_identity(answer[0], each.image)
+                        check_instance_identity(answer[0], each.image)
                     except InstanceError as error:
                         each.fail(str(error), self.tally.answered)
                         return
@@ -267,7 +270,7 @@ class Watcher:
         if not self._is_doubted(each, reason, code):
             self.outgoing.complete(each, reason)
 
-    def _hand_over(self, each: Waiting, answer: tuple[Scan, Prediction] | ImageError) -> str:
+    def _hand_over(self, each: WorkItem, answer: tuple[Scan, Prediction] | ImageError) -> str:
         """Hand over the results about a slice; return why there are none, if so."""
         if isinstance(answer, ImageError):
             return answer.reason
@@ -278,7 +281,7 @@ class Watcher:
             return error.reason
         return ""
 
-    def _put_off(self, each: Waiting, fetched: Fetched) -> bool:
+    def _put_off(self, each: WorkItem, fetched: FetchedInstance) -> bool:
         """Return whether there is nothing to judge of an image now: it has gone, or is to be tried again."""
         if not fetched.here:
             self.waiting.pop(each.image.key, None)
@@ -286,7 +289,7 @@ class Watcher:
             return True
         return self._is_doubted(each, fetched.reason, fetched.code)
 
-    def _is_doubted(self, each: Waiting, reason: str, code: Refusal | None) -> bool:
+    def _is_doubted(self, each: WorkItem, reason: str, code: Refusal | None) -> bool:
         """Return whether an image is to be tried again, since the reason against it may be that of the machine."""
         if code == Refusal.BUSY:
             each.wait(reason)

@@ -17,31 +17,31 @@ from fastapi.staticfiles import StaticFiles
 import braintumor
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
 from braintumor.errors import BrainTumorError, ProblemError
-from braintumor.io.scan import PLANES, Choice
+from braintumor.io.scan import PLANES, SliceSelection
 from braintumor.io.worker import LARGEST
 from braintumor.models.policy import COVERAGE
 from braintumor.models.referral import REASON_TITLES
 from braintumor.models.session import Model
 from braintumor.overlay import COLOURS, EVIDENCE, OPACITY
 from braintumor.server.dicom_results import MOST, can_write
-from braintumor.server.metrics import Numbers
-from braintumor.server.middleware import Guard, problem_answer
-from braintumor.server.multipart import FILES_FIELD, uploaded
+from braintumor.server.metrics import ServiceMetrics
+from braintumor.server.middleware import RequestLimits, problem_answer
+from braintumor.server.multipart import FILES_FIELD, uploaded_contents
 from braintumor.server.reference import reference_page
 from braintumor.server.schemas import (
     ClassName,
     Limits,
     ModelAnswer,
-    Models,
+    ModelList,
     Predictions,
     ProblemAnswer,
     ReasonTitle,
     Scale,
 )
-from braintumor.server.service import RETRY, Counter, Wishes
+from braintumor.server.service import RETRY, PredictionService, RequestOptions
 from braintumor.server.settings import Settings
-from braintumor.server.streaming import Pieces
-from braintumor.server.workers import Desk
+from braintumor.server.streaming import StreamedResponse
+from braintumor.server.workers import InferenceWorkers
 
 STATIC: Final = Path(__file__).parent / "static"
 BODY: Final = {
@@ -83,14 +83,14 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
         models: one or more, whose names differ.
         settings: limits, token and the names under which it may be asked for.
     """
-    numbers = Numbers()
+    numbers = ServiceMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with _keeping_failure(app):
-            desk = Desk(models, batch=settings.batch, slices=settings.slices)
+            desk = InferenceWorkers(models, batch=settings.batch, slices=settings.slices)
         try:
-            app.state.counter = Counter(desk, settings, numbers)
+            app.state.counter = PredictionService(desk, settings, numbers)
             with _keeping_failure(app):
                 await app.state.counter.warm_up()
             yield
@@ -107,7 +107,7 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
         redirect_slashes=False,  # to an address made of the client's Host header
     )
     app.state.settings = settings
-    app.add_middleware(Guard, settings=settings, observe=numbers.answered)
+    app.add_middleware(RequestLimits, settings=settings, observe=numbers.answered)
     _add_answers(app, models, settings)
     _add_problems(app)
     _add_pages(app)
@@ -129,7 +129,7 @@ def _add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> N
     """Add what programs and the viewer ask: the models, and what they say about slices."""
     about = json.dumps(_models_answer(models, settings).model_dump()).encode()
 
-    @app.get("/v1/models", response_model=Models, responses=_problems(401, 403))
+    @app.get("/v1/models", response_model=ModelList, responses=_problems(401, 403))
     async def list_models() -> Response:
         """The models, what their maps are shown with, and what is accepted."""
         return Response(about, media_type="application/json")
@@ -151,9 +151,11 @@ def _add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> N
         """Classify slices: PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, or ZIP archives of these. Nothing is stored."""
         wanted = _chosen(models, model)
         choice = _choice_of(slices, plane)
-        files = await uploaded(request, settings)
+        files = await uploaded_contents(request, settings)
         share = request.scope["share"]
-        return Pieces(await app.state.counter.answer(files, Wishes(wanted, choice, maps, pixels), share), share)
+        return StreamedResponse(
+            await app.state.counter.answer(files, RequestOptions(wanted, choice, maps, pixels), share), share
+        )
 
     @app.post(
         "/v1/dicom-results",
@@ -170,10 +172,10 @@ def _add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> N
         wanted = _chosen(models, model)
         if not can_write():
             raise ProblemError(501, "the libraries that write DICOM are not installed here")
-        wishes = Wishes(wanted, _choice_of(slices))
-        files = await uploaded(request, settings)
+        wishes = RequestOptions(wanted, _choice_of(slices))
+        files = await uploaded_contents(request, settings)
         share = request.scope["share"]
-        return Pieces(await app.state.counter.results(files, wishes, share), share, "application/zip")
+        return StreamedResponse(await app.state.counter.results(files, wishes, share), share, "application/zip")
 
 
 def _add_problems(app: FastAPI) -> None:
@@ -202,7 +204,7 @@ def _add_pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC))
 
 
-def _add_monitoring(app: FastAPI, numbers: Numbers) -> None:
+def _add_monitoring(app: FastAPI, numbers: ServiceMetrics) -> None:
     """Add what whoever runs the service asks."""
 
     @app.get("/healthz", response_class=PlainTextResponse)
@@ -227,9 +229,9 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ProblemAnswer, "description": PROBLEMS[status]} for status in statuses}
 
 
-def _models_answer(models: Sequence[Model], settings: Settings) -> Models:
+def _models_answer(models: Sequence[Model], settings: Settings) -> ModelList:
     """Return what is to be known about the models before asking them."""
-    return Models(
+    return ModelList(
         version=braintumor.__version__,
         classes=[ClassName(name=name, title=TITLES[name]) for name in CLASSES],
         reasons=[ReasonTitle(code=code, title=title) for code, title in REASON_TITLES.items()],
@@ -261,14 +263,14 @@ def _model_answer(model: Model) -> ModelAnswer:
     )
 
 
-def _choice_of(slices: str, plane: str = "acquired") -> Choice:
+def _choice_of(slices: str, plane: str = "acquired") -> SliceSelection:
     """Return which slices of volumes are asked for.
 
     Raises:
         ProblemError: it cannot be understood.
     """
     try:
-        return Choice.of(slices, plane)
+        return SliceSelection.of(slices, plane)
     except BrainTumorError as error:
         raise ProblemError(422, str(error)) from error
 

@@ -21,7 +21,7 @@ def can_write() -> bool:
     return find_spec("pydicom") is not None
 
 
-class Results:
+class DicomResultsArchive:
     """The DICOM results of one request; calls from several threads are safe.
 
     The files in the archive are called by the number of the file that came in, of a file of several slices by the

@@ -15,7 +15,7 @@ def _crowded() -> ProblemError:
     return ProblemError(503, "too much is being sent at the moment; try again", headers=headers)
 
 
-class Shares:
+class MemoryBudget:
     """What all requests that have not been answered hold together.
 
     Attributes:
@@ -27,14 +27,14 @@ class Shares:
         self.held = 0
 
 
-class Share:
+class RequestMemory:
     """What one request holds: its body until it is answered, and its answer until it is sent.
 
     Attributes:
         held: in bytes.
     """
 
-    def __init__(self, shares: Shares) -> None:
+    def __init__(self, shares: MemoryBudget) -> None:
         self._shares = shares
         self.held = 0
 

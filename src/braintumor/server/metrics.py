@@ -24,7 +24,7 @@ PATHS: Final = frozenset(
 )
 
 
-class Numbers:
+class ServiceMetrics:
     """The numbers of one service."""
 
     media_type: Final = CONTENT_TYPE_LATEST

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from braintumor.errors import ProblemError
-from braintumor.server.memory import Share, Shares
+from braintumor.server.memory import MemoryBudget, RequestMemory
 from braintumor.server.pace import Pace
 from braintumor.server.settings import Settings
 
@@ -40,28 +40,28 @@ HOST: Final = re.compile(r"(?:[A-Za-z0-9._~%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?"
 AUTHENTICATE: Final = {"www-authenticate": "Bearer"}
 
 
-class Guard:
+class RequestLimits:
     """The door of the service: who may ask, how large and how fast a body is, and the headers of every answer.
 
     Errors of bodies that come too large, too slowly or in too great a crowd are answered here, whatever the
     application made of them; a client that leaves before it has sent its body is no error. HEAD is answered as GET,
     the server leaves out the content. `observe` is told path, status and seconds of every answer.
 
-    The application finds what its request holds, a `Share`, in the scope under "share".
+    The application finds what its request holds, a `RequestMemory`, in the scope under "share".
     """
 
     def __init__(self, app: App, settings: Settings, observe: Callable[[str, int, float], None]) -> None:
         self.app = app
         self.settings = settings
         self._observe = observe
-        self._shares = Shares(settings.held_bytes)
+        self._shares = MemoryBudget(settings.held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let the application do so."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        share = Share(self._shares)
+        share = RequestMemory(self._shares)
         scope = {**scope, "share": share, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
         started, began = False, time.monotonic()
 
@@ -109,7 +109,7 @@ class Guard:
 class Body:
     """The body of one request while it comes in."""
 
-    def __init__(self, share: Share, settings: Settings, receive: Receive) -> None:
+    def __init__(self, share: RequestMemory, settings: Settings, receive: Receive) -> None:
         self._share = share
         self._settings = settings
         self._receive = receive

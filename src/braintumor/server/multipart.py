@@ -19,7 +19,7 @@ TEXTS: Final = 100  # fields of a form that hold no file; what is in them is not
 TEXT_BYTES: Final = 64 << 10  # in one of them
 
 
-class InMemory(MultiPartParser):
+class InMemoryFormParser(MultiPartParser):
     """Starlette's parser of forms, which writes no file: the guard bounds how much there is. Texts are left out."""
 
     spool_max_size = 1 << 40
@@ -60,14 +60,14 @@ class InMemory(MultiPartParser):
             )
 
 
-async def uploaded(request: Request, settings: Settings) -> list[bytes]:
+async def uploaded_contents(request: Request, settings: Settings) -> list[bytes]:
     """Return the contents of the files in a request's form.
 
     Raises:
         ProblemError: it is no form, or holds no file.
     """
     _check_type(request.headers, settings)
-    parser = InMemory(request.headers, request.stream(), settings.slices)
+    parser = InMemoryFormParser(request.headers, request.stream(), settings.slices)
     with closing(parser):
         try:
             parts = (await parser.parse()).multi_items()

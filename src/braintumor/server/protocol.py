@@ -22,7 +22,7 @@ RESET: Final = struct.pack("ii", 1, 0)
 """For the system: forget what is unsent when the connection is closed, and tell the client so; SO_LINGER."""
 
 
-class Patient:
+class HalfClosingTransport:
     """A transport that counts the bytes written to it, and hears clients out before it is closed.
 
     A client that still sends when its connection is closed is told of a broken connection, and may never read the
@@ -93,7 +93,7 @@ class DeadlineProtocol(H11Protocol):
         stream = transport.get_extra_info("socket")
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-        super().connection_made(Patient(transport, self._is_sending))  # type: ignore[arg-type]
+        super().connection_made(HalfClosingTransport(transport, self._is_sending))  # type: ignore[arg-type]
         if len(self.connections) > self._most:
             self._make_room()
         self._update()
@@ -169,7 +169,7 @@ class DeadlineProtocol(H11Protocol):
             self._deadline = None
 
     @property
-    def _patient(self) -> Patient:
+    def _patient(self) -> HalfClosingTransport:
         return self.transport  # type: ignore[return-value]
 
     def _unsent(self) -> int:

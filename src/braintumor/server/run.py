@@ -114,7 +114,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Callable[[str], None]) -> None:
         super().__init__(config)
         self._ready = ready
-        self._bound = bound(config.host, config.port)
+        self._bound = bind_sockets(config.host, config.port)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, then tell."""
@@ -139,7 +139,7 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
-def bound(host: str, port: int) -> list[socket.socket]:
+def bind_sockets(host: str, port: int) -> list[socket.socket]:
     """Return a socket for each of the addresses of a host; who connects waits until the service has started.
 
     Raises:

@@ -127,7 +127,7 @@ class ModelAnswer(BaseModel):
     card: dict[str, object]
 
 
-class Models(BaseModel):
+class ModelList(BaseModel):
     """The models of the service, and how to show what they answer."""
 
     disclaimer: str = DISCLAIMER

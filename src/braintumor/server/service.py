@@ -16,14 +16,14 @@ from fastapi.concurrency import run_in_threadpool
 
 from braintumor.classes import DISCLAIMER
 from braintumor.errors import BrainTumorError, ImageError, ProblemError, Refusal, UploadError
-from braintumor.io.scan import EVERYTHING, Choice
+from braintumor.io.scan import ALL_SLICES, SliceSelection
 from braintumor.overlay import png
-from braintumor.server.dicom_results import Results
-from braintumor.server.memory import Share
-from braintumor.server.metrics import Numbers
+from braintumor.server.dicom_results import DicomResultsArchive
+from braintumor.server.memory import RequestMemory
+from braintumor.server.metrics import ServiceMetrics
 from braintumor.server.settings import Settings
-from braintumor.server.uploads import Part, is_archive, parts
-from braintumor.server.workers import Desk, Judged, agree, maps_of
+from braintumor.server.uploads import UploadedFile, is_archive, uploaded_files
+from braintumor.server.workers import InferenceWorkers, SliceResult, agree, maps_of
 
 RETRY: Final = {"retry-after": "1"}
 AHEAD: Final = 4  # files of one request that wait or are worked on at a time
@@ -39,25 +39,25 @@ STATUS: Final = {Refusal.BUSY: 503, Refusal.UNKNOWN_FORMAT: 415}  # of a file th
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RequestOptions:
     """What a request asks for: positions of models, slices of volumes, class maps, pixels."""
 
     models: tuple[int, ...]
-    choice: Choice = EVERYTHING
+    choice: SliceSelection = ALL_SLICES
     maps: bool = False
     pixels: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Waiting:
+class PendingFile:
     """A file that somebody is asked about, its size in bytes and what will be said."""
 
-    part: Part
+    part: UploadedFile
     size: int
-    judged: "Future[list[Judged]]"
+    judged: "Future[list[SliceResult]]"
 
 
-class Answer:
+class ResponseBuilder:
     """What is known so far of the answer to one request.
 
     Attributes:
@@ -66,7 +66,7 @@ class Answer:
 
     given_up: UploadError | None = None
 
-    def __init__(self, wishes: Wishes, numbers: Numbers, share: Share) -> None:
+    def __init__(self, wishes: RequestOptions, numbers: ServiceMetrics, share: RequestMemory) -> None:
         self._wishes = wishes
         self._numbers = numbers
         self._share = share
@@ -74,12 +74,12 @@ class Answer:
         self._refused: list[dict[str, object]] = []
         self._statuses: set[int] = set()
 
-    def refuse(self, part: Part, status: int, error: UploadError | ImageError) -> None:
+    def refuse(self, part: UploadedFile, status: int, error: UploadError | ImageError) -> None:
         """Note that a file cannot be used."""
         self._statuses.add(status)
         self._refused.append({"file": part.file, "member": part.member, "code": error.code, "text": error.reason})
 
-    async def take(self, waiting: Waiting) -> None:
+    async def take(self, waiting: PendingFile) -> None:
         """Wait for what is said about a file, and note it.
 
         Raises:
@@ -124,10 +124,10 @@ class Answer:
         return [head.encode() + b', "slices": [' + first, *(b",\n" + other for other in others), b"]}"]
 
 
-class Counter:
+class PredictionService:
     """Where requests wait for their answers: a bounded number of them, those of many slices after one another."""
 
-    def __init__(self, desk: Desk, settings: Settings, numbers: Numbers) -> None:
+    def __init__(self, desk: InferenceWorkers, settings: Settings, numbers: ServiceMetrics) -> None:
         self.desk = desk
         self._settings = settings
         self._numbers = numbers
@@ -150,7 +150,7 @@ class Counter:
         except ImageError as error:
             raise BrainTumorError(f"cannot decode any file on this machine: {error.reason}") from error
 
-    async def answer(self, files: list[bytes], wishes: Wishes, share: Share) -> list[bytes]:
+    async def answer(self, files: list[bytes], wishes: RequestOptions, share: RequestMemory) -> list[bytes]:
         """Return the JSON text of `Predictions` for the contents of files, in pieces.
 
         Raises:
@@ -159,13 +159,13 @@ class Counter:
         """
         return await self._in_time(self._judged(files, wishes, share))
 
-    async def results(self, files: list[bytes], wishes: Wishes, share: Share) -> list[bytes]:
+    async def results(self, files: list[bytes], wishes: RequestOptions, share: RequestMemory) -> list[bytes]:
         """Return a ZIP archive of the DICOM results for the contents of DICOM files, all of them.
 
         Raises:
             ProblemError: as `answer`, or one of the files could not be used.
         """
-        with closing(Results(len(wishes.models))) as results:
+        with closing(DicomResultsArchive(len(wishes.models))) as results:
             return await self._in_time(self._judged(files, wishes, share, results))
 
     async def _in_time(self, work: Coroutine[None, None, list[bytes]]) -> list[bytes]:
@@ -189,14 +189,18 @@ class Counter:
             self._present -= 1
 
     async def _judged(
-        self, files: list[bytes], wishes: Wishes, share: Share, results: Results | None = None
+        self,
+        files: list[bytes],
+        wishes: RequestOptions,
+        share: RequestMemory,
+        results: DicomResultsArchive | None = None,
     ) -> list[bytes]:
         """Return the JSON text of `Predictions`, or where results are wanted their archive."""
-        answer = Answer(wishes, self._numbers, share)
-        waiting: deque[Waiting] = deque()
+        answer = ResponseBuilder(wishes, self._numbers, share)
+        waiting: deque[PendingFile] = deque()
         async with self._room(files):
             try:
-                remaining = parts(files, self._settings)
+                remaining = uploaded_files(files, self._settings)
                 for number in count(1):
                     part = await run_in_threadpool(_following, remaining)
                     if part is None:
@@ -214,7 +218,7 @@ class Counter:
                         choice=wishes.choice,
                         write=None if results is None else partial(results.add, number),
                     )
-                    waiting.append(Waiting(part, len(content), judged))
+                    waiting.append(PendingFile(part, len(content), judged))
                     while len(waiting) == AHEAD or sum(each.size for each in waiting) > AHEAD_BYTES:
                         await answer.take(waiting.popleft())
                 while waiting:
@@ -241,12 +245,12 @@ class Counter:
             yield
 
 
-def _following(remaining: Iterator[Part]) -> Part | None:
+def _following(remaining: Iterator[UploadedFile]) -> UploadedFile | None:
     """Return the next part, None at the end."""
     return next(remaining, None)
 
 
-def _slice_text(part: Part, found: Judged, wishes: Wishes) -> bytes:
+def _slice_text(part: UploadedFile, found: SliceResult, wishes: RequestOptions) -> bytes:
     """Return the JSON text of `SliceAnswer`."""
     height, width = found.shape
     place = found.predictions[0].place

@@ -7,18 +7,18 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from braintumor.server.memory import Share
+from braintumor.server.memory import RequestMemory
 
 PIECE_BYTES: Final = 64 << 10  # given to the server at a time, which waits while so much is not sent
 
 
-class Pieces(Response):
+class StreamedResponse(Response):
     """An answer of several pieces, whose bytes the share of its request is given back as they are sent.
 
     The body of the request is given back first: with the answer it is no longer needed.
     """
 
-    def __init__(self, pieces: Sequence[bytes], share: Share, media_type: str = "application/json") -> None:
+    def __init__(self, pieces: Sequence[bytes], share: RequestMemory, media_type: str = "application/json") -> None:
         self._pieces = deque(pieces)
         self._share = share
         length = sum(map(len, pieces))

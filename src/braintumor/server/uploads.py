@@ -30,7 +30,7 @@ NO_IMAGE: Final = UploadError(415, Refusal.UNKNOWN_FORMAT, UNKNOWN_FORMAT)
 
 
 @dataclass(frozen=True)
-class Part:
+class UploadedFile:
     """One file to decode.
 
     Attributes:
@@ -50,7 +50,7 @@ class Part:
         return f"file {self.file + 1}{inside}"
 
 
-def parts(files: list[bytes], settings: Settings) -> Iterator[Part]:
+def uploaded_files(files: list[bytes], settings: Settings) -> Iterator[UploadedFile]:
     """Yield what is to be decoded, files in order, archives by their members.
 
     Raises:
@@ -59,7 +59,7 @@ def parts(files: list[bytes], settings: Settings) -> Iterator[Part]:
     count = 0
     for number, content in enumerate(files):
         inside = _unpacked(number, content, settings) if is_archive(content) else None
-        for part in inside or (Part(number, None, partial(_usable, content, settings)),):
+        for part in inside or (UploadedFile(number, None, partial(_usable, content, settings)),):
             count += 1
             if count > settings.slices:
                 raise UploadError(
@@ -89,7 +89,7 @@ def _too_large(settings: Settings) -> UploadError:
     return UploadError(413, Refusal.TOO_LARGE, f"larger than {settings.file_bytes >> 20} MiB; export the slice alone")
 
 
-def _unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Part]:
+def _unpacked(number: int, content: bytes, settings: Settings) -> Iterator[UploadedFile]:
     """Yield the members of an archive that are files; what the system of some computers adds to it is left out.
 
     Raises:
@@ -101,7 +101,7 @@ def _unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Part]
             wanted = [member for member in archive.infolist() if _is_wanted(member)]
             _check_members(wanted, settings)
             for index, member in enumerate(wanted):
-                yield Part(number, index, partial(_member_content, archive, member, settings))
+                yield UploadedFile(number, index, partial(_member_content, archive, member, settings))
     except ZIP_ERRORS as error:
         raise UploadError(422, Refusal.UNDECODABLE, "a damaged ZIP archive; make it again") from error
 

@@ -20,7 +20,7 @@ from braintumor.classes import CLASSES
 from braintumor.errors import ImageError, Refusal
 from braintumor.io.read import may_hold_several
 from braintumor.io.sandbox import Sandbox
-from braintumor.io.scan import EVERYTHING, Choice, Scan
+from braintumor.io.scan import ALL_SLICES, Scan, SliceSelection
 from braintumor.models.session import Model
 from braintumor.predictor import Prediction, Predictor, PreparedSlice
 
@@ -49,13 +49,13 @@ class Job:
     wanted: tuple[int, ...]
     shown: bool
     until: float
-    choice: Choice = EVERYTHING
+    choice: SliceSelection = ALL_SLICES
     write: Write | None = None
-    done: "Future[list[Judged]]" = field(default_factory=Future)
+    done: "Future[list[SliceResult]]" = field(default_factory=Future)
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class SliceResult:
     """What each of the wanted models says about a slice.
 
     Attributes:
@@ -69,7 +69,7 @@ class Judged:
     predictions: tuple[Prediction, ...]
 
 
-class Desk:
+class InferenceWorkers:
     """Threads that judge slices for all requests.
 
     The slices that wait go through a network together, up to `batch` of them; each gets the answer that it would get
@@ -106,9 +106,9 @@ class Desk:
         *,
         shown: bool,
         seconds: float,
-        choice: Choice = EVERYTHING,
+        choice: SliceSelection = ALL_SLICES,
         write: Write | None = None,
-    ) -> "Future[list[Judged]]":
+    ) -> "Future[list[SliceResult]]":
         """Return the answers to a file's content, in time; it is dropped unread if `seconds` are over."""
         job = Job(content, name, wanted, shown, time.monotonic() + seconds, choice, write)
         (self._volumes if may_hold_several(content) else self._waiting).put(job)
@@ -150,13 +150,13 @@ class Desk:
             except Exception as error:  # whoever waits must hear of it; the thread goes on
                 _settle(job, error)
 
-    def _volume(self, job: Job) -> "list[Judged]":
+    def _volume(self, job: Job) -> "list[SliceResult]":
         """Return the answers to all slices of a file; fewer where nobody waits for them any more.
 
         Raises:
             ImageError: it cannot be read, or holds too many slices, or too many pixels that are wanted back.
         """
-        found: list[Judged] = []
+        found: list[SliceResult] = []
         held = 0
         with closing(self._sandbox.read_all(job.content, job.name, job.choice)) as scans:
             while batch := list(islice(scans, self._batch)):
@@ -176,7 +176,7 @@ class Desk:
 
     def _answer(self, jobs: list[Job]) -> None:
         """Decode the jobs' files and put the answers in place."""
-        read: list[Ready] = []
+        read: list[DecodedSlice] = []
         for job in jobs:
             try:
                 read.append(self._ready(job, self._sandbox.read(job.content, job.name, job.choice)))
@@ -198,7 +198,7 @@ class Desk:
             except Exception as error:  # as above
                 _settle(each.job, error)
 
-    def _judged(self, read: "Sequence[Ready]") -> "list[Judged]":
+    def _judged(self, read: "Sequence[DecodedSlice]") -> "list[SliceResult]":
         """Return what the wanted models say about slices."""
         answers: list[dict[int, Prediction]] = [{} for _ in read]
         for number, predictor in enumerate(self._predictors):
@@ -207,10 +207,11 @@ class Desk:
             for place, prediction in zip(asked, predictions, strict=True):
                 answers[place][number] = prediction
         return [
-            Judged(each.shape, each.picture, tuple(found.values())) for each, found in zip(read, answers, strict=True)
+            SliceResult(each.shape, each.picture, tuple(found.values()))
+            for each, found in zip(read, answers, strict=True)
         ]
 
-    def _write(self, ready: "Ready", judged: Judged) -> None:
+    def _write(self, ready: "DecodedSlice", judged: SliceResult) -> None:
         """Put DICOM results where they are wanted.
 
         Raises:
@@ -220,16 +221,16 @@ class Desk:
             for number, prediction in zip(ready.slices, judged.predictions, strict=True):
                 ready.job.write(ready.scan, prediction, self.models[number])
 
-    def _ready(self, job: Job, scan: Scan) -> "Ready":
+    def _ready(self, job: Job, scan: Scan) -> "DecodedSlice":
         """Return what is kept of a slice: far less than its pixels, unless results are wanted."""
         slices = {number: self._predictors[number].prepare_scan(scan) for number in job.wanted}
         height, width = scan.pixels.shape
         picture = _png_of(scan.pixels) if job.shown else None
-        return Ready(job, slices, (height, width), picture, scan if job.write is not None else None)
+        return DecodedSlice(job, slices, (height, width), picture, scan if job.write is not None else None)
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
+class DecodedSlice:
     """A slice that was decoded, as each of the wanted models takes it, with its shape, its picture, its pixels."""
 
     job: Job
@@ -239,7 +240,7 @@ class Ready:
     scan: Scan | None
 
 
-def _settle(job: Job, answer: list[Judged] | Exception) -> None:
+def _settle(job: Job, answer: list[SliceResult] | Exception) -> None:
     """Give a job its answer, unless nobody waits for it any more."""
     try:
         if isinstance(answer, Exception):

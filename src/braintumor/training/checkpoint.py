@@ -57,7 +57,9 @@ class State:
         return self.history[-1] if self.identity["settings"].get("keep_last") else self.best
 
 
-def save(folder: Path, state: State, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    folder: Path, state: State, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
     """Write the state, its tensors and, if the last epoch is to be kept, those to keep; then drop older ones."""
     last = state.history[-1].epoch
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
@@ -76,7 +78,7 @@ def save(folder: Path, state: State, network: nn.Module, averaged: nn.Module, op
             file.unlink()
 
 
-def load(folder: Path) -> State:
+def load_checkpoint(folder: Path) -> State:
     """Return the state in a checkpoint folder.
 
     Raises:
@@ -99,7 +101,7 @@ def load(folder: Path) -> State:
     return state
 
 
-def restore(
+def restore_checkpoint(
     folder: Path, state: State, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Put the network, its average and the optimizer into the state after the last finished epoch."""

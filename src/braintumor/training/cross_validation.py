@@ -13,7 +13,7 @@ import torch
 
 from braintumor.classes import CLASSES
 from braintumor.data.duplicates.groups import group_numbers, known_images, name_of
-from braintumor.data.duplicates.thumbnails import Miniatures, miniatures
+from braintumor.data.duplicates.thumbnails import Thumbnails, make_thumbnails
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest
 from braintumor.data.reference import check_reference, is_reference, known_folds, read_reference
@@ -134,7 +134,7 @@ def divided(data_dir: Path) -> tuple[Manifest, Integers]:
     else:
         listing = list_images(data_dir)
         manifest, skipped = listing.manifest, listing.skipped
-    found, problems = miniatures(manifest, cache_folder())
+    found, problems = make_thumbnails(manifest, cache_folder())
     if skipped or problems:
         raise UnreadableDataError(data_dir, skipped | problems)
     groups = group_numbers(manifest, found)
@@ -144,7 +144,7 @@ def divided(data_dir: Path) -> tuple[Manifest, Integers]:
     return Manifest(data_dir, tuple(rows)), numbers
 
 
-def _given(manifest: Manifest, found: Miniatures) -> Integers:
+def _given(manifest: Manifest, found: Thumbnails) -> Integers:
     """Return (N,) the published fold of each image of the public sets, -1 for other images."""
     published = known_folds()
     return np.array(

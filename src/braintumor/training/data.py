@@ -17,7 +17,7 @@ from braintumor.classes import CLASSES
 from braintumor.data.duplicates.alignment import CANDIDATE, DUPLICATE
 from braintumor.data.duplicates.groups import group_numbers, name_of
 from braintumor.data.duplicates.pairs import RELATED
-from braintumor.data.duplicates.thumbnails import miniatures
+from braintumor.data.duplicates.thumbnails import make_thumbnails
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, Row, read_manifest, write_manifest
 from braintumor.data.outlines import mask, outlines
@@ -117,7 +117,7 @@ def _grouped(manifest: Manifest, cache: Path) -> tuple[Manifest, dict[str, str]]
     Raises:
         DataError: no image of a class can be decoded.
     """
-    found, problems = miniatures(manifest, cache)
+    found, problems = make_thumbnails(manifest, cache)
     kept = [index for index, row in enumerate(manifest.rows) if row.image not in problems]
     usable = replace(manifest, rows=tuple(manifest.rows[index] for index in kept))
     lost = {row.label for row in manifest} - {row.label for row in usable}

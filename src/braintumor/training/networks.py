@@ -38,7 +38,7 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.backbone = backbone
-        self.finer: Finer | None = None
+        self.finer: FeaturePyramid | None = None
         self.attention: nn.Conv2d | None = None
         self.head = _head(channels, dropout)
 
@@ -110,7 +110,7 @@ def stages_of(backbone: nn.Module, image: Tensor, stages: Sequence[int] | None =
     return found
 
 
-class Finer(nn.Module):
+class FeaturePyramid(nn.Module):
     """Features of the size of an early stage that know what later stages see: from coarse to fine, stage by stage.
 
     Each stage is brought to the same number of channels and added to the enlarged sum of the coarser ones; a
@@ -141,7 +141,7 @@ class Finer(nn.Module):
         return cast(Tensor, self.smooth(torch.relu(joined)))
 
 
-def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: bool = False) -> Network:
+def build_network(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: bool = False) -> Network:
     """Return an untrained network: `cnn`, `resnet` (ResNet18) or a timm name whose features are (N, K, h, w).
 
     Convolutions start He-normal. The memory format is channels_last.
@@ -200,7 +200,9 @@ def _shape_of(backbone: nn.Module) -> tuple[list[int], list[int]]:
     return [256 // stage.shape[2] for stage in stages], [stage.shape[1] for stage in stages]
 
 
-def _finer_features(model: str, strides: Sequence[int], widths: Sequence[int], stride: int, width: int) -> Finer:
+def _finer_features(
+    model: str, strides: Sequence[int], widths: Sequence[int], stride: int, width: int
+) -> FeaturePyramid:
     """Return the untrained layers that join the stages of a backbone from this stride on.
 
     Raises:
@@ -209,7 +211,7 @@ def _finer_features(model: str, strides: Sequence[int], widths: Sequence[int], s
     if stride not in strides:
         raise DataError(f"{model} has no features of stride {stride}; choose one of {', '.join(map(str, strides))}")
     chosen = [index for index, found in enumerate(strides) if found >= stride]
-    return Finer(chosen, [widths[index] for index in chosen], width)
+    return FeaturePyramid(chosen, [widths[index] for index in chosen], width)
 
 
 def _timm_backbone(name: str) -> tuple[nn.Module, int]:

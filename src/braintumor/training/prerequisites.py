@@ -14,11 +14,11 @@ from braintumor.files import check_writable
 from braintumor.training import checkpoint, pretrained
 from braintumor.training.checkpoint import State
 from braintumor.training.config import TrainConfig
-from braintumor.training.networks import Network, build
+from braintumor.training.networks import Network, build_network
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class TrainingStart:
     """A network before its first epoch, or that of an interrupted run.
 
     Attributes:
@@ -32,7 +32,7 @@ class Start:
     state: State | None
 
 
-def look_up(config: TrainConfig, out: Path, device: torch.device, *, resume: bool) -> Start:
+def look_up(config: TrainConfig, out: Path, device: torch.device, *, resume: bool) -> TrainingStart:
     """Return what a run begins with: network and weights exist, `out` can be written to, the settings are as before.
 
     Raises:
@@ -44,18 +44,18 @@ def look_up(config: TrainConfig, out: Path, device: torch.device, *, resume: boo
     _check_folder(out, resume)
     if config.masks:
         check_reference(Path(config.masks))
-    state = checkpoint.load(out / "checkpoint") if resume else None
+    state = checkpoint.load_checkpoint(out / "checkpoint") if resume else None
     if state:
-        check_identity(state, {"settings": settings_of(config)}, out)
+        check_same_run(state, {"settings": settings_of(config)}, out)
     torch.manual_seed(config.seed)
     stride = config.map_stride
-    network = build(config.model, dropout=config.dropout, map_stride=stride, attention=config.attention)
+    network = build_network(config.model, dropout=config.dropout, map_stride=stride, attention=config.attention)
     _check_frozen(network, config)
     network = network.to(device)
     if state:
-        return Start(network, state.weights_origin, state)
+        return TrainingStart(network, state.weights_origin, state)
     origin = pretrained.start(network, config.model, config.weights, allow_partial=config.allow_partial_weights)
-    return Start(network, origin, None)
+    return TrainingStart(network, origin, None)
 
 
 def _check_folder(out: Path, resume: bool) -> None:
@@ -82,7 +82,7 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
     return settings
 
 
-def check_identity(state: State, identity: dict[str, Any], out: Path) -> None:
+def check_same_run(state: State, identity: dict[str, Any], out: Path) -> None:
     """Raise where settings or data differ from those the run began with; settings younger than the run were default.
 
     Args:

@@ -55,7 +55,7 @@ def start(network: Network, model: str, weights: str, *, allow_partial: bool) ->
     """Load starting weights into the network's backbone and return where they come from, for the card.
 
     Args:
-        network: as `networks.build` returns it.
+        network: as `networks.build_network` returns it.
         model: `cnn`, `resnet` or a timm name.
         weights: `imagenet`, `none` or the path of a safetensors file in the backbone's or torchvision's names.
         allow_partial: go on where tensors are missing; they keep their He-normal start.
@@ -181,7 +181,7 @@ def _is_folded(norm: nn.BatchNorm2d) -> bool:
 
 
 @torch.no_grad()
-def unfold(network: Network, norms: list[nn.BatchNorm2d], batches: Callable[[], Iterable[Tensor]]) -> None:
+def unfold_norms(network: Network, norms: list[nn.BatchNorm2d], batches: Callable[[], Iterable[Tensor]]) -> None:
     """Give folded batch norms real statistics without changing what the network computes in evaluation mode.
 
     Without this, the first step in training mode would normalise activations that the weights expect unnormalised.

@@ -14,7 +14,7 @@ from braintumor.errors import ModelError
 from braintumor.evaluate.calibration import rejection
 from braintumor.files import replacing, write_text
 from braintumor.io.read import read
-from braintumor.models.session import ONNX_FILES, Card, Model, load, open_session, usable_cores
+from braintumor.models.session import ONNX_FILES, Card, Model, load_folder, open_session, usable_cores
 from braintumor.predictor import Prediction, predict_all
 from braintumor.training.integer_network import write_integers
 
@@ -43,7 +43,7 @@ def quantize(folder: Path, data_dir: Path, *, precision: str = "int8") -> Card:
         ImageError: one of them cannot be read.
         StorageError: the folder cannot be written to.
     """
-    model = load(folder)
+    model = load_folder(folder)
     images = validation_images(model.folder, data_dir)
     target = model.folder / ONNX_FILES[precision]
     with replacing(target) as aside:
@@ -51,7 +51,7 @@ def quantize(folder: Path, data_dir: Path, *, precision: str = "int8") -> Card:
         variant = Model(model.folder, model.card, open_session(aside, usable_cores()), precision)
         paths = [images.path(row) for row in images]
         expected, found = (predict_all(paths, asked) for asked in (model, variant))
-        reference, measured = compare(expected, found, [row.label for row in images])
+        reference, measured = compare_precisions(expected, found, [row.label for row in images])
         _refuse_differences(target, reference, measured)
     known = model.card.precisions
     precisions = {**known, "float32": known.get("float32", {}) | reference, precision: measured}
@@ -75,7 +75,7 @@ def calibration_inputs(model: Model, images: Manifest) -> Floats:
     return np.stack([model.card.preprocess(read(images.path(images.rows[place]))) for place in chosen])
 
 
-def compare(
+def compare_precisions(
     expected: Sequence[Prediction], found: Sequence[Prediction], labels: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return what the card says about a model and about its variant, from their answers for the same images.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from braintumor.models.ood import Gate
+from braintumor.models.ood import OodScorer
 from braintumor.training.export import WithClassMaps
 from braintumor.training.networks import Network
 
@@ -18,7 +18,7 @@ SHARES: Final = (0.25, 0.5, 0.75, 1.0)
 
 
 @torch.no_grad()
-def cascade(network: Network, gate: Gate, images: Tensor, seed: int = 0) -> dict[str, float]:
+def cascade(network: Network, gate: OodScorer, images: Tensor, seed: int = 0) -> dict[str, float]:
     """Return how far class maps stay alike while layers are shuffled one after the other, from the output down.
 
     Shuffling exchanges the weights within every convolution or linear layer at random. Alike is the mean rank
@@ -52,7 +52,7 @@ def cascade(network: Network, gate: Gate, images: Tensor, seed: int = 0) -> dict
 
 
 def _shown(
-    network: Network, gate: Gate, images: Tensor, classes: Sequence[int] | None
+    network: Network, gate: OodScorer, images: Tensor, classes: Sequence[int] | None
 ) -> tuple[NDArray[np.float32], list[int]]:
     """Return the (N, h, w) maps of one class per image, by default the predicted one, and these classes."""
     logits, maps, _ = WithClassMaps(network, gate)(images)

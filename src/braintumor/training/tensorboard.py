@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class Board:
+class CurveWriter:
     """Curves of a run below a folder, one point per epoch; nothing is written where TensorBoard is not installed."""
 
     def __init__(self, folder: Path) -> None:

@@ -26,9 +26,9 @@ from braintumor.training.data import Images, decoded, outlined, prepare
 from braintumor.training.distributed import Processes, chosen_device, compute_dtype, processes
 from braintumor.training.model_folder import write_artefact
 from braintumor.training.networks import Network, WithAttention, freeze, train_mode
-from braintumor.training.prerequisites import Start, check_identity, look_up, settings_of
+from braintumor.training.prerequisites import TrainingStart, check_same_run, look_up, settings_of
 from braintumor.training.schedule import averaging_decay, epoch_order, epoch_seed, learning_rate, train_size
-from braintumor.training.tensorboard import Board
+from braintumor.training.tensorboard import CurveWriter
 
 UNFOLDING_BATCHES = 16
 GATE_IMAGES = 2048  # of training, unaugmented, to which OOD scores are fitted
@@ -48,7 +48,7 @@ class Progress(Protocol):
         """Take one finished epoch."""
 
 
-class Quiet:
+class SilentProgress:
     """Reports nothing: the progress of the processes beside the first."""
 
     def say(self, message: str) -> None:
@@ -145,7 +145,7 @@ def train(
     began = time.perf_counter()
     place = chosen_device(device)
     with processes(place) as group:
-        progress = progress if group.leads else Quiet()
+        progress = progress if group.leads else SilentProgress()
         check_share(config, group)
         start = look_up(config, out, place, resume=resume)
         group.wait()  # before the first one writes to it
@@ -167,14 +167,14 @@ def train(
             progress.say(f"left out {image}: {reason}")
         check_number_of_images(len(images.labels), group)
         run, state = _begin(start, config, manifest, images, validation, progress, place, group, out)
-        before, board = state.seconds, Board(out / "tensorboard")
+        before, board = state.seconds, CurveWriter(out / "tensorboard")
 
         while not is_over(state, config):
             row = one_epoch(run, len(state.history))
             seconds = before + time.perf_counter() - began
             state = replace(state, history=[*state.history, row], seconds=seconds)
             if group.leads:
-                checkpoint.save(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
+                checkpoint.save_checkpoint(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
                 board.epoch(row)
             progress.epoch(row, config.epochs)
 
@@ -204,7 +204,7 @@ def check_number_of_images(images: int, group: Processes) -> None:
 
 
 def _begin(
-    start: Start,
+    start: TrainingStart,
     config: TrainConfig,
     manifest: Manifest,
     images: Images,
@@ -218,17 +218,17 @@ def _begin(
     network = start.network
     identity = {"settings": settings_of(config), "data": manifest.fingerprint()}
     if start.state:
-        check_identity(start.state, identity, out)
+        check_same_run(start.state, identity, out)
         state = replace(start.state, identity=identity)
     else:
         fast = group.same(float(compute_dtype(device) == torch.bfloat16))
         state = State(identity, "bfloat16" if fast else "float32", start.origin)
     freeze(network, config.frozen)
     if not start.state:
-        unfold(config, network, images, device)
+        measure_folded_norms(config, network, images, device)
     run = assemble(config, network, images, validation, progress, getattr(torch, state.precision), device, group)
     if start.state:
-        checkpoint.restore(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
+        checkpoint.restore_checkpoint(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
         progress.say(f"resumed after epoch {state.history[-1].epoch}")
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     progress.say(
@@ -265,12 +265,12 @@ def inverse_frequency(labels: Tensor) -> Tensor:
     return torch.where(counts > 0, len(labels) / (len(CLASSES) * counts.clamp(min=1)), 0.0)
 
 
-def unfold(config: TrainConfig, network: Network, images: Images, device: torch.device) -> None:
+def measure_folded_norms(config: TrainConfig, network: Network, images: Images, device: torch.device) -> None:
     """Give batch norms that came folded into their convolutions real statistics, measured on varied training images."""
     norms = pretrained.folded_norms(network, config.frozen)
     if norms:
         order = epoch_order(config, 0, len(images.labels))[:UNFOLDING_BATCHES]
-        pretrained.unfold(
+        pretrained.unfold_norms(
             network, norms, lambda: (_varied(config, images, 0, indices, device).grey for indices in order)
         )
 

@@ -17,7 +17,7 @@ from braintumor.data.duplicates.alignment import (
 )
 from braintumor.data.duplicates.pairs import Pairs, similar_pairs
 from braintumor.data.duplicates.symmetries import ORIENTATIONS, oriented
-from braintumor.data.duplicates.thumbnails import NO_BOX, NOTHING, Miniatures, miniature
+from braintumor.data.duplicates.thumbnails import NO_BOX, NOTHING, Thumbnails, make_thumbnail
 from braintumor.data.phantom import smooth_noise
 from braintumor.io.scan import Scan
 
@@ -33,9 +33,9 @@ def picture(seed: int, share: float = 0.0) -> np.ndarray:
     return result
 
 
-def small(*pictures: np.ndarray) -> Miniatures:
+def small(*pictures: np.ndarray) -> Thumbnails:
     """Return the miniatures of pictures."""
-    return Miniatures.stacked([miniature(Scan(np.ascontiguousarray(each, np.float32))) for each in pictures])
+    return Thumbnails.stacked([make_thumbnail(Scan(np.ascontiguousarray(each, np.float32))) for each in pictures])
 
 
 def judged(first: np.ndarray, second: np.ndarray) -> list[bool]:
@@ -84,7 +84,7 @@ def test_pairs_below_the_candidates_are_not_looked_at() -> None:
 
 
 def test_slices_without_contrast_are_never_the_same() -> None:
-    two = Miniatures.stacked([NOTHING, NOTHING])
+    two = Thumbnails.stacked([NOTHING, NOTHING])
     window = np.repeat(NO_BOX[None], 2, axis=1)
     pair = Pairs(np.array([0]), np.array([1]), np.array([0.99], np.float32), np.array([0]), window)
     assert detail_similarity(pair, two, two).tolist() == [0]

@@ -11,7 +11,7 @@ from braintumor.classes import CLASSES
 from braintumor.data.duplicates import groups as module
 from braintumor.data.duplicates.groups import (
     GroupRow,
-    Known,
+    PublicImage,
     group_numbers,
     group_rows,
     known_images,
@@ -21,7 +21,7 @@ from braintumor.data.duplicates.groups import (
     write_groups,
 )
 from braintumor.data.duplicates.pairs import Pairs
-from braintumor.data.duplicates.thumbnails import NOTHING, Miniatures, miniatures
+from braintumor.data.duplicates.thumbnails import NOTHING, Thumbnails, make_thumbnails
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.phantom import phantom
@@ -29,9 +29,9 @@ from braintumor.data.reference import Match
 from braintumor.errors import DataError
 
 
-def blank(count: int) -> Miniatures:
+def blank(count: int) -> Thumbnails:
     """Return miniatures without content, which resemble nothing."""
-    return Miniatures.stacked([NOTHING] * count)
+    return Thumbnails.stacked([NOTHING] * count)
 
 
 def test_images_are_linked_by_bytes_patient_and_similarity(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_similar_slices_are_found_where_no_pairs_are_given(tmp_path: Path) -> No
             tmp_path / f"{name}.png"
         )
     manifest = Manifest(tmp_path, tuple(Row(f"{name}.png", "glioma") for name in "abc"))
-    assert group_numbers(manifest, miniatures(manifest, tmp_path)[0]).tolist() == [0, 1, 0]
+    assert group_numbers(manifest, make_thumbnails(manifest, tmp_path)[0]).tolist() == [0, 1, 0]
 
 
 def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_a_picture_is_known_by_name_and_content(tmp_path: Path, monkeypatch: pyt
     Image.fromarray(picture.T.copy()).save(tmp_path / "Tr-gl_0011.jpg")
     names = ("Tr-gl_0010.jpg", "other.png", "Tr-gl_0011.jpg")
     manifest = Manifest(tmp_path, tuple(Row(name, "glioma") for name in names))
-    found, _ = miniatures(manifest, tmp_path / "cache")
+    found, _ = make_thumbnails(manifest, tmp_path / "cache")
     code = picture_codes(found)[1]
-    table = {name: Known(GroupRow(name, "g1", "P1"), 3, code) for name in (names[0], names[2])}
+    table = {name: PublicImage(GroupRow(name, "g1", "P1"), 3, code) for name in (names[0], names[2])}
     monkeypatch.setattr(module, "public_set", lambda: table)
     known = known_images(manifest, found)
     assert [bool(each) for each in known] == [True, False, False]  # same name and picture; no such name; other picture
@@ -117,7 +117,7 @@ def test_the_shipped_tables_fit_together() -> None:
 def test_the_shipped_groups_are_those_of_the_pixels(data_folder: Path, tmp_path: Path) -> None:
     listing = list_images(data_folder / "brain-tumor-mri").manifest
     sample = Manifest(listing.root, listing.rows[::9])
-    found, _ = miniatures(sample, tmp_path)
+    found, _ = make_thumbnails(sample, tmp_path)
     shipped = [known.row if known else None for known in known_images(sample, found)]
     assert all(shipped)
     group = {line.group for line in shipped if line}

@@ -9,10 +9,10 @@ from PIL import Image
 
 from braintumor.data.duplicates import pairs
 from braintumor.data.duplicates.alignment import same_slice
-from braintumor.data.duplicates.descriptors import structure
-from braintumor.data.duplicates.pairs import CROPS, Pairs, components, inverse, largest, parts, similar_pairs
+from braintumor.data.duplicates.descriptors import structure_descriptor
+from braintumor.data.duplicates.pairs import CROPS, Pairs, components, inverse, largest, parity_parts, similar_pairs
 from braintumor.data.duplicates.symmetries import ORIENTATIONS, oriented
-from braintumor.data.duplicates.thumbnails import NOTHING, Miniatures, miniature, miniatures
+from braintumor.data.duplicates.thumbnails import NOTHING, Thumbnails, make_thumbnail, make_thumbnails
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest
 from braintumor.data.phantom import smooth_noise
@@ -27,9 +27,9 @@ def texture(seed: int) -> np.ndarray:
     return result
 
 
-def small(*pictures: np.ndarray) -> Miniatures:
+def small(*pictures: np.ndarray) -> Thumbnails:
     """Return the miniatures of pictures."""
-    return Miniatures.stacked([miniature(Scan(np.ascontiguousarray(each, np.float32))) for each in pictures])
+    return Thumbnails.stacked([make_thumbnail(Scan(np.ascontiguousarray(each, np.float32))) for each in pictures])
 
 
 def couples(pairs: Pairs) -> list[tuple[int, int]]:
@@ -78,15 +78,18 @@ def test_the_window_of_a_crop_is_told_for_the_side_that_was_cropped() -> None:
 def test_slices_without_contrast_resemble_nothing() -> None:
     grey = small(*[np.full((64, 64), 0.7)] * 2)
     assert len(similar_pairs(grey, threshold=0.0)) == 0
-    assert len(similar_pairs(Miniatures.stacked([NOTHING] * 3))) == 0
+    assert len(similar_pairs(Thumbnails.stacked([NOTHING] * 3))) == 0
     assert len(similar_pairs(grey[:0])) == 0
 
 
 def test_a_pair_counts_by_its_best_view(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "BLOCK", 7)
     found = small(*[texture(seed) for seed in range(14)])
-    ways = [(structure(found.whole), structure(found.whole)), (structure(found.head), structure(found.head))]
-    ways += [(structure(found.whole, crop), structure(found.whole)) for crop in CROPS]
+    ways = [
+        (structure_descriptor(found.whole), structure_descriptor(found.whole)),
+        (structure_descriptor(found.head), structure_descriptor(found.head)),
+    ]
+    ways += [(structure_descriptor(found.whole, crop), structure_descriptor(found.whole)) for crop in CROPS]
     expected = {}
     for mine, theirs in ways:
         for first in range(14):
@@ -106,7 +109,7 @@ def test_the_largest_correlation_over_mirrorings_comes_from_four_products() -> N
     a, b = np.random.default_rng(0).normal(size=(2, 5, 24, 24)).astype(np.float32)
     mirrored = [b, b[:, :, ::-1], b[:, ::-1], b[:, ::-1, ::-1]]
     expected = np.max([np.einsum("nij,mij->nm", a, each) for each in mirrored], axis=0)
-    assert largest(parts(a), list(parts(b))) == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert largest(parity_parts(a), list(parity_parts(b))) == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
 def test_members_exchanged_are_brought_back_by_the_inverse_orientation() -> None:
@@ -132,7 +135,7 @@ def test_long_chains_are_one_component() -> None:
 def test_made_copies_of_real_slices_are_found_and_others_are_not(data_folder: Path, tmp_path: Path) -> None:
     listing = list_images(data_folder / "brain-tumor-mri").manifest
     sample = Manifest(listing.root, listing.rows[::140])
-    found, _ = miniatures(sample, tmp_path)
+    found, _ = make_thumbnails(sample, tmp_path)
     copies = small(*(changed(Image.open(sample.path(row))) for row in sample))
     pairs = similar_pairs(found, copies, 0.8)
     same = pairs[same_slice(pairs, found, copies)]

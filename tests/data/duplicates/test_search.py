@@ -5,9 +5,9 @@ import pytest
 
 from braintumor.data.duplicates import pairs
 from braintumor.data.duplicates.pairs import similar_pairs
-from braintumor.data.duplicates.search import COMPONENTS, build
+from braintumor.data.duplicates.search import COMPONENTS, build_index
 from braintumor.data.duplicates.symmetries import ORIENTATIONS, oriented
-from braintumor.data.duplicates.thumbnails import Miniatures, miniature
+from braintumor.data.duplicates.thumbnails import Thumbnails, make_thumbnail
 from braintumor.data.phantom import smooth_noise
 from braintumor.io.scan import Scan
 
@@ -24,7 +24,7 @@ def textures(count: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("number", range(len(ORIENTATIONS)))
 def test_a_picture_finds_itself_in_every_orientation(number: int) -> None:
-    index = build(PICTURES, [PICTURES[:100], PICTURES[100:]])
+    index = build_index(PICTURES, [PICTURES[:100], PICTURES[100:]])
     back = oriented(PICTURES[[7, 250]], number)
     first, second = index.candidates(back, 0.9)
     assert {(0, 7), (1, 250)} <= set(zip(first.tolist(), second.tolist(), strict=True))
@@ -32,7 +32,7 @@ def test_a_picture_finds_itself_in_every_orientation(number: int) -> None:
 
 
 def test_directions_do_not_depend_on_how_the_sample_lies() -> None:
-    index = build(PICTURES, [PICTURES])
+    index = build_index(PICTURES, [PICTURES])
     assert index.bases.shape == (256, 8 * COMPONENTS)
     plain = index.bases[:, :COMPONENTS]
     assert plain.T @ plain == pytest.approx(np.eye(COMPONENTS), abs=1e-4)
@@ -43,7 +43,7 @@ def test_directions_do_not_depend_on_how_the_sample_lies() -> None:
 
 
 def test_pictures_without_structure_are_proposed_to_nobody() -> None:
-    index = build(PICTURES, [PICTURES, np.zeros((3, 16, 16), np.float32)])
+    index = build_index(PICTURES, [PICTURES, np.zeros((3, 16, 16), np.float32)])
     first, _ = index.candidates(np.zeros((2, 16, 16), np.float32), 0.5)
     assert first.size == 0
 
@@ -55,7 +55,7 @@ def test_the_pairs_of_the_index_are_those_of_brute_force(monkeypatch: pytest.Mon
         *(np.rot90(each[:, ::-1], 1) for each in plain[:10]),
         *(each[2:, 1:-1] for each in plain[10:20]),
     ]
-    found = Miniatures.stacked([miniature(Scan(np.ascontiguousarray(each))) for each in pictures])
+    found = Thumbnails.stacked([make_thumbnail(Scan(np.ascontiguousarray(each))) for each in pictures])
     exact = similar_pairs(found, threshold=0.8)
     monkeypatch.setattr(pairs, "LARGE", 50)
     near = similar_pairs(found, threshold=0.8)
@@ -70,8 +70,8 @@ def test_the_pairs_of_the_index_are_those_of_brute_force(monkeypatch: pytest.Mon
 
 def test_two_sets_are_compared_as_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = textures(80)
-    a = Miniatures.stacked([miniature(Scan(each)) for each in plain])
-    b = Miniatures.stacked([miniature(Scan(np.ascontiguousarray(np.rot90(each, 3)))) for each in plain[40:45]])
+    a = Thumbnails.stacked([make_thumbnail(Scan(each)) for each in plain])
+    b = Thumbnails.stacked([make_thumbnail(Scan(np.ascontiguousarray(np.rot90(each, 3)))) for each in plain[40:45]])
     exact = similar_pairs(a, b, 0.9)
     monkeypatch.setattr(pairs, "LARGE", 50)
     near = similar_pairs(a, b, 0.9)

@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from braintumor.data.duplicates import thumbnails as module
-from braintumor.data.duplicates.thumbnails import CACHE_VERSION, Miniatures, miniature, miniatures, sharing_bytes
+from braintumor.data.duplicates.thumbnails import (
+    CACHE_VERSION,
+    Thumbnails,
+    make_thumbnail,
+    make_thumbnails,
+    sharing_bytes,
+)
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.phantom import phantom
 from braintumor.files import file_sha256
@@ -18,14 +24,14 @@ from braintumor.io.scan import Scan
 HEADS = [phantom("glioma", seed, size=96) for seed in range(2)]
 
 
-def equal(found: Miniatures, expected: Miniatures) -> bool:
+def equal(found: Thumbnails, expected: Thumbnails) -> bool:
     return all(np.array_equal(getattr(found, name), getattr(expected, name)) for name in vars(expected))
 
 
 def test_the_head_is_the_box_of_what_is_bright() -> None:
     image = np.zeros((100, 200), np.float32)
     image[20:60, 50:150] = 0.6
-    found = miniature(Scan(image))
+    found = make_thumbnail(Scan(image))
     assert found.box[0].tolist() == pytest.approx([0.2, 0.6, 0.25, 0.75])
     assert (found.head == 153).all()  # 0.6 of 255
     assert found.whole.shape == found.head.shape == (1, 48, 48)
@@ -38,21 +44,21 @@ def test_a_few_bright_pixels_are_no_head() -> None:
     image[:, 99] = 1
     image[40:60, 30:70] = 0.6  # 40 % of 20 rows
     image[5, 5] = 1
-    box = miniature(Scan(image)).box[0]
+    box = make_thumbnail(Scan(image)).box[0]
     assert box.tolist() == pytest.approx([0.4, 0.6, 0.3, 1.0])  # rows with one bright pixel of 100 do not count
 
 
 @pytest.mark.parametrize("grey", [0.0, 0.05])
 def test_a_dark_slice_has_no_head(grey: float) -> None:
-    found = miniature(Scan(np.full((64, 64), grey, np.float32)))
+    found = make_thumbnail(Scan(np.full((64, 64), grey, np.float32)))
     assert not found.head.any()
     assert found.box.tolist() == [[0, 1, 0, 1]]
 
 
 def test_miniatures_are_taken_apart_and_stacked_again() -> None:
-    both = Miniatures.stacked([miniature(Scan(head)) for head in HEADS])
-    assert equal(Miniatures.stacked([both[[0]], both[1:]]), both)
-    assert len(Miniatures.stacked([])) == 0
+    both = Thumbnails.stacked([make_thumbnail(Scan(head)) for head in HEADS])
+    assert equal(Thumbnails.stacked([both[[0]], both[1:]]), both)
+    assert len(Thumbnails.stacked([])) == 0
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ def listed(root: Path, *names: str) -> Manifest:
 def test_unreadable_images_are_all_named_and_get_zeros(heads: Manifest) -> None:
     (heads.root / "bad.png").write_bytes(b"no image")
     rows = [*listed(heads.root, "bad.png", "a.png").rows, Row("gone.png", "glioma", sha256="0")]
-    found, problems = miniatures(Manifest(heads.root, tuple(rows)), heads.root / "cache")
+    found, problems = make_thumbnails(Manifest(heads.root, tuple(rows)), heads.root / "cache")
     assert problems == {
         "bad.png": "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file",
         "gone.png": "no such file or directory",
@@ -82,18 +88,18 @@ def test_unreadable_images_are_all_named_and_get_zeros(heads: Manifest) -> None:
 
 
 def test_no_file_is_decoded_for_its_miniature_twice(heads: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _ = miniatures(heads, heads.root / "cache")
-    assert equal(first, Miniatures.stacked([miniature(read(heads.path(row))) for row in heads]))
+    first, _ = make_thumbnails(heads, heads.root / "cache")
+    assert equal(first, Thumbnails.stacked([make_thumbnail(read(heads.path(row))) for row in heads]))
     monkeypatch.setattr(module, "read", None)
-    again, problems = miniatures(heads, heads.root / "cache")
+    again, problems = make_thumbnails(heads, heads.root / "cache")
     assert equal(again, first)
     assert problems == {}
 
 
 def test_a_changed_file_has_a_new_miniature(heads: Manifest) -> None:
-    before, _ = miniatures(heads, heads.root / "cache")
+    before, _ = make_thumbnails(heads, heads.root / "cache")
     heads.path(heads.rows[0]).write_bytes(heads.path(heads.rows[1]).read_bytes())
-    after, _ = miniatures(listed(heads.root, "a.png", "b.png"), heads.root / "cache")
+    after, _ = make_thumbnails(listed(heads.root, "a.png", "b.png"), heads.root / "cache")
     assert equal(after, before[[1, 1]])
 
 
@@ -101,39 +107,39 @@ def test_the_miniature_of_a_file_that_changed_after_listing_is_not_kept(heads: M
     file = heads.path(heads.rows[0])
     listed_content = file.read_bytes()
     file.write_bytes(heads.path(heads.rows[1]).read_bytes())
-    miniatures(heads, heads.root / "cache")
+    make_thumbnails(heads, heads.root / "cache")
     file.write_bytes(listed_content)
-    found, _ = miniatures(heads, heads.root / "cache")
-    assert equal(found[:1], miniature(read(file)))
+    found, _ = make_thumbnails(heads, heads.root / "cache")
+    assert equal(found[:1], make_thumbnail(read(file)))
 
 
 def test_images_without_a_hash_are_not_mistaken_for_others(heads: Manifest) -> None:
     rows = [replace(row, sha256="") for row in heads]
-    first, second = (miniatures(Manifest(heads.root, (row,)), heads.root / "cache")[0] for row in rows)
+    first, second = (make_thumbnails(Manifest(heads.root, (row,)), heads.root / "cache")[0] for row in rows)
     assert not np.array_equal(first.whole, second.whole)
 
 
 @pytest.mark.parametrize("damage", [slice(-1, None), slice(0, 1), slice(0, None)])
 def test_damaged_miniatures_are_made_again(heads: Manifest, damage: slice) -> None:
-    first, _ = miniatures(heads, heads.root / "cache")
+    first, _ = make_thumbnails(heads, heads.root / "cache")
     (file,) = (heads.root / "cache" / "miniatures").iterdir()
     content = bytearray(file.read_bytes())
     content[damage] = b"!"
     file.write_bytes(content)
-    assert equal(miniatures(heads, heads.root / "cache")[0], first)
+    assert equal(make_thumbnails(heads, heads.root / "cache")[0], first)
     assert file.read_bytes() != content
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(heads: Manifest) -> None:
     (heads.root / "cache").write_text("a file, not a folder")
-    found, problems = miniatures(heads, heads.root / "cache")
+    found, problems = make_thumbnails(heads, heads.root / "cache")
     assert (len(found), problems) == (2, {})
 
 
 def test_the_miniature_measures_what_it_did_when_the_cache_version_was_given() -> None:
     image = (np.arange(60 * 50) * 37 % 101 / 100).reshape(60, 50).astype(np.float32)
     image[:7] = 0
-    found = miniature(Scan(image))
+    found = make_thumbnail(Scan(image))
     middle = [picture[0, 20, 30:34].tolist() for picture in (found.whole, found.head, found.fine)]
     assert CACHE_VERSION == 3
     assert middle == MIDDLE, "another measure: raise CACHE_VERSION"

@@ -22,10 +22,10 @@ import braintumor
 from braintumor import overlay
 from braintumor.classes import CLASSES
 from braintumor.dicom import codes, source_attributes
-from braintumor.dicom.read import slices
+from braintumor.dicom.read import read_dicom
 from braintumor.dicom.results import base
 from braintumor.dicom.results.images import encoded, results
-from braintumor.io.scan import EVERYTHING, Choice, Scan
+from braintumor.io.scan import ALL_SLICES, Scan, SliceSelection
 from braintumor.models.session import Model
 from braintumor.predictor import Prediction
 from tests.dicom import make
@@ -66,7 +66,7 @@ def prediction(model: Model) -> Prediction:
 def taken(source: Dataset, frame: int = 1, notes: tuple[str, ...] = ()) -> Scan:
     """Return the slice of a source as a reader gives it; its grey values do not matter here."""
     read = pydicom.dcmread(io.BytesIO(make.encoded(source)))
-    kept = json.loads(json.dumps(source_attributes.extract(read, frame)))
+    kept = json.loads(json.dumps(source_attributes.extract_attributes(read, frame)))
     return Scan(make.shown(size=source.Rows), None, "slice", notes, None, kept)
 
 
@@ -110,7 +110,7 @@ def test_results_are_of_the_same_patient_and_study_in_series_of_their_own(
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "CT"])  # which is not classified
 def test_every_slice_that_is_read_can_be_answered(name: str, model: Model) -> None:
     source = KINDS[name]()
-    scans = list(slices(make.encoded(source), "slice", 1 << 20, Choice()))
+    scans = list(read_dicom(make.encoded(source), "slice", 1 << 20, SliceSelection()))
     assert len(scans) == int(source.get("NumberOfFrames", 1))
     for frame, (scan, said) in enumerate(zip(scans, braintumor.predict(scans, model), strict=True), start=1):
         for result in results(scan, said, model):
@@ -440,14 +440,14 @@ def test_dcmtk_reads_the_objects(model: Model, prediction: Prediction, tmp_path:
 
 def test_the_class_map_of_a_slice_made_square_fits_its_image(model: Model, prediction: Prediction) -> None:
     source = make.mr(PixelSpacing=[0.5, 1.0])
-    (scan,) = slices(make.encoded(source), "slice", 1_000_000, EVERYTHING)
+    (scan,) = read_dicom(make.encoded(source), "slice", 1_000_000, ALL_SLICES)
     assert scan.pixels.shape == (make.SIZE, 2 * make.SIZE)
     _, class_map, _ = results(scan, prediction, model)
     assert (class_map.Rows, class_map.Columns) == (source.Rows, source.Columns)
     assert list(class_map.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing) == [0.5, 1.0]
     # the network saw the slice in the middle of a square of twice its rows: the map's middle half lies on the image
     name = CLASSES.index(prediction.predicted)
-    seen = overlay.shown(prediction.class_maps[name], model.card.class_map_scale)
+    seen = overlay.scaled_map(prediction.class_maps[name], model.card.class_map_scale)
     height, width = seen.shape
     on_slice = Image.fromarray(seen).resize((2 * width, 2 * height), Image.Resampling.BILINEAR)
     expected = np.asarray(on_slice)[height // 2 : height // 2 + height].mean()

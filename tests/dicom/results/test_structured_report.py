@@ -15,7 +15,7 @@ from pydicom.sr._concepts_dict import concepts
 import braintumor
 from braintumor.classes import CLASSES
 from braintumor.dicom import codes, source_attributes
-from braintumor.dicom.codes import Code
+from braintumor.dicom.coding import Code
 from braintumor.dicom.results.images import encoded, results
 from braintumor.io.scan import Scan
 from braintumor.models.session import Model
@@ -41,7 +41,7 @@ def reported(
 ) -> Dataset:
     """Return the report about a source as it is in its file."""
     source = source or make.mr(number=7)
-    scan = Scan(make.shown(), None, "slice", notes, None, source_attributes.extract(source, frame))
+    scan = Scan(make.shown(), None, "slice", notes, None, source_attributes.extract_attributes(source, frame))
     return pydicom.dcmread(io.BytesIO(encoded(results(scan, prediction, model)[-1])))
 
 
@@ -160,7 +160,7 @@ def test_notes_and_prediction_sets_are_reported(model: Model, prediction: Predic
 
 def test_it_refers_to_the_image_and_the_class_map(model: Model, prediction: Prediction) -> None:
     for source, frame in ((make.mr(), 1), (make.enhanced(), 3)):
-        scan = Scan(make.shown(), None, "slice", (), None, source_attributes.extract(source, frame))
+        scan = Scan(make.shown(), None, "slice", (), None, source_attributes.extract_attributes(source, frame))
         _, class_map, report = results(scan, prediction, model)
         pictures = {
             node.ConceptNameCodeSequence[0].CodeMeaning: node.ReferencedSOPSequence[0]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from braintumor.classes import DISCLAIMER
-from braintumor.data.audit import Audit, audit
+from braintumor.data.audit import AuditResult, audit
 from braintumor.data.duplicates.groups import COLUMNS
 from braintumor.data.duplicates.kinds import Pair
-from braintumor.evaluate.report.audit_page import movement, render, summary, write
+from braintumor.evaluate.report.audit_page import movement, render, summary, write_audit_page
 
 EVIL = "<script>alert(1)<script> & ' \".png"
 
@@ -48,11 +48,11 @@ def words(html: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(flawed: Path) -> Audit:
+def found(flawed: Path) -> AuditResult:
     return audit(flawed, None, ignore, ignore)
 
 
-def test_the_summary_comes_first_and_is_plain(found: Audit, flawed: Path) -> None:
+def test_the_summary_comes_first_and_is_plain(found: AuditResult, flawed: Path) -> None:
     html = render(found, flawed)
     text = words(html)
     assert "5 of 9 test images (55.6 %) share a slice or, as far as can be told, a patient with training" in text
@@ -76,7 +76,7 @@ def test_the_page_needs_no_network_and_escapes_names(flawed: Path, tmp_path: Pat
     assert "Training/glioma/<i>.txt" in tags.text
 
 
-def test_a_likeness_is_not_called_a_certainty(found: Audit, flawed: Path) -> None:
+def test_a_likeness_is_not_called_a_certainty(found: AuditResult, flawed: Path) -> None:
     text = words(render(found, flawed))
     assert "Likely the same slice" in text
     assert "Likely the same slice, changed in brightness, contrast, compression or margin" in text
@@ -84,7 +84,7 @@ def test_a_likeness_is_not_called_a_certainty(found: Audit, flawed: Path) -> Non
     assert "At least one of each two is wrong" not in text
 
 
-def test_a_mirrored_pair_is_shown_in_line_too(found: Audit, flawed: Path) -> None:
+def test_a_mirrored_pair_is_shown_in_line_too(found: AuditResult, flawed: Path) -> None:
     text = words(render(found, flawed))
     assert "the first, mirrored left to right" in text
     assert "the first, turned by 270° counter-clockwise" in text
@@ -95,8 +95,8 @@ def test_movements_in_words() -> None:
     assert movement(pair) == "mirrored left to right and turned by 180° counter-clockwise"
 
 
-def test_three_files_are_written(found: Audit, flawed: Path, tmp_path: Path) -> None:
-    write(found, flawed, tmp_path / "out")
+def test_three_files_are_written(found: AuditResult, flawed: Path, tmp_path: Path) -> None:
+    write_audit_page(found, flawed, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["audit.html", "audit.json", "groups.csv"]
     lines = list(csv.reader((tmp_path / "out/groups.csv").read_text().splitlines()))
     assert tuple(lines[0]) == COLUMNS
@@ -104,7 +104,7 @@ def test_three_files_are_written(found: Audit, flawed: Path, tmp_path: Path) -> 
     assert json.loads((tmp_path / "out/audit.json").read_text())["copies"]["bytes"]["pairs"] == 2
 
 
-def test_the_lines_for_a_terminal(found: Audit) -> None:
+def test_the_lines_for_a_terminal(found: AuditResult) -> None:
     lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in summary(found).splitlines())
     assert lines["images"] == "30 (21 training, 9 test)"
     assert lines["unreadable"] == "2 files"

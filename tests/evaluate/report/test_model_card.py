@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from braintumor.evaluate.report.model_card import gaps, model_card, origin, percent
+from braintumor.evaluate.report.model_card import gaps, model_card, origin, percent_with_range
 from braintumor.evaluate.report.report import evaluate
 from braintumor.models.session import Model
 
@@ -25,7 +25,7 @@ def test_the_card_holds_the_numbers_of_the_report(data_dir: Path, model: Model, 
     card = dataclasses.replace(model.card, metrics=metrics)
     page = model_card(card, report, "Tiny")
     assert page.startswith("# Tiny\n\n**Research use only. Not a medical device. Not for diagnosis.**\n")
-    assert f"| accuracy | {percent(report['metrics']['accuracy'])} |" in page
+    assert f"| accuracy | {percent_with_range(report['metrics']['accuracy'])} |" in page
     assert "| accuracy | 83.3 % (" in page
     assert "correlate 0.25 with those of the same network with shuffled weights" in page
     assert "2.50 billion multiply-adds" in page
@@ -42,9 +42,9 @@ def test_what_the_data_lacks_is_told_from_counts() -> None:
 
 
 def test_a_rate_that_is_not_known_is_a_dash() -> None:
-    assert percent(None) == percent({"value": None, "low": None, "high": None, "n": 0}) == "–"
-    assert percent({"value": 0.5, "low": None, "high": None, "n": 30}) == "50.0 %"
-    assert percent({"value": 1.0, "low": 0.631, "high": 1.0, "n": 8}) == "100.0 % (63.1 to 100.0) †"
+    assert percent_with_range(None) == percent_with_range({"value": None, "low": None, "high": None, "n": 0}) == "–"
+    assert percent_with_range({"value": 0.5, "low": None, "high": None, "n": 30}) == "50.0 %"
+    assert percent_with_range({"value": 1.0, "low": 0.631, "high": 1.0, "n": 8}) == "100.0 % (63.1 to 100.0) †"
 
 
 def test_missing_tensors_are_counted() -> None:

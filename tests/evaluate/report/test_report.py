@@ -17,7 +17,7 @@ from braintumor.errors import DataError, UnreadableDataError
 from braintumor.evaluate.report.model_card import model_card
 from braintumor.evaluate.report.report import evaluate
 from braintumor.evaluate.selective import tumor_shares
-from braintumor.models.session import Model, load
+from braintumor.models.session import Model, load_folder
 from braintumor.predictor import predict
 from tests.referrals import TOO_SMALL
 
@@ -390,7 +390,7 @@ def test_maps_are_compared_with_outlines(model_folder: Path, phantoms: Path, out
     rows = list_images(phantoms, parts=("train",)).manifest.rows
     kept = tuple(replace(row, split="val" if place % 3 else "train") for place, row in enumerate(rows))
     write_manifest(Manifest(phantoms, kept), folder / "manifest.csv")
-    report = evaluate(load(folder), phantoms, tmp_path / "out", masks=outlined)
+    report = evaluate(load_folder(folder), phantoms, tmp_path / "out", masks=outlined)
     assert report.localisation is not None
     assert report.localisation.overall["pointing"].n == 3  # one test slice of each tumor
     assert set(report.localisation.faithfulness) == {"map", "random"}

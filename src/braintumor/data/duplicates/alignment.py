@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from braintumor.data.duplicates.pairs import RELATED, Integers, Pairs, similar_pairs
 from braintumor.data.duplicates.symmetries import ORIENTATIONS, Floats
 from braintumor.data.duplicates.thumbnails import FINE_SIDE as SIDE
-from braintumor.data.duplicates.thumbnails import Miniatures
+from braintumor.data.duplicates.thumbnails import Thumbnails
 
 CANDIDATE: Final = 0.8
 """Similarity above which two slices are compared in detail: copies that were sharpened, framed or cropped reach it.
@@ -38,7 +38,7 @@ WORKERS: Final = 2
 CENTRES: Final = ((np.arange(SIDE) + 0.5) / SIDE).astype(np.float32)  # of the pixels, as shares of the side
 
 
-def related(a: Miniatures, b: Miniatures | None = None) -> tuple[Pairs, NDArray[np.bool_]]:
+def related(a: Thumbnails, b: Thumbnails | None = None) -> tuple[Pairs, NDArray[np.bool_]]:
     """Return all pairs that must not be parted, P, and whether each (P,) shows one slice.
 
     The others are so similar that they are of one patient: neighbouring slices, or two series of one place.
@@ -53,7 +53,7 @@ def related(a: Miniatures, b: Miniatures | None = None) -> tuple[Pairs, NDArray[
     return pairs[kept], same[kept]
 
 
-def same_slice(pairs: Pairs, a: Miniatures, b: Miniatures) -> NDArray[np.bool_]:
+def same_slice(pairs: Pairs, a: Thumbnails, b: Thumbnails) -> NDArray[np.bool_]:
     """Return (P,) whether each pair shows the same slice.
 
     Args:
@@ -67,7 +67,7 @@ def same_slice(pairs: Pairs, a: Miniatures, b: Miniatures) -> NDArray[np.bool_]:
     return same
 
 
-def detail_similarity(pairs: Pairs, a: Miniatures, b: Miniatures, enough: float = 1.0) -> Floats:
+def detail_similarity(pairs: Pairs, a: Thumbnails, b: Thumbnails, enough: float = 1.0) -> Floats:
     """Return (P,) float32 similarity in detail, at most 1: the correlation once the first lies best on the second.
 
     Args:

@@ -19,7 +19,7 @@ Window = tuple[float, float, float, float]
 WHOLE: Final = (0.0, 1.0, 0.0, 1.0)
 
 
-def structure(levels: NDArray[np.uint8], window: Window = WHOLE) -> Floats:
+def structure_descriptor(levels: NDArray[np.uint8], window: Window = WHOLE) -> Floats:
     """Return the (N, 24, 24) float32 structure of (N, 48, 48) grey levels in a window, with mean 0 and norm 1.
 
     It is the root of the grey level minus its Gaussian mean, over the Gaussian root mean square of that difference. A

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from braintumor.data.duplicates.alignment import related
 from braintumor.data.duplicates.pairs import Pairs, components
-from braintumor.data.duplicates.thumbnails import Miniatures, sharing_bytes
+from braintumor.data.duplicates.thumbnails import Thumbnails, sharing_bytes
 from braintumor.data.manifest import Manifest
 from braintumor.data.reference import Match
 from braintumor.errors import DataError
@@ -121,7 +121,7 @@ def read_groups(path: Path) -> list[GroupRow]:
 
 def group_numbers(
     manifest: Manifest,
-    found: Miniatures,
+    found: Thumbnails,
     pairs: Pairs | None = None,
     patients: Sequence[str] | None = None,
     *,
@@ -165,7 +165,7 @@ def same_name(names: Sequence[str]) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Known:
+class PublicImage:
     """What the package knows of one image of the public set: its line of groups.csv, its fold and its outline hash."""
 
     row: GroupRow
@@ -174,7 +174,7 @@ class Known:
 
 
 @cache
-def public_set() -> dict[str, Known]:
+def public_set() -> dict[str, PublicImage]:
     """Return what the package knows of the public set, by file name."""
     folder = resources.files("braintumor.data") / "public"
     with resources.as_file(folder / f"{PUBLIC}-groups.csv") as path:
@@ -184,11 +184,12 @@ def public_set() -> dict[str, Known]:
     with (folder / f"{PUBLIC}-folds.csv").open(encoding="utf-8") as stream:
         further = {line["image"]: line for line in csv.DictReader(stream)}
     return {
-        row.image: Known(row, int(further[row.image]["fold"]), int(further[row.image]["picture"], 16)) for row in rows
+        row.image: PublicImage(row, int(further[row.image]["fold"]), int(further[row.image]["picture"], 16))
+        for row in rows
     }
 
 
-def recognised(manifest: Manifest, found: Miniatures) -> list[GroupRow | None]:
+def recognised(manifest: Manifest, found: Thumbnails) -> list[GroupRow | None]:
     """Return the shipped line of each image of the public set, None for images that are not of it.
 
     An image is recognised by its file name and, since names repeat elsewhere, by its picture, whatever its size.
@@ -196,7 +197,7 @@ def recognised(manifest: Manifest, found: Miniatures) -> list[GroupRow | None]:
     return [known.row if known else None for known in known_images(manifest, found)]
 
 
-def known_images(manifest: Manifest, found: Miniatures) -> list[Known | None]:
+def known_images(manifest: Manifest, found: Thumbnails) -> list[PublicImage | None]:
     """Return what the package knows of each image, None where it does not know it."""
     shipped = public_set()
     by_name = [shipped.get(row.image.rsplit("/", 1)[-1]) for row in manifest]
@@ -207,7 +208,7 @@ def known_images(manifest: Manifest, found: Miniatures) -> list[Known | None]:
     ]
 
 
-def picture_codes(found: Miniatures) -> list[int]:
+def picture_codes(found: Thumbnails) -> list[int]:
     """Return a 128-bit code of each of N pictures: whether each of 8 x 8 fields is brighter than its neighbours.
 
     64 bits compare with the field to the right and 64 with the one below.

@@ -11,7 +11,7 @@ from braintumor.data.duplicates.alignment import related
 from braintumor.data.duplicates.groups import same_name
 from braintumor.data.duplicates.pairs import Pairs, joined
 from braintumor.data.duplicates.symmetries import ORIENTATIONS
-from braintumor.data.duplicates.thumbnails import NO_BOX, Miniatures, sharing_bytes
+from braintumor.data.duplicates.thumbnails import NO_BOX, Thumbnails, sharing_bytes
 from braintumor.data.manifest import Manifest
 
 KINDS: Final = ("bytes", "pixels", "near", "turned", "related")
@@ -25,7 +25,7 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Copies:
+class CopyPairs:
     """P pairs of images.
 
     Attributes:
@@ -75,7 +75,7 @@ class Pair:
     rotation: int
 
 
-def find_copies(manifest: Manifest, pixels: Sequence[bytes], found: Miniatures) -> Copies:
+def find_copies(manifest: Manifest, pixels: Sequence[bytes], found: Thumbnails) -> CopyPairs:
     """Return all pairs of images that are copies or related, each with its kind.
 
     Images without structure (of one grey level) count as copies only by their bytes or pixels; of many such ones each
@@ -106,7 +106,7 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], found: Miniatures) 
         list(range(len(COPIES))),
         KINDS.index("related"),
     )
-    return Copies(pairs, kind.astype(np.int64))
+    return CopyPairs(pairs, kind.astype(np.int64))
 
 
 def _identical(where: Integers) -> Pairs:
@@ -116,7 +116,7 @@ def _identical(where: Integers) -> Pairs:
     return Pairs(where[:, 0], where[:, 1], ones, np.zeros(len(where), np.int64), window)
 
 
-def counts(copies: Copies, splits: Integers, labels: Integers) -> dict[str, Count]:
+def counts(copies: CopyPairs, splits: Integers, labels: Integers) -> dict[str, Count]:
     """Return how often each kind occurs.
 
     Args:
@@ -136,7 +136,7 @@ def counts(copies: Copies, splits: Integers, labels: Integers) -> dict[str, Coun
     return found
 
 
-def closest_relations(copies: Copies, groups: Integers, held_out: Flags) -> dict[str, int]:
+def closest_relations(copies: CopyPairs, groups: Integers, held_out: Flags) -> dict[str, int]:
     """Return how many held-out images have which closest relation to the other images, in the order of `RELATIONS`.
 
     Args:
@@ -153,7 +153,7 @@ def closest_relations(copies: Copies, groups: Integers, held_out: Flags) -> dict
     )
 
 
-def listed(copies: Copies, which: Flags, manifest: Manifest, groups: Integers) -> tuple[Pair, ...]:
+def listed(copies: CopyPairs, which: Flags, manifest: Manifest, groups: Integers) -> tuple[Pair, ...]:
     """Return at most 200 of the pairs: two labels first, then two splits, one pair of a group before its second.
 
     Args:

@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.data.duplicates.descriptors import SIDE, WHOLE, Floats, Window, structure
-from braintumor.data.duplicates.search import Index, build
+from braintumor.data.duplicates.descriptors import SIDE, WHOLE, Floats, Window, structure_descriptor
+from braintumor.data.duplicates.search import Index, build_index
 from braintumor.data.duplicates.symmetries import ORIENTATIONS, inverse, oriented
-from braintumor.data.duplicates.thumbnails import NO_BOX, Miniatures
+from braintumor.data.duplicates.thumbnails import NO_BOX, Thumbnails
 
 RELATED: Final = 0.9
 """Similarity above which two slices are of one patient: duplicates, or neighbours whose patient is not named.
@@ -68,7 +68,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class ComparedSet:
     """One set as it is compared.
 
     Attributes:
@@ -89,19 +89,19 @@ class Side:
 
     def structure(self, which: Integers | slice) -> Floats:
         """Return the structure of some slices."""
-        return structure(self.levels[which], self.crop) if self.kept is None else self.kept[which]
+        return structure_descriptor(self.levels[which], self.crop) if self.kept is None else self.kept[which]
 
     @cached_property
     def index(self) -> Index:
         """Return the index of all slices."""
         count = len(self)
         sample = self.structure(np.sort(np.random.default_rng(0).permutation(count)[:SAMPLE]))
-        return build(sample, (self.structure(slice(start, start + CHUNK)) for start in range(0, count, CHUNK)))
+        return build_index(sample, (self.structure(slice(start, start + CHUNK)) for start in range(0, count, CHUNK)))
 
-    def part(self, which: slice) -> "Side":
+    def part(self, which: slice) -> "ComparedSet":
         """Return some slices as a set of their own, whose structure is kept."""
         place = self.place[which] if len(self.place) > 1 else self.place
-        return Side(self.levels[which], self.crop, place, self.structure(which))
+        return ComparedSet(self.levels[which], self.crop, place, self.structure(which))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +114,12 @@ class View:
         symmetric: exchanging a pair's members gives the same similarity.
     """
 
-    mine: Side
-    theirs: Side
+    mine: ComparedSet
+    theirs: ComparedSet
     symmetric: bool
 
 
-def similar_pairs(a: Miniatures, b: Miniatures | None = None, threshold: float = RELATED) -> Pairs:
+def similar_pairs(a: Thumbnails, b: Thumbnails | None = None, threshold: float = RELATED) -> Pairs:
     """Return all pairs whose similarity exceeds the threshold, each once with its best view, sorted by positions.
 
     In sets of more than 20,000 slices only the 30 nearest of a slice in each view and orientation are compared, and
@@ -139,7 +139,7 @@ def similar_pairs(a: Miniatures, b: Miniatures | None = None, threshold: float =
     return _best_of(_turned_round(found) if within else found, len(other))
 
 
-def _views(a: Miniatures, b: Miniatures, within: bool, keep: bool) -> Iterator[View]:
+def _views(a: Thumbnails, b: Thumbnails, within: bool, keep: bool) -> Iterator[View]:
     """Yield the ways in which two sets are compared: whole, by the head's box, and with either side cropped.
 
     Args:
@@ -149,8 +149,8 @@ def _views(a: Miniatures, b: Miniatures, within: bool, keep: bool) -> Iterator[V
         keep: the structure is kept and all crops are tried; else the central one and two opposite ones.
     """
 
-    def side(levels: NDArray[np.uint8], place: Floats, crop: Window = WHOLE) -> Side:
-        return Side(levels, crop, place, structure(levels, crop) if keep else None)
+    def side(levels: NDArray[np.uint8], place: Floats, crop: Window = WHOLE) -> ComparedSet:
+        return ComparedSet(levels, crop, place, structure_descriptor(levels, crop) if keep else None)
 
     wholes = side(a.whole, NO_BOX), side(b.whole, NO_BOX)
     yield View(*wholes, symmetric=True)
@@ -165,8 +165,8 @@ def _views(a: Miniatures, b: Miniatures, within: bool, keep: bool) -> Iterator[V
 def _pairs_of(view: View, threshold: float, within: bool) -> Pairs:
     """Return the pairs of one view; within one set those with first < second, in a symmetric view each once."""
     everything = slice(None)
-    ours, structures = parts(view.mine.structure(everything)), view.theirs.structure(everything)
-    theirs = parts(structures), parts(structures.transpose(0, 2, 1))
+    ours, structures = parity_parts(view.mine.structure(everything)), view.theirs.structure(everything)
+    theirs = parity_parts(structures), parity_parts(structures.transpose(0, 2, 1))
 
     def search(start: int) -> Integers:
         mine = tuple(part[start : start + BLOCK] for part in ours)
@@ -198,7 +198,7 @@ def _nearest_pairs(view: View, threshold: float, within: bool) -> Pairs:
         return joined(list(pool.map(search, range(0, len(view.mine), CHUNK))))
 
 
-def parts(pictures: Floats) -> tuple[Floats, ...]:
+def parity_parts(pictures: Floats) -> tuple[Floats, ...]:
     """Return the four parts (N, 144) of (N, 24, 24) pictures that are even or odd under the two mirrors.
 
     In the order even, odd in x, odd in y, odd in both. The inner product of two pictures is the sum of those of the

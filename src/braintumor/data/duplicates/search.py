@@ -48,7 +48,7 @@ class Index:
         return both[:, 0], both[:, 1]
 
 
-def build(sample: Floats, blocks: Iterable[Floats]) -> Index:
+def build_index(sample: Floats, blocks: Iterable[Floats]) -> Index:
     """Return the index of pictures.
 
     Args:

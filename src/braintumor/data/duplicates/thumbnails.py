@@ -27,12 +27,12 @@ HEAD_SHARE: Final = 0.02
 DECODERS: Final = 4
 NO_BOX: Final = np.array([[0, 1, 0, 1]], np.float32)
 BLACK: Final = np.zeros((1, SIDE, SIDE), np.uint8)
-CACHE_VERSION: Final = 3  # raise it when `read` or `miniature` gives other values
+CACHE_VERSION: Final = 3  # raise it when `read` or `make_thumbnail` gives other values
 SEAL_BYTES: Final = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Miniatures:
+class Thumbnails:
     """N slices in small.
 
     Attributes:
@@ -51,21 +51,21 @@ class Miniatures:
         """Return the number of slices."""
         return len(self.whole)
 
-    def __getitem__(self, which: NDArray[np.generic] | list[int] | slice) -> "Miniatures":
+    def __getitem__(self, which: NDArray[np.generic] | list[int] | slice) -> "Thumbnails":
         """Return some of the slices."""
-        return Miniatures(self.whole[which], self.head[which], self.fine[which], self.box[which])
+        return Thumbnails(self.whole[which], self.head[which], self.fine[which], self.box[which])
 
     @staticmethod
-    def stacked(parts: "list[Miniatures]") -> "Miniatures":
+    def stacked(parts: "list[Thumbnails]") -> "Thumbnails":
         """Return the slices of several as one."""
         names = ("whole", "head", "fine", "box")
-        return Miniatures(*(np.concatenate([getattr(part, name) for part in (NOTHING[:0], *parts)]) for name in names))
+        return Thumbnails(*(np.concatenate([getattr(part, name) for part in (NOTHING[:0], *parts)]) for name in names))
 
 
-NOTHING: Final = Miniatures(BLACK, BLACK, np.zeros((1, FINE_SIDE, FINE_SIDE), np.uint8), NO_BOX)
+NOTHING: Final = Thumbnails(BLACK, BLACK, np.zeros((1, FINE_SIDE, FINE_SIDE), np.uint8), NO_BOX)
 
 
-def miniature(scan: Scan) -> Miniatures:
+def make_thumbnail(scan: Scan) -> Thumbnails:
     """Return the miniature of one slice, N = 1.
 
     The head is the box of the rows and columns in which more than 2 % of the pixels exceed 20/255.
@@ -77,10 +77,10 @@ def miniature(scan: Scan) -> Miniatures:
     whole = _small(levels, (0, 0, *levels.size))
     fine = np.asarray(levels.resize((FINE_SIDE, FINE_SIDE), Image.Resampling.LANCZOS))[None]
     if not rows.size or not columns.size:
-        return Miniatures(whole, BLACK, fine, NO_BOX)
+        return Thumbnails(whole, BLACK, fine, NO_BOX)
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     box = np.array([[top, bottom, left, right]], np.float32) / np.repeat(scan.pixels.shape, 2)
-    return Miniatures(whole, _small(levels, (left, top, right, bottom)), fine, box.astype(np.float32))
+    return Thumbnails(whole, _small(levels, (left, top, right, bottom)), fine, box.astype(np.float32))
 
 
 def _small(levels: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
@@ -88,7 +88,7 @@ def _small(levels: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.ui
     return np.asarray(levels.resize((SIDE, SIDE), Image.Resampling.BOX, box=box))[None]
 
 
-def miniatures(manifest: Manifest, cache: Path) -> tuple[Miniatures, dict[str, str]]:
+def make_thumbnails(manifest: Manifest, cache: Path) -> tuple[Thumbnails, dict[str, str]]:
     """Return the miniatures of all rows, and the reason for every image that cannot be read.
 
     If all are readable, they are kept in the cache folder under the SHA-256 of the files, so that no file is decoded
@@ -112,7 +112,7 @@ def miniatures(manifest: Manifest, cache: Path) -> tuple[Miniatures, dict[str, s
     return found, problems
 
 
-def _recall(file: Path, count: int) -> Miniatures | None:
+def _recall(file: Path, count: int) -> Thumbnails | None:
     """Return the miniatures of so many slices that `_keep` wrote; None if the file is absent or damaged."""
     try:
         content = memoryview(file.read_bytes())
@@ -127,28 +127,28 @@ def _recall(file: Path, count: int) -> Miniatures | None:
         np.frombuffer(values[end - count * side * side : end], np.uint8).reshape(count, side, side)
         for side, end in zip(sides, ends, strict=True)
     )
-    return Miniatures(whole, head, fine, np.frombuffer(values[ends[-1] :], np.float32).reshape(count, 4))
+    return Thumbnails(whole, head, fine, np.frombuffer(values[ends[-1] :], np.float32).reshape(count, 4))
 
 
-def _keep(file: Path, found: Miniatures) -> None:
+def _keep(file: Path, found: Thumbnails) -> None:
     """Write miniatures after the SHA-256 of their bytes, whole or not at all."""
     values = b"".join(part.tobytes() for part in (found.whole, found.head, found.fine, found.box))
     with replacing(file) as aside:
         aside.write_bytes(hashlib.sha256(values).digest() + values)
 
 
-def _made(manifest: Manifest) -> tuple[Miniatures, dict[str, str]]:
+def _made(manifest: Manifest) -> tuple[Thumbnails, dict[str, str]]:
     """Return the miniatures of the files, zeros for unreadable ones, and the reasons of these."""
     with ThreadPoolExecutor(DECODERS) as pool:
         results = list(pool.map(lambda row: _attempt(manifest, row), manifest.rows))
     problems = {row.image: reason for row, (_, reason) in zip(manifest.rows, results, strict=True) if reason}
-    return Miniatures.stacked([found for found, _ in results]), problems
+    return Thumbnails.stacked([found for found, _ in results]), problems
 
 
-def _attempt(manifest: Manifest, row: Row) -> tuple[Miniatures, str]:
+def _attempt(manifest: Manifest, row: Row) -> tuple[Thumbnails, str]:
     """Return the miniature of a row's image and an empty text, or zeros and why it cannot be read."""
     try:
-        return miniature(read(manifest.path(row))), ""
+        return make_thumbnail(read(manifest.path(row))), ""
     except ImageError as error:
         return NOTHING, error.reason
 

@@ -17,10 +17,11 @@ from pydicom.uid import (
 
 from braintumor import __version__
 from braintumor.classes import TITLES
-from braintumor.dicom.codes import CLASSES_OF, MANUFACTURER, PROCESSING_EQUIPMENT, RESEARCH_ONLY, dataset
+from braintumor.dicom.codes import CLASSES_OF, MANUFACTURER, PROCESSING_EQUIPMENT, RESEARCH_ONLY
+from braintumor.dicom.coding import dataset
 from braintumor.dicom.source_attributes import EMPTY_IF_UNKNOWN
 from braintumor.io.scan import Scan
-from braintumor.models.session import ONNX_FILES, Model, content
+from braintumor.models.session import ONNX_FILES, Model, read_model_file
 from braintumor.predictor import Prediction
 
 UTF8: Final = "ISO_IR 192"
@@ -30,7 +31,7 @@ KEPT: Final = ("IssuerOfPatientID", "PatientAge", "StudyDescription", "SeriesDat
 """Of the source, where it has them; the date, so that archives sort a result's series beside that of the image."""
 
 
-class Kind(NamedTuple):
+class ResultKind(NamedTuple):
     """One kind of result: what it is called in descriptions, its object, and the last two digits of its series."""
 
     title: str
@@ -39,17 +40,17 @@ class Kind(NamedTuple):
     digits: int
 
 
-OVERLAY: Final = Kind("overlay", SecondaryCaptureImageStorage, "OT", 91)
-CLASS_MAP: Final = Kind("class map", ParametricMapStorage, "OT", 92)
-REPORT: Final = Kind("report", Comprehensive3DSRStorage, "SR", 93)
+OVERLAY: Final = ResultKind("overlay", SecondaryCaptureImageStorage, "OT", 91)
+CLASS_MAP: Final = ResultKind("class map", ParametricMapStorage, "OT", 92)
+REPORT: Final = ResultKind("report", Comprehensive3DSRStorage, "SR", 93)
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class ResultContext:
     """A slice that came from DICOM, and what a model says about it.
 
     Attributes:
-        source: what results repeat of the image, as `source_attributes.restore` gives it.
+        source: what results repeat of the image, as `source_attributes.restore_attributes` gives it.
     """
 
     source: Dataset
@@ -87,7 +88,7 @@ class Case:
         image = (source.StudyInstanceUID, source.SeriesInstanceUID, source.SOPInstanceUID, self.frame)
         return _uid_of(role, *map(str, image), *_authorship(self.model))
 
-    def series_uid(self, kind: Kind) -> str:
+    def series_uid(self, kind: ResultKind) -> str:
         """Return the UID of the series in which results of one kind about the image's series are."""
         series = (self.source.StudyInstanceUID, self.source.SeriesInstanceUID)
         return _uid_of("series", kind.title, *map(str, series), *_authorship(self.model))
@@ -102,7 +103,7 @@ def _authorship(model: Model) -> tuple[str, ...]:
     return __version__, model.identity, fingerprint(model), repr(model.policy)
 
 
-def author(model: Model) -> str:
+def provenance_hash(model: Model) -> str:
     """Return a hash of all that decides what is said about an image: who has the same one makes the same results."""
     return hashlib.sha256("\0".join(_authorship(model)).encode()).hexdigest()[:32]
 
@@ -123,11 +124,11 @@ def fingerprint(model: Model) -> str:
     Raises:
         ModelError: its file is no longer there.
     """
-    network = content(model.folder / ONNX_FILES[model.precision])
+    network = read_model_file(model.folder / ONNX_FILES[model.precision])
     return hashlib.sha256(network + model.card.to_json().encode()).hexdigest()
 
 
-def begun(case: Case, kind: Kind) -> Dataset:
+def new_result_dataset(case: ResultContext, kind: ResultKind) -> Dataset:
     """Return a result with the modules that all have: patient, study, series, equipment, SOP common, file meta data.
 
     Its date is that of the image, not of today: the same image and model give the same bytes, and the results of a
@@ -150,7 +151,7 @@ def begun(case: Case, kind: Kind) -> Dataset:
     return made
 
 
-def series_number(number: Any, kind: Kind) -> int:
+def series_number(number: Any, kind: ResultKind) -> int:
     """Return the source's series number with two more digits, so that results sort behind it."""
     numbered = 100 * int(number or 0) + kind.digits
     return numbered if 0 < numbered <= LARGEST_NUMBER else 9900 + kind.digits
@@ -164,7 +165,7 @@ def _moment(source: Dataset) -> tuple[str, str]:
     return NO_DATE
 
 
-def _equipment(case: Case) -> Dataset:
+def _equipment(case: ResultContext) -> Dataset:
     """Return who made the result (PS3.3 C.7.5.2)."""
     return dataset(
         Manufacturer=MANUFACTURER,
@@ -175,7 +176,7 @@ def _equipment(case: Case) -> Dataset:
     )
 
 
-def _contribution(case: Case) -> Dataset:
+def _contribution(case: ResultContext) -> Dataset:
     """Return the description of the algorithm that IHE AI Results asks for, an item of contributing equipment."""
     made = _equipment(case)
     made.ContributionDescription = f"Algorithm that classifies brain MRI slices. {RESEARCH_ONLY}"
@@ -197,7 +198,7 @@ def _file_meta(made: Dataset) -> FileMetaDataset:
     return meta
 
 
-def reference(case: Case, *, whole: bool = False) -> Dataset:
+def reference(case: ResultContext, *, whole: bool = False) -> Dataset:
     """Return a reference to the frame, to the image if that is `whole` or has one frame only (PS3.3 10.3)."""
     made = reference_to(case.source)
     if case.has_frames and not whole:

@@ -43,7 +43,7 @@ class Distinct:
                 raise ImageError(name, TWICE)
 
 
-def save(results: Iterable[tuple[Dataset, bytes]], folder: Path, name: str) -> None:
+def save_results(results: Iterable[tuple[Dataset, bytes]], folder: Path, name: str) -> None:
     """Write results with their content, as `images.result_files` gives them, into a folder, named after the slice.
 
     Raises:

@@ -12,20 +12,29 @@ from pydicom.dataset import Dataset
 
 from braintumor.classes import CLASSES
 from braintumor.dicom import codes
-from braintumor.dicom.codes import dataset
+from braintumor.dicom.coding import dataset
 from braintumor.dicom.read import UNREFERABLE, silence
-from braintumor.dicom.results.base import CLASS_MAP, OVERLAY, Case, begun, reference, reference_to, short
-from braintumor.dicom.results.structured_report import report
-from braintumor.dicom.source_attributes import restore
+from braintumor.dicom.results.base import (
+    CLASS_MAP,
+    OVERLAY,
+    ResultContext,
+    new_result_dataset,
+    reference,
+    reference_to,
+    short,
+)
+from braintumor.dicom.results.structured_report import structured_report
+from braintumor.dicom.source_attributes import restore_attributes
 from braintumor.errors import DECODE_ERRORS, ImageError
 from braintumor.io.scan import Scan
 from braintumor.io.square import square_shape
 from braintumor.models.session import Model
-from braintumor.overlay import FAINT_INK, MARGIN, SIDE, TOP, enlarge, figure, font, shown
+from braintumor.overlay import FAINT_INK, MARGIN, SIDE, TOP, enlarge, figure, font, scaled_map
 from braintumor.predictor import Prediction
 
 FULL: Final = 65535  # stored value of the full scale of a class map
 TILTED: Final = 0.1  # a direction that is weaker is not named
+LINE, LINES, LONGEST_NAME = 64, 3, 64  # characters, lines: what fits under the slice, and before the disclaimer
 
 
 def results(scan: Scan, prediction: Prediction, model: Model) -> list[Dataset]:
@@ -47,12 +56,12 @@ def results(scan: Scan, prediction: Prediction, model: Model) -> list[Dataset]:
     """
     if scan.origin is None:
         raise ValueError("expected a slice that was read from DICOM, got one without origin")
-    case = Case(restore(scan.origin), scan, prediction, model)
+    case = ResultContext(restore_attributes(scan.origin), scan, prediction, model)
     class_map = _parametric_map(case) if _has_place(case) else None
     return [
         _secondary_capture(case),
         *([] if class_map is None else [class_map]),
-        report(case, class_map),
+        structured_report(case, class_map),
     ]
 
 
@@ -80,10 +89,10 @@ def encoded(result: Dataset) -> bytes:
     return stream.getvalue()
 
 
-def _secondary_capture(case: Case) -> Dataset:
+def _secondary_capture(case: ResultContext) -> Dataset:
     """Return the slice beside its overlay with answer, legend and disclaimer as an RGB image (PS3.3 A.8.1)."""
     page, meaning = _picture(case), codes.CLASSES_OF[case.prediction.predicted].meaning
-    made = begun(case, OVERLAY)
+    made = new_result_dataset(case, OVERLAY)
     made.ConversionType = "WSD"
     made.update(_derivation(case, f"Slice beside the class map of {meaning} laid over it."))
     made.ImageType = ["DERIVED", "SECONDARY"]
@@ -96,7 +105,7 @@ def _secondary_capture(case: Case) -> Dataset:
     return made
 
 
-def _picture(case: Case) -> Image.Image:
+def _picture(case: ResultContext) -> Image.Image:
     """Return the figure of `explain`, with the probability or the reasons, and what was assumed, under the slice."""
     prediction, name = case.prediction, case.prediction.predicted
     page = figure(
@@ -114,10 +123,7 @@ def _picture(case: Case) -> Image.Image:
     return page
 
 
-LINE, LINES, LONGEST_NAME = 64, 3, 64  # characters, lines: what fits under the slice, and before the disclaimer
-
-
-def _derivation(case: Case, description: str) -> Dataset:
+def _derivation(case: ResultContext, description: str) -> Dataset:
     """Return what a picture shows, from which image it was made and how (PS3.3 C.7.6.1, C.12.4).
 
     That the image was compressed with loss stays known.
@@ -153,7 +159,7 @@ def _letters(direction: list[float]) -> str:
     return "".join(letter for strength, letter in sorted(named, reverse=True) if strength > TILTED)
 
 
-def _has_place(case: Case) -> bool:
+def _has_place(case: ResultContext) -> bool:
     """Tell whether the image says where its pixels lie in the patient, and the slice has all of them."""
     source = case.source
     needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
@@ -168,20 +174,20 @@ def _source_shape(source: Dataset) -> tuple[int, int]:
     return int(source.get("Rows") or 0), int(source.get("Columns") or 0)
 
 
-def _parametric_map(case: Case) -> Dataset:
+def _parametric_map(case: ResultContext) -> Dataset:
     """Return the map of the predicted class in the image's geometry, 0 to 65535 for 0 to 1 (PS3.3 A.75).
 
     Stored are unsigned 16-bit integers: viewers show them, the 32-bit kind often not, and 8 bits are not allowed.
     1 is the model's `class_map_scale` or more, as in the overlay.
     """
     name = case.prediction.predicted
-    values = shown(case.prediction.class_maps[CLASSES.index(name)], case.model.card.class_map_scale)
+    values = scaled_map(case.prediction.class_maps[CLASSES.index(name)], case.model.card.class_map_scale)
     seen = enlarge(values, case.scan.pixels.shape)  # with square pixels, as the model saw it
     rows, columns = _source_shape(case.source)
     fitting = np.asarray(Image.fromarray(seen).resize((columns, rows), Image.Resampling.BILINEAR))
     stored = np.rint(FULL * fitting.clip(0, 1)).astype("<u2")
     meaning = codes.CLASSES_OF[name].meaning
-    made = begun(case, CLASS_MAP)
+    made = new_result_dataset(case, CLASS_MAP)
     made.update(_derivation(case, f"Class map of {meaning}."))
     made.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "QUANTITY"]
     made.ContentQualification, made.PixelPresentation = "RESEARCH", "MONOCHROME"
@@ -207,7 +213,7 @@ def _grey_levels(made: Dataset, stored: NDArray[np.uint16]) -> None:
     made.add_new("PixelData", "OW", stored.tobytes())
 
 
-def _one_frame(made: Dataset, case: Case, meaning: str) -> None:
+def _one_frame(made: Dataset, case: ResultContext, meaning: str) -> None:
     """Set dimension and functional groups of the one frame (PS3.3 C.7.6.16, C.7.6.17, C.8.32)."""
     source, organization = case.source, case.uid("dimension")
     made.DimensionOrganizationSequence = [dataset(DimensionOrganizationUID=organization)]

@@ -8,13 +8,20 @@ from pydicom.dataset import Dataset
 
 from braintumor.classes import CLASSES
 from braintumor.dicom import codes
-from braintumor.dicom.codes import Code, dataset
-from braintumor.dicom.results.base import REPORT, Case, begun, fingerprint, reference, reference_to
+from braintumor.dicom.coding import Code, dataset
+from braintumor.dicom.results.base import (
+    REPORT,
+    ResultContext,
+    fingerprint,
+    new_result_dataset,
+    reference,
+    reference_to,
+)
 
 NO_MAP = "The image does not say where it lies in the patient: the class map is in the overlay only."
 
 
-def report(case: Case, class_map: Dataset | None) -> Dataset:
+def structured_report(case: ResultContext, class_map: Dataset | None) -> Dataset:
     """Return the Comprehensive 3D SR of a slice (PS3.3 A.35.13, PS3.16 TID 1500), preliminary and unverified.
 
     It holds the decision (a class, or "Referred to a reader" with the reasons), the probability of each class, how
@@ -25,7 +32,7 @@ def report(case: Case, class_map: Dataset | None) -> Dataset:
         case: slice, prediction and model.
         class_map: the result with the class map, to refer to; None where there is none.
     """
-    made = begun(case, REPORT)
+    made = new_result_dataset(case, REPORT)
     made.ReferencedPerformedProcedureStepSequence = []
     made.PerformedProcedureCodeSequence = []
     made.CompletionFlag, made.VerificationFlag, made.PreliminaryFlag = "PARTIAL", "UNVERIFIED", "PRELIMINARY"
@@ -56,7 +63,7 @@ def report(case: Case, class_map: Dataset | None) -> Dataset:
     return made
 
 
-def _evidence(case: Case, class_map: Dataset | None) -> Dataset:
+def _evidence(case: ResultContext, class_map: Dataset | None) -> Dataset:
     """Return which objects of the study the report refers to (PS3.3 C.17.2.3)."""
     series = [_series_of(str(case.source.SeriesInstanceUID), reference(case, whole=True))]
     if class_map is not None:
@@ -73,7 +80,7 @@ def _template(identifier: str) -> Dataset:
     return dataset(MappingResource="DCMR", TemplateIdentifier=identifier)
 
 
-def _observer(case: Case) -> list[Dataset]:
+def _observer(case: ResultContext) -> list[Dataset]:
     """Return who observed: the software (TID 1001, 1004)."""
     context = "HAS OBS CONTEXT"
     return [
@@ -86,12 +93,12 @@ def _observer(case: Case) -> list[Dataset]:
     ]
 
 
-def _procedure(case: Case) -> Code:
+def _procedure(case: ResultContext) -> Code:
     """Return what was imaged, in the most general words of context group 100: the file names no verified code."""
     return codes.MRI if case.source.get("Modality") == "MR" else codes.IMAGING
 
 
-def _library_entry(case: Case) -> Dataset:
+def _library_entry(case: ResultContext) -> Dataset:
     """Return the entry of the image in the image library (TID 1601)."""
     entry = _image("CONTAINS", codes.SOURCE, reference(case))
     if modality := codes.MODALITIES.get(case.source.get("Modality", "")):
@@ -99,7 +106,7 @@ def _library_entry(case: Case) -> Dataset:
     return entry
 
 
-def _group(case: Case, class_map: Dataset | None) -> Dataset:
+def _group(case: ResultContext, class_map: Dataset | None) -> Dataset:
     """Return all that is said about the slice (TID 1501)."""
     model, prediction = case.model, case.prediction
     said = [
@@ -126,7 +133,7 @@ def _group(case: Case, class_map: Dataset | None) -> Dataset:
     return made
 
 
-def _measurements(case: Case) -> Iterator[Dataset]:
+def _measurements(case: ResultContext) -> Iterator[Dataset]:
     """Yield the probability of each class, and how unlike the training images the slice is."""
     for name, share in zip(CLASSES, case.prediction.probabilities.tolist(), strict=True):
         made = _measured(codes.PROBABILITY, f"{share:.6f}")

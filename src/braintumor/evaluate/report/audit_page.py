@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from braintumor.data.audit import Audit
+from braintumor.data.audit import AuditResult
 from braintumor.data.duplicates.groups import write_groups
 from braintumor.data.duplicates.kinds import COPIES, Pair
 from braintumor.data.quality import ODDITIES
@@ -58,7 +58,7 @@ class Shown:
     pictures: tuple[tuple[str, str], ...]
 
 
-def write(audit: Audit, data_dir: Path, out: Path) -> None:
+def write_audit_page(audit: AuditResult, data_dir: Path, out: Path) -> None:
     """Write audit.html, audit.json and groups.csv into a folder.
 
     Raises:
@@ -69,7 +69,7 @@ def write(audit: Audit, data_dir: Path, out: Path) -> None:
     html.write_json(out / "audit.json", audit.to_json())
 
 
-def render(audit: Audit, data_dir: Path) -> str:
+def render(audit: AuditResult, data_dir: Path) -> str:
     """Return the text of audit.html."""
     return html.page(
         "audit.html",
@@ -127,12 +127,12 @@ def _slice_of(file: Path, pair: Pair | None = None) -> str:
     return picture(np.ascontiguousarray(np.rot90(grey, pair.rotation // 90 if pair else 0)))
 
 
-def summary(audit: Audit) -> str:
+def summary(audit: AuditResult) -> str:
     """Return what was found as lines for a terminal."""
     return "\n".join(f"{name:<17} {text}" for name, text in _findings(audit).items()).replace("\u00a0", " ")
 
 
-def _findings(audit: Audit) -> dict[str, str]:
+def _findings(audit: AuditResult) -> dict[str, str]:
     """Return what was found, by short names."""
     held, groups, patients, measured = PARTS[audit.held_out], audit.groups, audit.patients, audit.shortcuts
     parts = {PARTS[split]: sum(classes.values()) for split, classes in audit.counts.items() if split}

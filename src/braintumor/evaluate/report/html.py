@@ -23,7 +23,7 @@ def page(template: str, **fields: object) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        finalize=shown,
+        finalize=visible_value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -40,7 +40,7 @@ def page(template: str, **fields: object) -> str:
     return _printable(environment.get_template(template).render(constants | fields))
 
 
-def shown(value: object) -> object:
+def visible_value(value: object) -> object:
     """Return what is put into a page with its control characters made visible; markup of ours as it is."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 

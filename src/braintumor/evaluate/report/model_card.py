@@ -63,7 +63,7 @@ def _lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
         ("accuracy of these answers", given["accuracy"]),
         ("referred as not a brain MRI or unlike the training images", given["refused"]),
     ):
-        yield f"| {title} | {percent(entry)} |"
+        yield f"| {title} | {percent_with_range(entry)} |"
     maps = report.get("localisation")
     if maps:
         for title, key in (
@@ -72,13 +72,13 @@ def _lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
             ("other answer without the tumor", "flip"),
             ("other answer without another piece", "flip_control"),
         ):
-            yield f"| {title} | {percent(maps['overall'][key])} |"
+            yield f"| {title} | {percent_with_range(maps['overall'][key])} |"
     yield from ("", "## For whom it works", "")
     yield "| part | images | accuracy | calibration error | referred | map in the tumor |"
     yield "|---|---|---|---|---|---|"
     for way, parts in report["subgroups"].items():
         for part, found in parts.items():
-            numbers = (percent(found[key]) for key in ("accuracy", "ece", "referred", "energy"))
+            numbers = (percent_with_range(found[key]) for key in ("accuracy", "ece", "referred", "energy"))
             yield f"| {way}: {TITLES.get(part, part)} | {found['accuracy']['n']:,} | {' | '.join(numbers)} |"
     yield from ("", "## What this model does not know", "", "| measured | what follows |", "|---|---|")
     yield from (f"| {fact} | {consequence} |" for fact, consequence in gaps(report))
@@ -126,7 +126,7 @@ def gaps(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield f"single slices from {sources}", "other scanners, sequences and populations are another question"
 
 
-def percent(entry: Mapping[str, Any] | None) -> str:
+def percent_with_range(entry: Mapping[str, Any] | None) -> str:
     """Return a rate with its interval in percent."""
     if not entry or entry["value"] is None:
         return UNKNOWN

@@ -16,16 +16,16 @@ from braintumor import __version__
 from braintumor.classes import CLASSES, DISCLAIMER
 from braintumor.data.layout import Listing, has_part, list_images
 from braintumor.data.manifest import Manifest, Row, read_manifest, validation_images
-from braintumor.data.quality import Facts, quality
+from braintumor.data.quality import FileFacts, quality
 from braintumor.data.reference import check_reference
 from braintumor.data.shortcuts import Shortcuts, shortcuts
 from braintumor.errors import DataError, ImageError, UnreadableDataError
 from braintumor.evaluate.leakage import NO_RECORD, Leakage, Relation, leakage_of, relate
-from braintumor.evaluate.localization import Localisation, Part, localise, size_of
+from braintumor.evaluate.localization import Localization, LocalizedModel, localize, size_class
 from braintumor.evaluate.metrics import Calibration, Measured, confusion, measure, measure_calibration
 from braintumor.evaluate.report import html, plots
 from braintumor.evaluate.report.gallery import SURVIVORS, Mistake, Survivor, legend, survivors, worst_mistakes
-from braintumor.evaluate.selective import Decisions, Subgroup, decisions, subgroups, thirds, tumor_shares
+from braintumor.evaluate.selective import SelectiveResult, Subgroup, selective_result, subgroups, thirds, tumor_shares
 from braintumor.files import cache_folder, check_writable, write_text
 from braintumor.intervals import Floats, Integers
 from braintumor.models.session import Model
@@ -81,7 +81,7 @@ class Report:
     measured: Measured
     uncalibrated: Calibration
     confusion: tuple[tuple[int, ...], ...]
-    decisions: Decisions
+    decisions: SelectiveResult
     subgroups: dict[str, dict[str, Subgroup]]
     crossed: dict[str, dict[str, dict[str, int]]]
     shortcuts: Shortcuts | None
@@ -90,7 +90,7 @@ class Report:
     images_per_second: float
     date: str
     package_version: str
-    localisation: Localisation | None = None
+    localisation: Localization | None = None
     disclaimer: str = DISCLAIMER
 
     @property
@@ -177,7 +177,7 @@ def evaluate(
     _check_request(model, out, protocol, masks)
     origin, listing = find_test_images(model, data_dir)
     validation = validation_images(model.folder, data_dir) if masks else Manifest(data_dir, ())
-    answers, unreadable, seconds = ask(listing.manifest, model, progress)
+    answers, unreadable, seconds = predict_images(listing.manifest, model, progress)
     unusable = listing.skipped | unreadable
     if unusable and (not skip_unreadable or not answers):
         raise UnreadableDataError(data_dir, unusable)
@@ -190,15 +190,15 @@ def evaluate(
     maps, surviving = None, list[Survivor]()
     if masks:
         tested = Manifest(data_dir, tuple(row for row, _ in answers))
-        parts = [Part(model, tested, validation)]
+        parts = [LocalizedModel(model, tested, validation)]
         maps, surviving = compare_maps(parts, relation.groups, masks, progress)
     report = dataclasses.replace(
-        judge([model] * len(answers), origin, answers, relation, maps, data_dir),
+        summarize_predictions([model] * len(answers), origin, answers, relation, maps, data_dir),
         excluded=excluded,
         skipped=dict(sorted(unusable.items())),
         images_per_second=len(listing.manifest) / seconds,
     )
-    write(report, answers, worst_mistakes(answers, data_dir, model), surviving, model, out)
+    write_report(report, answers, worst_mistakes(answers, data_dir, model), surviving, model, out)
     return report
 
 
@@ -219,8 +219,8 @@ def _check_request(model: Model, out: Path, protocol: str, masks: Path | None) -
 
 
 def compare_maps(
-    parts: Sequence[Part], groups: Integers, masks: Path, progress: Progress | None
-) -> tuple[Localisation, list[Survivor]]:
+    parts: Sequence[LocalizedModel], groups: Integers, masks: Path, progress: Progress | None
+) -> tuple[Localization, list[Survivor]]:
     """Return how the class maps for the test images of the parts fit the outlines, and some answers that need no tumor.
 
     Args:
@@ -230,10 +230,10 @@ def compare_maps(
         progress: called with the images done and in all.
 
     Raises:
-        DataError: see `localise`.
+        DataError: see `localize`.
     """
     images = [row.image for part in parts for row in part.test]
-    maps = localise(parts, dict(zip(images, groups.tolist(), strict=True)), masks, cache_folder(), progress)
+    maps = localize(parts, dict(zip(images, groups.tolist(), strict=True)), masks, cache_folder(), progress)
     places = np.linspace(0, len(maps.survivors) - 1, min(SURVIVORS, len(maps.survivors))).astype(int)
     chosen = {maps.survivors[place] for place in places.tolist()}
     shown: list[Survivor] = []
@@ -244,7 +244,7 @@ def compare_maps(
     return maps, shown
 
 
-def write(
+def write_report(
     report: Report,
     answers: Answers,
     mistakes: Sequence[Mistake],
@@ -297,7 +297,7 @@ def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
     return "held-out", Listing(Manifest(data_dir, kept), lost)
 
 
-def ask(
+def predict_images(
     manifest: Manifest, model: Model, progress: Progress | None
 ) -> tuple[list[tuple[Row, Prediction]], dict[str, str], float]:
     """Return the rows with their predictions (without maps), the reason of each unreadable image, and the seconds."""
@@ -315,12 +315,12 @@ def ask(
     return answers, unreadable, time.perf_counter() - start
 
 
-def judge(
+def summarize_predictions(
     models: Sequence[Model],
     protocol: str,
     answers: Answers,
     relation: Relation,
-    maps: Localisation | None,
+    maps: Localization | None,
     data_dir: Path,
 ) -> Report:
     """Return the report on N answers, without skipped files and speed; `models` are those that gave them, N."""
@@ -347,7 +347,7 @@ def judge(
         measured=measure(labels, probabilities, relation.groups),
         uncalibrated=measure_calibration(labels, _without_temperature(probabilities, heat), relation.groups),
         confusion=tuple(map(tuple, confusion(labels, predicted).tolist())),
-        decisions=decisions(said, [model.card for model in models], precision, labels, relation.groups),
+        decisions=selective_result(said, [model.card for model in models], precision, labels, relation.groups),
         subgroups=_divided(answers, relation, labels, maps),
         crossed={
             "plane": _crossed(relation.planes, [row.label for row, _ in answers]),
@@ -364,7 +364,7 @@ def judge(
 
 
 def _divided(
-    answers: Answers, relation: Relation, labels: Integers, maps: Localisation | None
+    answers: Answers, relation: Relation, labels: Integers, maps: Localization | None
 ) -> dict[str, dict[str, Subgroup]]:
     """Return how the model does on parts of the images, which are divided in several ways."""
     known = maps.per_image if maps else {}
@@ -376,7 +376,7 @@ def _divided(
         "brightness": thirds(relation.brightness),
     }
     if maps:
-        parts["tumor size"] = ["" if look is None else size_of(look.area) for look in looked]
+        parts["tumor size"] = ["" if look is None else size_class(look.area) for look in looked]
     energy = np.array([np.nan if look is None else look.energy for look in looked])
     return subgroups(parts, [answer for _, answer in answers], labels, relation.groups, energy)
 
@@ -384,7 +384,7 @@ def _divided(
 def _shortcuts_of(manifest: Manifest, labels: Integers, groups: Integers) -> Shortcuts | None:
     """Return how far the files of N images give their class away; None where they are too few or have changed."""
     facts = [found for _, found in quality(manifest, lambda done, total: None)]
-    known = [found for found in facts if isinstance(found, Facts)]
+    known = [found for found in facts if isinstance(found, FileFacts)]
     return shortcuts(known, labels, groups) if len(known) == len(facts) else None
 
 
