@@ -60,8 +60,7 @@ test-all: $(READY) ## all tests; those whose parts are missing say so and are sk
 demo: export BRAINTUMOR_CACHE := demo/cache
 demo: $(READY) ## train, evaluate and explain on synthetic slices, into demo/
 	rm -rf demo
-	$(PYTHON) -c "from pathlib import Path; from braintumor.data.phantom import write_phantoms; \
-	write_phantoms(Path('demo/data'), per_class=300)"
+	$(PYTHON) -m braintumor data phantom demo/data --per-class 300
 	$(PYTHON) train.py --model cnn --epochs 10 --batch_size 8 --data_dir demo/data --out demo/model
 	$(PYTHON) -m braintumor evaluate demo/model demo/data
 	$(PYTHON) -m braintumor explain demo/data/Testing/*/*-0000.png --model demo/model --out demo/explanations

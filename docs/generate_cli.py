@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from braintumor.cli.main import main
+from braintumor.cli.main import GROUPS, main
 
 PAGE = Path(__file__).parent / "reference" / "cli.md"
 WIDTH = "110"
@@ -39,7 +39,12 @@ def sections(words: list[str]) -> Iterator[str]:
     """Yield the section of a command and those of the commands behind it."""
     text = help_text(words)
     yield section(["braintumor", *words], text)
-    for name in re.findall(r"^│ +• (\w+)", text, re.MULTILINE):
+    names = (
+        re.findall(r"^│ +• (\w+)", text, re.MULTILINE)
+        if words
+        else [name for group in GROUPS.values() for name in group]
+    )
+    for name in names:
         yield from sections([*words, name])
 
 

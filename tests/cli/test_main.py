@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,14 +12,15 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import braintumor
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
-from braintumor.cli.main import main
+from braintumor.cli.main import GROUPS, Command, main
 from braintumor.cli.paths import UniqueNames
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, write_manifest
@@ -48,7 +50,7 @@ def run(command: Sequence[object], folder: Path = ROOT) -> subprocess.CompletedP
 
 PEER_GONE = """
 import resource, socket
-from braintumor import cli
+from braintumor.cli import main as cli
 
 def main() -> int:
     ours, theirs = socket.socketpair()
@@ -524,3 +526,54 @@ def test_an_audit_never_writes_into_the_data_folder(phantoms: Path, capsys: pyte
     assert status_of("audit", phantoms, "--out", phantoms / "audit") == 2
     assert "lies in the data folder" in capsys.readouterr().err
     assert not (phantoms / "audit").exists()
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"braintumor {braintumor.__version__}\n"
+
+
+def test_a_mistyped_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["predcit", "scan.png"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("braintumor: no command predcit; did you mean predict?\n")
+    with pytest.raises(SystemExit):
+        main(["xyzzy\x1b[31m"])
+    error = capsys.readouterr().err
+    assert "choose one of predict, explain" in error
+    assert "\x1b" not in error
+
+
+def test_the_overview_lists_every_command_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    commands = [command for group in GROUPS.values() for command in group.values()]
+    assert set(commands) == set(get_args(Command))
+    for group in GROUPS.values():
+        for name in group:
+            assert len(re.findall(rf"^  {name} ", text, re.MULTILINE)) == 1
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == text
+
+
+def test_no_help_shows_types_of_python(capsys: pytest.CaptureFixture[str]) -> None:
+    for group in GROUPS.values():
+        for name in group:
+            with pytest.raises(SystemExit):
+                main([name, "--help"])
+            assert not re.search(r"None|\{|default: \)", re.sub(r"\{[a-z0-9_,]+\}", "", capsys.readouterr().out))
+
+
+def test_synthetic_slices_are_made_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "phantom", str(tmp_path / "data"), "--per-class", "2", "--size", "64"]) == 0
+    assert len(list((tmp_path / "data").rglob("*.png"))) == 8
+    assert main(["data", "phantom", str(tmp_path / "data")]) == 2
+    assert main(["data", "phantom", str(tmp_path / "other"), "--per-class", "1"]) == 2
+    assert "is not empty" in capsys.readouterr().err

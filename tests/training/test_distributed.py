@@ -94,12 +94,12 @@ def test_torchrun_trains_stops_and_resumes(data: Path, tmp_path: Path) -> None:
     program = tmp_path / "stopped.py"
     program.write_text(
         "import sys\n"
-        "from braintumor import cli, terminal\n"
-        "class Stops(terminal.TrainingProgress):\n"
+        "from braintumor.cli import main, output\n"
+        "class Stops(output.TrainingProgress):\n"
         "    def epoch(self, row, epochs):\n"
         "        raise SystemExit(7)\n"
-        "terminal.TrainingProgress = Stops\n"
-        "cli.main(sys.argv[1:])\n"
+        "output.TrainingProgress = Stops\n"
+        "main.main(sys.argv[1:])\n"
     )
     stopped = torchrun(2, str(program), "train", *command[1:], "--out", str(out))
     assert stopped.returncode != 0

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
     from braintumor.models.session import Model
     from braintumor.training.checkpoint import Epoch
 
+DONE, BAD_INPUT, FINDINGS, INTERRUPTED, CLOSED_PIPE = 0, 2, 3, 130, 141
+"""Exit statuses: 2 for bad input or usage, 3 for done with findings, such as files that cannot be read."""
 Answer = TypeVar("Answer")
+# ANSI: no class is red or green, which would read as a diagnosis
+_COLOURS = {**dict.fromkeys(CLASSES, "\x1b[1m"), "no_tumor": "\x1b[36m", REFER: "\x1b[33m"}
+_PLAIN = "\x1b[0m"
 Writer = Callable[[Prediction | ImageError | None], None]
 """Takes every answer, then None at the end."""
 
@@ -38,19 +45,49 @@ def say_aside(*lines: str) -> None:
 
 
 def text_writer(model: "Model") -> Writer:
-    """Return a writer of lines for people: each slice, then a summary of each volume."""
-    tally = VolumeSummaryBuilder(model.card.class_map_scale)
+    """Return a writer of lines for people: each slice, then a summary of each volume.
+
+    On a terminal the columns are aligned, decisions have colours, and a count of the decisions comes at the end.
+    """
+    builder = VolumeSummaryBuilder(model.card.class_map_scale)
+    decisions: Counter[str] = Counter()
+    is_terminal = sys.stdout.isatty()
+    width = 0  # of the widest name so far: those to come are not known
 
     def write(answer: Prediction | ImageError | None) -> None:
+        nonlocal width
         if answer is None:
-            say(*_summary_lines(tally), f"{model.identity}. {DISCLAIMER}")
+            say(*_summary_lines(builder))
+            if is_terminal and decisions:
+                say(count_text(decisions))
+            say(f"{model.identity}. {DISCLAIMER}")
         elif not isinstance(answer, ImageError):
             shares = "  ".join(f"{name} {share:.3f}" for name, share in zip(CLASSES, answer.probabilities, strict=True))
             classes = f"  one of: {', '.join(answer.prediction_set)}" if answer.prediction_set else ""
-            say(f"{answer.image}: {decision_text(answer):<15}  {shares}{classes}")
-            tally.add(answer)
+            name = visible(answer.image)
+            if is_terminal:
+                width = max(width, len(name))
+                text = f"{decision_text(answer):<15}"
+                coloured = f"{_COLOURS[answer.decision]}{text}{_PLAIN}" if _has_colours() else text
+                print(f"{name + ':':<{width + 1}} {coloured}  {shares}{classes}", flush=True)
+            else:
+                say(f"{name}: {decision_text(answer):<15}  {shares}{classes}")
+            decisions[answer.decision] += 1
+            builder.add(answer)
 
     return write
+
+
+def count_text(decisions: Mapping[str, int]) -> str:
+    """Return how many slices were decided how, the classes in their order, then those that were referred."""
+    counts = [f"{TITLES.get(name, name)} {decisions[name]}" for name in (*CLASSES, REFER) if decisions.get(name)]
+    total = sum(decisions.values())
+    return f"{total} slice{'' if total == 1 else 's'}: {', '.join(counts)}"
+
+
+def _has_colours() -> bool:
+    """Tell whether a terminal is to show colours; see https://no-color.org."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def decision_text(prediction: Prediction) -> str:
