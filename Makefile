@@ -52,10 +52,10 @@ check: $(READY) ## format, lint, types
 	$(PYTHON) -m mypy
 
 test: $(READY) ## tests that need neither a GPU nor much time
-	$(PYTHON) -m pytest -m "not slow and not gpu"
+	$(PYTHON) -m pytest -n auto --dist worksteal -m "not slow and not gpu" --durations=20
 
 test-all: $(READY) ## all tests; those whose parts are missing say so and are skipped
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --dist worksteal --durations=20
 
 demo: export BRAINTUMOR_CACHE := demo/cache
 demo: $(READY) ## train, evaluate and explain on synthetic slices, into demo/
