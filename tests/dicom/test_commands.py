@@ -211,8 +211,8 @@ def test_what_a_library_says_of_a_patient_stops_nothing_and_is_not_repeated(
             raise ValueError(f"Invalid value for VR PN: {make.NAME}")
         return original(*_)
 
-    original = images.report
-    monkeypatch.setattr(images, "report", report)
+    original = images.structured_report
+    monkeypatch.setattr(images, "structured_report", report)
     out = tmp_path / "out"
     assert status_of("dicom", "classify", study / "IM1", study / "IM2", "--model", model_folder, "--out", out) == 3
     said = capfd.readouterr()

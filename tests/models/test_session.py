@@ -301,9 +301,9 @@ def test_a_network_that_fails_when_it_is_asked_is_refused(folder: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another account")
 def test_a_model_that_may_not_be_read_is_refused(folder: Path) -> None:
     program = (
-        "import os, sys; from braintumor.models.session import load; from braintumor.errors import ModelError\n"
+        "import os, sys; from braintumor.models.session import load_folder; from braintumor.errors import ModelError\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        "try: load(sys.argv[1])\n"
+        "try: load_folder(sys.argv[1])\n"
         "except ModelError as error: print(error)"
     )
     folder.chmod(0o700)

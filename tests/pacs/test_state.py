@@ -12,8 +12,8 @@ from braintumor.pacs.state import WatchState
 SETTLING = """
 import sys
 from pathlib import Path
-from braintumor.pacs.state import Journal
-with Journal(Path(sys.argv[1])) as journal:
+from braintumor.pacs.state import WatchState
+with WatchState(Path(sys.argv[1])) as journal:
     seq = journal.place[0]
     while True:
         seq += 1

@@ -42,7 +42,7 @@ from braintumor.training import train as module
 from braintumor.training.checkpoint import write_tensors
 from braintumor.training.distributed import processes
 from braintumor.training.data import decoded, prepare
-from braintumor.training.networks import build
+from braintumor.training.networks import build_network
 from braintumor.training.config import TrainConfig
 
 data, out = map(Path, sys.argv[1:])
@@ -55,10 +55,10 @@ with processes(cpu) as group:
         images = decoded(manifest.part("train"), config.source_size, out / "cache", lambda _: None)
     images = type(images)(images.grey[:70], images.labels[:70])
     torch.manual_seed(group.rank)  # the processes must not need to begin alike
-    network = build("cnn", dropout=0.0)
+    network = build_network("cnn", dropout=0.0)
     if group.leads:
         torch.manual_seed(0)
-        network = build("cnn", dropout=0.0)
+        network = build_network("cnn", dropout=0.0)
     run = module.assemble(config, network, images, images, module.Quiet(), torch.float32, cpu, group)
     row = module.one_epoch(run, 0)
     if group.leads:

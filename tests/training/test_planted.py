@@ -34,7 +34,7 @@ print([line for line in maps.splitlines() if os.getcwd() in line])
 OBEYED = "text.usetex: True\nbackend: module://planted\nfigure.hooks: planted:hook\nfont.size: 40\nlines.linewidth: 9\n"
 CHARTS = """
 import numpy as np
-from braintumor.evaluate import charts
+from braintumor.evaluate.report import plots as charts
 labels, probabilities = np.arange(40) % 4, np.random.default_rng(0).dirichlet(np.ones(4), 40)
 print(charts.class_reliability(labels, probabilities) + charts.accuracy_coverage(labels, probabilities))
 """

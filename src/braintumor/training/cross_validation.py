@@ -83,7 +83,7 @@ def folds(
         for setting in settings:
             say(_train_fold(*setting))
     elif settings:
-        with _side_by_side(jobs, threads) as pool:
+        with side_by_side(jobs, threads) as pool:
             for line in pool.map(_train_fold, *zip(*settings, strict=True)):
                 say(line)
     finished = [out / str(fold) for fold in range(FOLDS)]
@@ -101,7 +101,7 @@ def _look_up_all(config: TrainConfig, folders: Sequence[Path], resume: bool) -> 
 
 
 @contextmanager
-def _side_by_side(jobs: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+def side_by_side(jobs: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     """Give so many processes with so many threads each, which look for modules where this one does.
 
     Without PYTHONSAFEPATH they would look in the working folder first, which may be one of data.
