@@ -1,4 +1,4 @@
-"""Write model-cards/ again: from the folds in runs/ (`make models`) with their reports, and from the packaged model."""
+"""Write reference/model-cards/ again: from the folds in runs/ (`make models`) with their reports, and from the packaged model."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def main() -> None:
 def write(page: str, name: str, card: Path, report: Path) -> None:
     """Write a page from a card and a report."""
     text = model_card(Card.from_json(card.read_text()), json.loads(report.read_text()), name)
-    (ROOT / "docs" / "model-cards" / f"{page}.md").write_text(text)
+    (ROOT / "docs" / "reference" / "model-cards" / f"{page}.md").write_text(text)
 
 
 if __name__ == "__main__":
