@@ -1,4 +1,4 @@
-"""Write reference/model-cards/ again: from the folds in runs/ (`make models`) with their reports, and from the packaged model."""
+"""Write reference/model-cards/: from the folds in runs/ (`make models`), and from the bundled model."""
 
 import json
 from pathlib import Path
