@@ -17,7 +17,7 @@ def main() -> None:
         folds = ROOT / "runs" / "folds" / folder
         write(folder, name, folds / "0" / "card.json", folds / "evaluation" / "report.json")
     report = ROOT / "benchmarks" / "results" / "bundled.report.json"
-    write("cnn", "The model that comes with the package", BUNDLED / DEFAULT / "card.json", report)
+    write("cnn", "The bundled model", BUNDLED / DEFAULT / "card.json", report)
 
 
 def write(page: str, name: str, card: Path, report: Path) -> None:
