@@ -24,13 +24,13 @@ from record import ROOT, WEIGHTS, data_folder, number, record
 
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import read_manifest
-from braintumor.evaluate.intervals import accuracy
-from braintumor.model import load
+from braintumor.intervals import accuracy
+from braintumor.io.read import read
+from braintumor.models.preprocess import network_input
+from braintumor.models.session import load_folder
 from braintumor.predictor import softmax
-from braintumor.preprocess import network_input
-from braintumor.read import read
-from braintumor.training.folds import Log, divided, part_of
-from braintumor.training.recipe import RESNET_FROZEN, TrainConfig, recipe
+from braintumor.training.config import RESNET_FROZEN, TrainConfig, recipe
+from braintumor.training.cross_validation import Log, divided, part_of
 from braintumor.training.train import train
 
 RUNS = ROOT / "runs" / "ablation"
@@ -82,7 +82,7 @@ def main() -> None:
 
 def finished(folder: Path, data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the numbers of a finished arm on its validation part: its best epoch, alone and with test-time flips."""
-    model = load(folder)
+    model = load_folder(folder)
     validation = read_manifest(folder / "manifest.csv", data).part("val")
     images = network_input(np.stack([model.card.preprocess.grey_levels(read(validation.path(r))) for r in validation]))
     labels = np.array([CLASSES.index(row.label) for row in validation])

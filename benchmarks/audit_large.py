@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from record import number, record
 
-from braintumor.data.alignment import CANDIDATE, same_slice
-from braintumor.data.duplicates import RELATED, components, similar_pairs
-from braintumor.data.miniatures import FINE_SIDE, SIDE, Miniatures, miniature
-from braintumor.data.orientations import ORIENTATIONS, oriented
+from braintumor.data.duplicates.alignment import CANDIDATE, same_slice
+from braintumor.data.duplicates.pairs import RELATED, components, similar_pairs
+from braintumor.data.duplicates.symmetries import ORIENTATIONS, oriented
+from braintumor.data.duplicates.thumbnails import FINE_SIDE, SIDE, Thumbnails, make_thumbnail
 from braintumor.data.phantom import head_coordinates, inside, smooth_noise
-from braintumor.scan import Scan
+from braintumor.io.scan import Scan
 
 IMAGES = 200_000
 PLANTED = 2000
@@ -64,9 +64,9 @@ def main() -> None:
     record("audit-large", "python benchmarks/audit_large.py", numbers)
 
 
-def everything() -> tuple[Miniatures, NDArray[np.int64]]:
+def everything() -> tuple[Thumbnails, NDArray[np.int64]]:
     """Return the miniatures of all slices, the copies last, and (2000,) which slices were copied."""
-    found = Miniatures(
+    found = Thumbnails(
         np.empty((IMAGES, SIDE, SIDE), np.uint8),
         np.empty((IMAGES, SIDE, SIDE), np.uint8),
         np.empty((IMAGES, FINE_SIDE, FINE_SIDE), np.uint8),
@@ -82,9 +82,9 @@ def everything() -> tuple[Miniatures, NDArray[np.int64]]:
     return found, original
 
 
-def put(found: Miniatures, index: int, picture: Floats) -> None:
+def put(found: Thumbnails, index: int, picture: Floats) -> None:
     """Write the miniature of a picture at its place."""
-    one = miniature(Scan(picture))
+    one = make_thumbnail(Scan(picture))
     found.whole[index], found.head[index], found.fine[index], found.box[index] = (
         part[0] for part in (one.whole, one.head, one.fine, one.box)
     )

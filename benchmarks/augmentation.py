@@ -25,8 +25,8 @@ from record import data_folder, number, record, spread
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from braintumor.preprocess import Preprocess
-from braintumor.read import read
+from braintumor.io.read import read
+from braintumor.models.preprocess import Preprocess
 from braintumor.training import augment
 from braintumor.training.networks import IMAGENET_MEAN, IMAGENET_STD
 

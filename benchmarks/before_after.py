@@ -29,7 +29,7 @@ from record import ROOT, data_folder, number, record, spread
 
 sys.path.append(str(ROOT))
 
-from braintumor.read import read
+from braintumor.io.read import read
 from tests.dicom import make
 
 BEFORE = "18f4e78"  # the last commit before faults found from outside were mended

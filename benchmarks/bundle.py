@@ -1,8 +1,8 @@
 """The model that comes with the package: the CNN of the first published fold in 8-bit integers, tested on that fold.
 
 Its card holds what it scored on the fold's own test part, whose patients it has not seen; no other fold was looked at
-to choose it. Needs `runs/folds/cnn-best` (`make models`). Writes `src/braintumor/models/cnn/`, and the report beside
-the results.
+to choose it. Needs `runs/folds/cnn-best` (`make models`). Writes `src/braintumor/models/bundled/cnn/`, and the
+report beside the results.
 
 Takes: long, 3 minutes with the models of `folds.py`.
 Command: python benchmarks/bundle.py
@@ -19,10 +19,10 @@ from record import RESULTS, ROOT, data_folder, number, record
 
 from braintumor.data.manifest import read_manifest
 from braintumor.evaluate.leakage import unseen
-from braintumor.evaluate.report import ask, judge
+from braintumor.evaluate.report.report import predict_images, summarize_predictions
 from braintumor.files import write_text
-from braintumor.model import ONNX_FILES, Card, Model, load
-from braintumor.zoo import BUNDLED, DEFAULT
+from braintumor.models.registry import BUNDLED, DEFAULT
+from braintumor.models.session import ONNX_FILES, Card, Model, load_folder
 
 FOLD = ROOT / "runs" / "folds" / "cnn-best" / "0"
 PRECISION = "int8"
@@ -41,7 +41,7 @@ def main() -> None:
         folder = Path(scratch)
         shutil.copyfile(FOLD / ONNX_FILES[PRECISION], folder / ONNX_FILES[PRECISION])
         write_text(folder / "card.json", card.to_json())
-        report = tested_on(load(folder, precision=PRECISION))
+        report = tested_on(load_folder(folder, precision=PRECISION))
     write_text(RESULTS / "bundled.report.json", json.dumps(report, indent=2) + "\n")
     scores = {name: report["metrics"][name] for name in ("accuracy", "f1", "ece")}
     counts = {"n_images": report["n_images"], "n_groups": report["n_groups"]}
@@ -59,9 +59,9 @@ def tested_on(model: Model) -> dict[str, Any]:
     """Return the report of a model on the test part of its fold, whose groups are those published."""
     data = data_folder() / "brain-tumor-mri"
     part = read_manifest(FOLD / "manifest.csv", data).part("test")
-    answers, unreadable, _ = ask(part, model, None)
+    answers, unreadable, _ = predict_images(part, model, None)
     assert not unreadable, unreadable
-    return judge([model] * len(answers), "held-out", answers, unseen(part), None, data).to_json()
+    return summarize_predictions([model] * len(answers), "held-out", answers, unseen(part), None, data).to_json()
 
 
 if __name__ == "__main__":

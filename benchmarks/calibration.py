@@ -18,11 +18,11 @@ import numpy as np
 from record import ROOT, data_folder, number, record
 
 from braintumor.data.manifest import read_manifest
-from braintumor.evaluate.decisions import KINDS
-from braintumor.evaluate.intervals import mean
-from braintumor.model import load
+from braintumor.evaluate.selective import KINDS
+from braintumor.intervals import mean
+from braintumor.models.session import load_folder
 from braintumor.predictor import Prediction, predict
-from braintumor.training.quantize import quantize
+from braintumor.training.quantization import quantize
 
 FOLDS: Final = 5
 METRICS: Final = ("ece", "brier", "nll", "aurc", "accuracy_at_95_coverage", "accuracy_at_90_coverage")
@@ -67,11 +67,11 @@ def compared(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     same, kinds, right, groups = [], [], [], []
     for fold in range(FOLDS):
         one = folder / str(fold)
-        if "int8" not in load(one).card.rejection:
+        if "int8" not in load_folder(one).card.rejection:
             quantize(one, data)
         test = read_manifest(one / "manifest.csv", data).part("test")
         paths = [test.path(row) for row in test]
-        whole, small = (predict(paths, load(one, precision=precision)) for precision in ("float32", "int8"))
+        whole, small = (predict(paths, load_folder(one, precision=precision)) for precision in ("float32", "int8"))
         same += [first.decision == second.decision for first, second in zip(whole, small, strict=True)]
         kinds += [refused(first) == refused(second) for first, second in zip(whole, small, strict=True)]
         right += [answer.predicted == row.label for answer, row in zip(small, test, strict=True)]

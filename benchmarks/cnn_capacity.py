@@ -13,11 +13,11 @@ from typing import Any
 from record import data_folder, number, record
 from torch import nn
 
-from braintumor.terminal import TrainingProgress
+from braintumor.cli.output import TrainingProgress
 from braintumor.training import networks
 from braintumor.training.checkpoint import Epoch
+from braintumor.training.config import recipe
 from braintumor.training.networks import CustomCNN, Residual, block
-from braintumor.training.recipe import recipe
 from braintumor.training.train import train
 
 EPOCHS = 6
@@ -87,7 +87,7 @@ def main() -> None:
     numbers: dict[str, dict[str, Any]] = {}
     for name, candidate in CANDIDATES.items():
         networks.CustomCNN = candidate  # type: ignore[misc,assignment]
-        network = networks.build("cnn")
+        network = networks.build_network("cnn")
         with tempfile.TemporaryDirectory() as folder, FirstEpochs() as progress:
             try:
                 train(recipe("reference", "cnn"), data_folder() / "brain-tumor-mri", Path(folder), progress)

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from braintumor import decoder
-from braintumor.confinement import confine
+from braintumor.io import worker
+from braintumor.io.confinement import confine
 
 FORBIDDEN = 1  # EPERM
 SUCCEEDED, FAILED = 0, 1
@@ -84,7 +84,7 @@ def names() -> list[str]:
 
 def attempts(user: int, *, confined: bool = True) -> list[str]:
     """Return the names of the operations that succeed, each in a process of its own, as `attempt`."""
-    decoder.preload()
+    worker.preload()
     return [name for name in names() if attempt(name, user=user, confined=confined)]
 
 

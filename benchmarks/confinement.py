@@ -22,11 +22,11 @@ from PIL import Image
 from pydicom.data import get_testdata_files
 from record import ROOT, number, record, spread
 
-from braintumor.decoder import LARGEST
 from braintumor.errors import BrainTumorError
-from braintumor.read import read_all
-from braintumor.sandbox import Sandbox
-from braintumor.scan import Scan
+from braintumor.io.read import read_all
+from braintumor.io.sandbox import Sandbox
+from braintumor.io.scan import Scan
+from braintumor.io.worker import LARGEST
 
 sys.path.append(str(ROOT))
 

@@ -23,11 +23,13 @@ import numpy as np
 from record import ROOT, data_folder, number, record, spread
 
 from braintumor.classes import CLASSES
-from braintumor.data import alignment, groups, layout, miniatures
+from braintumor.data import layout
+from braintumor.data.duplicates import alignment, groups, thumbnails
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest, read_manifest, write_manifest
-from braintumor.evaluate import charts, leakage, metrics, report
-from braintumor.model import load
+from braintumor.evaluate import leakage, metrics
+from braintumor.evaluate.report import plots, report
+from braintumor.models.session import load_folder
 from braintumor.predictor import Prediction
 
 REPEATS = 5
@@ -35,13 +37,13 @@ CHARTS = ("receiver_operating", "precision_recall", "reliability_diagram")
 
 Parts = dict[str, list[tuple[Any, str]]]
 MANIFEST: Parts = {"hashing": [(layout, "add_hashes")]}
-DUPLICATES: Parts = {"decoding": [(miniatures, "made")], "comparing": [(alignment, "similar_pairs")]}
+DUPLICATES: Parts = {"decoding": [(thumbnails, "made")], "comparing": [(alignment, "similar_pairs")]}
 REPORT: Parts = {
-    "decoding": [(miniatures, "made")],
+    "decoding": [(thumbnails, "made")],
     "comparing": [(groups, "related"), (leakage, "related")],
     "hashing": [(layout, "add_hashes"), (leakage, "at_hand")],
     "resampling": [(metrics, "interval")],
-    "charts": [(charts, name) for name in CHARTS],
+    "charts": [(plots, name) for name in CHARTS],
     "gallery": [(report, "worst_mistakes")],
 }
 
@@ -70,12 +72,12 @@ def listing(data: Path, folder: Path) -> None:
 
 def search(manifest: Manifest, cache: Path) -> None:
     """Find all pairs of images that must not be parted."""
-    alignment.related(miniatures.miniatures(manifest, cache)[0])
+    alignment.related(thumbnails.make_thumbnails(manifest, cache)[0])
 
 
 def reporting(manifest: Manifest, folder: Path) -> Callable[[], None]:
     """Return a function that evaluates the first fold's ResNet18 on answers for all images, and writes the report."""
-    model = load(ROOT / "runs" / "folds" / "resnet-best" / "0")
+    model = load_folder(ROOT / "runs" / "folds" / "resnet-best" / "0")
     answers = list(zip(manifest, drawn_answers(manifest), strict=True))
 
     def run() -> None:

@@ -24,13 +24,13 @@ from pydicom.uid import ImplicitVRLittleEndian
 from record import ROOT, number, record, spread
 
 import braintumor
-from braintumor.decision import REFER
-from braintumor.dicom.read import slices
-from braintumor.dicom.write import encoded, results
+from braintumor.dicom.read import read_dicom
+from braintumor.dicom.results.images import encoded, results
 from braintumor.errors import ImageError
-from braintumor.model import Model
+from braintumor.io.scan import Scan, SliceSelection
+from braintumor.models.policy import REFER
+from braintumor.models.session import Model
 from braintumor.predictor import Prediction, Predictor
-from braintumor.scan import Choice, Scan
 
 sys.path.insert(0, str(ROOT))  # the files of the tests
 from tests.dicom import make
@@ -103,7 +103,7 @@ def write_mutants(model: Model) -> tuple[int, list[str]]:
 
 def slices_of(source: Dataset) -> list[Scan]:
     """Return the slices of a file as they are read."""
-    return list(slices(make.encoded(source), "slice", LARGEST, Choice()))
+    return list(read_dicom(make.encoded(source), "slice", LARGEST, SliceSelection()))
 
 
 def judged(scan: Scan, model: Model) -> list[Prediction]:

@@ -27,12 +27,12 @@ from typing import NamedTuple
 from record import ROOT
 
 from braintumor.errors import ImageError
-from braintumor.model import Model
+from braintumor.models.registry import load
+from braintumor.models.session import Model
 from braintumor.predictor import Predictor
-from braintumor.web.app import create_app
-from braintumor.web.server import Server, configuration
-from braintumor.web.settings import Settings
-from braintumor.zoo import load
+from braintumor.server.app import create_app
+from braintumor.server.run import Server, configuration
+from braintumor.server.settings import Settings
 
 sys.path.insert(0, str(ROOT))  # the files of the tests
 from tests.dicom import make
@@ -419,15 +419,16 @@ def through_inference(made: list[bytes], model: Model) -> Iterator[str]:
     Answers come in batches, so that the time is that since the batch before, for each file in it.
     """
     answered, began = set(), time.perf_counter()
-    for answer in Predictor(model).run((content, f"m{index}") for index, content in enumerate(made)):
-        seconds, began = time.perf_counter() - began, time.perf_counter()
-        name = answer.source if isinstance(answer, ImageError) else answer.image
-        said = answer.reason if isinstance(answer, ImageError) else " ".join(map(str, answer.record().values()))
-        answered.add(name.partition("#")[0])
-        if leaks(said) or (isinstance(answer, ImageError) and not answer.reason):
-            yield f"inference {name}: says {said!r}"
-        if seconds > SLOW_SECONDS:
-            yield f"inference {name}: {seconds:.1f} seconds"
+    with Predictor(model) as predictor:
+        for answer in predictor.run((content, f"m{index}") for index, content in enumerate(made)):
+            seconds, began = time.perf_counter() - began, time.perf_counter()
+            name = answer.source if isinstance(answer, ImageError) else answer.image
+            said = answer.reason if isinstance(answer, ImageError) else " ".join(map(str, answer.record().values()))
+            answered.add(name.partition("#")[0])
+            if leaks(said) or (isinstance(answer, ImageError) and not answer.reason):
+                yield f"inference {name}: says {said!r}"
+            if seconds > SLOW_SECONDS:
+                yield f"inference {name}: {seconds:.1f} seconds"
     yield from (f"inference m{index}: no answer" for index in range(len(made)) if f"m{index}" not in answered)
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from braintumor.classes import CLASSES
 from tests.dicom import make
-from tests.dicom.hospital import Census, Hospital, missing, storm
+from tests.pacs.hospital import Census, Hospital, missing, storm
 
 IMAGES, SIZE, PER_STUDY = 500, 256, 20
 KILLS = 20

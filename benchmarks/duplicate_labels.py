@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from record import data_folder, number, record
 
-from braintumor.data import duplicates
-from braintumor.data.alignment import CANDIDATE, DUPLICATE, detail_similarity, same_slice
-from braintumor.data.duplicates import RELATED, similar_pairs
+from braintumor.data.duplicates import pairs
+from braintumor.data.duplicates.alignment import CANDIDATE, DUPLICATE, detail_similarity, same_slice
+from braintumor.data.duplicates.pairs import RELATED, similar_pairs
+from braintumor.data.duplicates.thumbnails import Thumbnails, make_thumbnail, make_thumbnails
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest
-from braintumor.data.miniatures import Miniatures, miniature, miniatures
 from braintumor.files import cache_folder
-from braintumor.read import read
-from braintumor.scan import Scan
+from braintumor.io.read import read
+from braintumor.io.scan import Scan
 
 LABELS = Path(__file__).parent / "labels" / "duplicates.csv"
 LOWEST = 0.75
@@ -54,7 +54,7 @@ class Labelled:
 def main() -> None:
     """Measure and write `duplicate-labels.json`."""
     manifest = list_images(data_folder() / "brain-tumor-mri").manifest
-    found, _ = miniatures(manifest, cache_folder())
+    found, _ = make_thumbnails(manifest, cache_folder())
     pairs = labelled(manifest, found)
     half = halved(pairs.stratum)
     chosen = best_rule(pairs[half])
@@ -72,7 +72,7 @@ def main() -> None:
     record("duplicate-labels", "python benchmarks/duplicate_labels.py", numbers)
 
 
-def labelled(manifest: Manifest, found: Miniatures) -> Labelled:
+def labelled(manifest: Manifest, found: Thumbnails) -> Labelled:
     """Return the labelled pairs; those less similar than 0.75 get a similarity of 0."""
     with LABELS.open(newline="") as stream:
         lines = list(csv.DictReader(stream))
@@ -129,14 +129,14 @@ def rates(pairs: Labelled, rule: tuple[float, float], prefix: str) -> dict[str, 
     }
 
 
-def made_copies(manifest: Manifest, found: Miniatures) -> dict[str, dict[str, Any]]:
+def made_copies(manifest: Manifest, found: Thumbnails) -> dict[str, dict[str, Any]]:
     """Return the share of copies of random slices, made in each way, that are found to be the same slice."""
     random = np.random.default_rng(0)
     chosen = random.choice(len(manifest), COPIED, replace=False)
     pictures = [np.rint(read(manifest.path(manifest.rows[index])).pixels * 255).astype(np.uint8) for index in chosen]
     numbers = {}
     for name, change in CHANGES.items():
-        copies = Miniatures.stacked([miniature(scan(change(picture, random))) for picture in pictures])
+        copies = Thumbnails.stacked([make_thumbnail(scan(change(picture, random))) for picture in pictures])
         pairs = similar_pairs(found[chosen], copies, CANDIDATE)
         own = pairs[pairs.first == pairs.second]
         share = same_slice(own, found[chosen], copies).sum() / COPIED
@@ -144,12 +144,12 @@ def made_copies(manifest: Manifest, found: Miniatures) -> dict[str, dict[str, An
     return numbers
 
 
-def index_recall(found: Miniatures) -> dict[str, dict[str, Any]]:
+def index_recall(found: Thumbnails) -> dict[str, dict[str, Any]]:
     """Return the share of the pairs of brute force that the index for large sets finds."""
-    exact, limit = similar_pairs(found, threshold=CANDIDATE), duplicates.LARGE
-    duplicates.LARGE = 0
+    exact, limit = similar_pairs(found, threshold=CANDIDATE), pairs.LARGE
+    pairs.LARGE = 0
     near = similar_pairs(found, threshold=CANDIDATE)
-    duplicates.LARGE = limit
+    pairs.LARGE = limit
     hit = np.isin(exact.first * len(found) + exact.second, near.first * len(found) + near.second)
     same = same_slice(exact, found, found)
     kinds = {"candidates": exact.score > CANDIDATE, "related": exact.score > RELATED, "same": same}

@@ -17,7 +17,7 @@ from typing import Any
 from record import RESULTS, ROOT, WEIGHTS, data_folder, number, record
 
 from braintumor.evaluate.compare import compare
-from braintumor.model import ONNX_FILES
+from braintumor.models.session import ONNX_FILES
 
 RUNS = {
     "folds": ("brain-tumor-mri", {"resnet": None, "cnn": None}),
@@ -28,7 +28,7 @@ FOLDS = 5
 
 
 def main() -> None:
-    """Produce `folds.json`, `figshare-folds.json`, and the pooled reports and predictions beside them."""
+    """Produce `cross_validation.json`, `figshare-folds.json`, and the pooled reports and predictions beside them."""
     for name, (source, models) in RUNS.items():
         numbers: dict[str, dict[str, Any]] = {}
         for model, epochs in models.items():

@@ -13,8 +13,8 @@ from sklearn.datasets import load_sample_image
 
 from braintumor.classes import CLASSES
 from braintumor.data.phantom import phantom
+from braintumor.io.scan import Scan
 from braintumor.overlay import font
-from braintumor.scan import Scan
 
 NUMBER: Final = 100
 SIDE: Final = 256

@@ -31,12 +31,12 @@ from operations import matmul_rates, step_operations
 from peer_training import TARGET, History, Reached, UntilReached
 from record import ROOT, WEIGHTS, data_folder, number, record, spread
 
+from braintumor.cli.output import TrainingProgress
 from braintumor.files import cache_folder
-from braintumor.terminal import TrainingProgress
-from braintumor.training.hardware import Processes, compute_dtype
-from braintumor.training.loader import decoded, prepare
-from braintumor.training.networks import build, freeze
-from braintumor.training.recipe import TrainConfig, recipe
+from braintumor.training.config import TrainConfig, recipe
+from braintumor.training.data import decoded, prepare
+from braintumor.training.distributed import Processes, compute_dtype
+from braintumor.training.networks import build_network, freeze
 from braintumor.training.train import assemble, one_epoch, train
 
 BATCH, EPOCHS, BUDGET_S, MATRIX = 256, 5, 55, 8192
@@ -75,7 +75,7 @@ def step_rates(config: TrainConfig, data: Path) -> list[float]:
     manifest, _ = prepare(data, cache, fraction=config.validation_fraction, seed=config.seed, skip_unreadable=False)
     images = decoded(manifest.part("train"), config.source_size, cache, print).on(device)
     validation = decoded(manifest.part("val"), config.size, cache, print).on(device)
-    network = build(config.model).to(device)
+    network = build_network(config.model).to(device)
     freeze(network, config.frozen)
     with TrainingProgress() as progress:
         dtype = compute_dtype(device)

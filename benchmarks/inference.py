@@ -40,18 +40,18 @@ from safetensors.torch import load_file
 from training_efficiency import pss_mib
 
 from braintumor.classes import CLASSES
-from braintumor.data.groups import group_numbers
+from braintumor.data.duplicates.groups import group_numbers
+from braintumor.data.duplicates.thumbnails import make_thumbnails
 from braintumor.data.layout import IMAGE_SUFFIXES, list_images
 from braintumor.data.manifest import Manifest
-from braintumor.data.miniatures import miniatures
 from braintumor.errors import ModelError
-from braintumor.evaluate.intervals import accuracy, accuracy_difference
 from braintumor.files import cache_folder
-from braintumor.model import Model, load, open_session, usable_cores
+from braintumor.intervals import accuracy, accuracy_difference
+from braintumor.io.read import read
+from braintumor.models.session import Model, load_folder, open_session, usable_cores
 from braintumor.predictor import BATCH, predict
-from braintumor.read import read
-from braintumor.training.networks import Network, build
-from braintumor.training.quantize import compare, quantize
+from braintumor.training.networks import Network, build_network
+from braintumor.training.quantization import compare_precisions, quantize
 
 MODEL = Path("runs/resnet-fast")
 PAIRS, BATCHES = 7, 8
@@ -66,7 +66,7 @@ def main() -> None:
     """Produce `inference.json`."""
     data = data_folder() / "brain-tumor-mri"
     folder = trained_model()
-    models = {"float32": load(folder), "int8": with_integers(folder, data)}
+    models = {"float32": load_folder(folder), "int8": with_integers(folder, data)}
     test = list_images(data, parts=("test",)).manifest
     inputs = np.stack([models["float32"].card.preprocess(read(test.path(row))) for row in islice(test, 0, None, 20)])
     network = eager(folder, models["float32"].card.architecture)
@@ -91,16 +91,16 @@ def trained_model() -> Path:
 def with_integers(folder: Path, data: Path) -> Model:
     """Return the model's 8-bit variant, made first where it is missing."""
     try:
-        return load(folder, precision="int8")
+        return load_folder(folder, precision="int8")
     except ModelError:
         quantize(folder, data)
-        return load(folder, precision="int8")
+        return load_folder(folder, precision="int8")
 
 
 def eager(folder: Path, architecture: str) -> Network:
-    """Return the network in PyTorch, in channels_last as `build` makes it, with the model's weights."""
+    """Return the network in PyTorch, in channels_last as `build_network` makes it, with the model's weights."""
     torch.set_num_threads(usable_cores())
-    network = build(architecture)
+    network = build_network(architecture)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     return network.eval()
 
@@ -145,11 +145,11 @@ def agreement(models: dict[str, Model], test: Manifest) -> Numbers:
     """Return the accuracies on the test images, what int8 loses, and how far its class maps correlate."""
     labels = [row.label for row in test]
     answers = {precision: predict([test.path(row) for row in test], model) for precision, model in models.items()}
-    groups = group_numbers(test, miniatures(test, cache_folder())[0])
+    groups = group_numbers(test, make_thumbnails(test, cache_folder())[0])
     right = {
         precision: np.array([answer.predicted for answer in given]) == labels for precision, given in answers.items()
     }
-    _, parity = compare(answers["float32"], answers["int8"], labels)
+    _, parity = compare_precisions(answers["float32"], answers["int8"], labels)
     loss = accuracy_difference(right["float32"], right["int8"], groups)
     found = {f"{precision}.accuracy": accuracy(hits, groups) for precision, hits in right.items()}
     numbers = {

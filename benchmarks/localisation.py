@@ -25,12 +25,12 @@ import torch
 from folds import evaluated
 from record import RESULTS, ROOT, WEIGHTS, data_folder, number, record
 
-from braintumor.evaluate.intervals import mean
-from braintumor.model import OUTPUTS, open_session, usable_cores
+from braintumor.intervals import mean
+from braintumor.models.session import OUTPUTS, open_session, usable_cores
+from braintumor.training.config import TrainConfig, recipe
+from braintumor.training.cross_validation import FOLDS, folds
 from braintumor.training.export import export, gate_of
-from braintumor.training.folds import FOLDS, folds
-from braintumor.training.networks import build
-from braintumor.training.recipe import TrainConfig, recipe
+from braintumor.training.networks import build_network
 
 UNGUIDED: dict[str, Any] = {"attention": False, "guidance": 0.0}
 VARIANTS: dict[str, dict[str, Any]] = {"plain": {"map_stride": 0, **UNGUIDED}, "finer": UNGUIDED, "guided": {}}
@@ -67,7 +67,7 @@ def time_ratios() -> Numbers:
         sessions = []
         for name, changes in VARIANTS.items():
             settings, file = config(changes), Path(place) / f"{name}.onnx"
-            network = build("resnet", map_stride=settings.map_stride, attention=settings.attention).eval()
+            network = build_network("resnet", map_stride=settings.map_stride, attention=settings.attention).eval()
             export(network, gate_of(network, [torch.from_numpy(batch)]), 224, file)
             sessions.append(open_session(file, usable_cores()))
         times = []

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from braintumor.training.networks import Network, build, freeze, train_mode
-from braintumor.training.recipe import TrainConfig
+from braintumor.training.config import TrainConfig
+from braintumor.training.networks import Network, build_network, freeze, train_mode
 
 REPEATS = 20
 
@@ -17,7 +17,7 @@ def step_operations(config: TrainConfig, size: int) -> float:
 
     Convolutions and matrix products, forward and backward, nothing backward where frozen.
     """
-    network: Network = build(config.model)
+    network: Network = build_network(config.model)
     freeze(network, config.frozen)
     train_mode(network, config.frozen)
     batch, labels = torch.rand(2, 1, size, size), torch.zeros(2, dtype=torch.int64)  # batch norm needs two

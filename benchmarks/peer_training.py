@@ -36,15 +36,15 @@ from peers.training import Script, Workers
 from record import ROOT, WEIGHTS, data_folder, number, record, spread
 from training_efficiency import short_run
 
+from braintumor.cli.output import TrainingProgress
 from braintumor.data.manifest import Manifest
 from braintumor.files import cache_folder, write_text
-from braintumor.terminal import TrainingProgress
-from braintumor.training import weights
+from braintumor.training import pretrained
 from braintumor.training.checkpoint import Epoch, read_tensors, under, write_tensors
-from braintumor.training.loader import decoded, prepare
-from braintumor.training.networks import build
-from braintumor.training.recipe import TrainConfig, recipe
-from braintumor.training.train import one_epoch, train, unfold
+from braintumor.training.config import TrainConfig, recipe
+from braintumor.training.data import decoded, prepare
+from braintumor.training.networks import build_network
+from braintumor.training.train import measure_folded_norms, one_epoch, train
 
 TARGET, MOST_EPOCHS, STEPS, PAIRS = 0.964, 12, 25, 3
 CONFIGURATIONS = {workers.name: workers for workers in (Workers(0, 2), Workers(1, 1), Workers(2, 1))}
@@ -110,10 +110,10 @@ def export_start(config: TrainConfig, manifest: Manifest, file: Path) -> None:
     """Write the network that our run starts from under torchvision's names, every folded batch norm unfolded."""
     config = replace(config, frozen=())
     torch.manual_seed(config.seed)
-    network = build(config.model, dropout=config.dropout)
-    weights.start(network, config.model, config.weights, allow_partial=config.allow_partial_weights)
+    network = build_network(config.model, dropout=config.dropout)
+    pretrained.start(network, config.model, config.weights, allow_partial=config.allow_partial_weights)
     images = decoded(manifest.part("train"), config.source_size, cache_folder(), print)
-    unfold(config, network, images, torch.device("cpu"))
+    measure_folded_norms(config, network, images, torch.device("cpu"))
     named = {
         name.replace("head.", "fc.").removeprefix("backbone."): value for name, value in network.state_dict().items()
     }

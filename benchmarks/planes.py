@@ -21,9 +21,9 @@ from record import data_folder, number, record
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from braintumor.data.groups import public_set
+from braintumor.data.duplicates.groups import public_set
+from braintumor.data.duplicates.thumbnails import make_thumbnails
 from braintumor.data.layout import list_images
-from braintumor.data.miniatures import miniatures
 from braintumor.data.reference import read_reference
 from braintumor.evaluate import metrics, planes
 from braintumor.evaluate.planes import PLANES, SIDE
@@ -74,7 +74,7 @@ def pictures(data: Path) -> tuple[list[str], Floats, list[str]]:
     """Return all N images of both sets by name, with their (N, 32, 32) miniatures and the groups that are shipped."""
     four, reference = list_images(data / "brain-tumor-mri").manifest, read_reference(data / "figshare").manifest
     names = [f"brain-tumor-mri/{row.image}" for row in four] + [f"{REFERENCE}/{row.image}" for row in reference]
-    heads = np.concatenate([miniatures(each, cache_folder())[0].head for each in (four, reference)])
+    heads = np.concatenate([make_thumbnails(each, cache_folder())[0].head for each in (four, reference)])
     shipped = {image: known.row for image, known in public_set().items()}
     of_patient = {row.patient: row.group for row in shipped.values() if row.patient}
     groups = [shipped[Path(row.image).name].group for row in four]

@@ -15,11 +15,11 @@ import numpy as np
 from record import ROOT, data_folder, number, record
 
 from braintumor.classes import CLASSES
-from braintumor.data.alignment import related
-from braintumor.data.groups import GroupRow, group_numbers, group_rows, picture_codes, write_groups
+from braintumor.data.duplicates.alignment import related
+from braintumor.data.duplicates.groups import GroupRow, group_numbers, group_rows, picture_codes, write_groups
+from braintumor.data.duplicates.thumbnails import Thumbnails, make_thumbnails
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import Manifest
-from braintumor.data.miniatures import Miniatures, miniatures
 from braintumor.data.reference import Match, Reference, match, patients, read_reference
 from braintumor.data.split import Integers, fold_numbers
 from braintumor.files import cache_folder, replacing
@@ -31,7 +31,7 @@ def main() -> None:
     """Write the tables and produce `public-groups.json`."""
     data = data_folder()
     manifest, reference = list_images(data / "brain-tumor-mri").manifest, read_reference(data / "figshare")
-    found, theirs = (miniatures(each, cache_folder())[0] for each in (manifest, reference.manifest))
+    found, theirs = (make_thumbnails(each, cache_folder())[0] for each in (manifest, reference.manifest))
     matches = match(found, reference, theirs)
     groups = group_numbers(manifest, found, related(found)[0], patients(matches), use_shipped=False)
     folds = fold_numbers(groups, labels(manifest))
@@ -59,7 +59,7 @@ def write_table(name: str, columns: tuple[str, ...], rows: list[GroupRow], folds
         csv.writer(stream, lineterminator="\n").writerows([columns, *lines])
 
 
-def figshare_folds(reference: Reference, theirs: Miniatures, matches: list[Match | None], folds: Integers) -> Integers:
+def figshare_folds(reference: Reference, theirs: Thumbnails, matches: list[Match | None], folds: Integers) -> Integers:
     """Return the fold (M,) of each reference slice: that of its patient in the four-class set where it is there."""
     manifest = reference.manifest
     groups = group_numbers(manifest, theirs, related(theirs)[0], use_shipped=False)

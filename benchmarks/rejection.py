@@ -27,12 +27,12 @@ from safetensors.torch import load_file
 
 from braintumor.data.manifest import Manifest, read_manifest
 from braintumor.evaluate.metrics import areas_under_curves
-from braintumor.evaluate.reject import fit_gate
-from braintumor.model import Model, load
+from braintumor.io.read import read
+from braintumor.io.scan import Scan
+from braintumor.models.ood import fit_ood_scorer
+from braintumor.models.session import Model, load_folder
 from braintumor.predictor import Predictor
-from braintumor.read import read
-from braintumor.scan import Scan
-from braintumor.training.networks import build, stages_of
+from braintumor.training.networks import build_network, stages_of
 
 FOLDS: Final = 5
 EVERY: Final = 8  # of the test slices of a fold, one is turned, halved and inverted
@@ -61,7 +61,7 @@ def judged(folders: Sequence[Path]) -> Numbers:
     found: dict[str, list[Floats]] = {}
     origin: dict[str, list[Integers]] = {}
     for fold, folder in enumerate(folders):
-        model, test = load(folder), test_part(folder)
+        model, test = load_folder(folder), test_part(folder)
         members = np.array(test.group_numbers(), np.int64) + fold * 100_000
         real.append(scores([read(test.path(row)) for row in test], model))
         groups.append(members)
@@ -143,9 +143,11 @@ def passed(positive: NDArray[np.bool_], values: Floats, weights: Floats) -> Floa
 @torch.no_grad()
 def compared(folder: Path) -> Numbers:
     """Return the auroc of published scores for every set, on one fold."""
-    model, test = load(folder), test_part(folder)
+    model, test = load_folder(folder), test_part(folder)
     settings = model.card.train
-    network = build(model.card.architecture, map_stride=settings["map_stride"], attention=settings["attention"]).eval()
+    network = build_network(
+        model.card.architecture, map_stride=settings["map_stride"], attention=settings["attention"]
+    ).eval()
     network.load_state_dict(load_file(folder / "weights.safetensors"))
 
     def described(scans: Sequence[Scan]) -> dict[str, Floats]:
@@ -200,7 +202,7 @@ def published(usual: dict[str, Floats], head: torch.nn.Module) -> dict[str, Call
     scale = usual["logits"].max(axis=1).mean() / residual.mean()
 
     def mahalanobis(name: str) -> Callable[[dict[str, Floats]], Floats]:
-        gate = fit_gate(usual[name])
+        gate = fit_ood_scorer(usual[name])
         return lambda found: (((found[name] - gate.centre) @ gate.whitening) ** 2).mean(axis=1)
 
     return {

@@ -21,13 +21,13 @@ from operations import matmul_rates, step_operations
 from record import ROOT, WEIGHTS, data_folder, number, record, spread
 from torch.nn import functional
 
+from braintumor.cli.output import TrainingProgress
 from braintumor.data.manifest import Manifest
 from braintumor.files import cache_folder
-from braintumor.terminal import TrainingProgress
-from braintumor.training.hardware import Processes, compute_dtype
-from braintumor.training.loader import Images, decoded, prepare
-from braintumor.training.networks import build, freeze, train_mode
-from braintumor.training.recipe import TrainConfig, recipe
+from braintumor.training.config import TrainConfig, recipe
+from braintumor.training.data import Images, decoded, prepare
+from braintumor.training.distributed import Processes, compute_dtype
+from braintumor.training.networks import build_network, freeze, train_mode
 from braintumor.training.train import Run, assemble, one_epoch, train
 
 MODELS = ("resnet", "cnn")
@@ -74,7 +74,7 @@ def short_run(config: TrainConfig, manifest: Manifest, steps: int, progress: Tra
     images = Images(np.array(whole.grey[chosen]), whole.labels[torch.from_numpy(chosen)])
     validation = Images(images.grey[:2, : config.size, : config.size], images.labels[:2])
     device = torch.device("cpu")
-    network = build(config.model)
+    network = build_network(config.model)
     freeze(network, config.frozen)
     return assemble(config, network, images, validation, progress, compute_dtype(device), device, Processes())
 

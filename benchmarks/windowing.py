@@ -14,8 +14,8 @@ import numpy as np
 from record import data_folder, number, record
 
 import braintumor
+from braintumor.io.scan import Scan
 from braintumor.predictor import Predictor
-from braintumor.scan import Scan
 
 PAIRS = ((0.0, 100.0), (0.1, 99.9), (0.5, 99.5), (1.0, 99.0))
 SLICES = 500

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from braintumor.cli import main
+from braintumor.cli.main import main
 
 PAGE = Path(__file__).parent / "reference" / "cli.md"
 WIDTH = "110"

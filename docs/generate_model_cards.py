@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from braintumor.evaluate.model_card import model_card
-from braintumor.model import Card
-from braintumor.zoo import BUNDLED, DEFAULT
+from braintumor.evaluate.report.model_card import model_card
+from braintumor.models.registry import BUNDLED, DEFAULT
+from braintumor.models.session import Card
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"cnn-best": "Custom CNN, recipe `best`", "resnet-best": "ResNet18, recipe `best`"}

@@ -3,6 +3,7 @@
 import http.server
 import os
 import shutil
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +17,17 @@ import pytest
 from PIL import Image, ImageOps
 
 from braintumor.data.phantom import write_phantoms
-from braintumor.model import Card, Model, load
-from braintumor.preprocess import Preprocess
-from braintumor.read import read
-from braintumor.sandbox import Sandbox
+from braintumor.io.read import read
+from braintumor.io.sandbox import Sandbox
+from braintumor.models.preprocess import Preprocess
+from braintumor.models.registry import load as load_by_name
+from braintumor.models.session import Card, Model, load_folder
 
 if TYPE_CHECKING:
     from braintumor.training.networks import Network
 
 SIZE = 64
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from tests.dicom import make`
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -91,10 +94,10 @@ def network() -> "Network":
     The batch norm of its head has rising and falling units.
     """
     torch = pytest.importorskip("torch")
-    from braintumor.training.networks import build
+    from braintumor.training.networks import build_network
 
     torch.manual_seed(0)
-    network = build("cnn").eval()
+    network = build_network("cnn").eval()
     norm = network.head[1]
     with torch.no_grad():
         norm.running_mean.normal_()
@@ -117,7 +120,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, network: "Network", s
     (folder / "card.json").write_text(card.to_json())
     images = np.stack([card.preprocess(read(file)) for file in slices])
     export(network, gate_of(network, [torch.from_numpy(images)]), SIZE, folder / "model.onnx")
-    scale = float(load(folder)(images)[1].max())
+    scale = float(load_folder(folder)(images)[1].max())
     (folder / "card.json").write_text(Card(**fields, preprocess=Preprocess(SIZE), class_map_scale=scale).to_json())
     return folder
 
@@ -125,7 +128,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, network: "Network", s
 @pytest.fixture
 def model(model_folder: Path) -> Model:
     """Return the small model."""
-    return load(model_folder)
+    return load_folder(model_folder)
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Model:
+    """Return the model that comes with the package."""
+    return load_by_name("cnn")
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +148,7 @@ def decoders() -> Iterator[Sandbox]:
 @pytest.fixture
 def shared_decoders(decoders: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `predict` and the commands use the shared decoders instead of starting their own."""
-    for module in ("predictor", "sandbox", "dicom.watch"):
+    for module in ("predictor", "io.sandbox", "pacs.watch"):
         monkeypatch.setattr(f"braintumor.{module}.Sandbox", lambda children=2: decoders)
 
 
@@ -203,16 +212,16 @@ def decoders_of_services(decoders: Sandbox) -> Iterator[None]:
     """Let services in this process use the shared decoders."""
     pytest.importorskip("uvicorn", reason="the service needs the extra serve")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("braintumor.web.desk.Sandbox", lambda children=2: decoders)
+        patch.setattr("braintumor.server.workers.Sandbox", lambda children=2: decoders)
         yield
 
 
 @pytest.fixture(scope="session")
 def served(decoders_of_services: None) -> Callable[..., AbstractContextManager[tuple[str, int]]]:
     """Return a function that serves models in a thread while its block lasts, and yields host and port."""
-    from braintumor.web.app import create_app
-    from braintumor.web.server import Server, configuration
-    from braintumor.web.settings import Settings
+    from braintumor.server.app import create_app
+    from braintumor.server.run import Server, configuration
+    from braintumor.server.settings import Settings
 
     @contextmanager
     def start(models: Sequence[Model], **settings: Any) -> Iterator[tuple[str, int]]:

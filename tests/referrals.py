@@ -3,7 +3,7 @@
 from typing import Final
 
 from braintumor.errors import ReferralReason
-from braintumor.referral import QualityDefect, Referral
+from braintumor.models.referral import QualityDefect, Referral
 
 NOT_BRAIN_MRI: Final = Referral(ReferralReason.NOT_BRAIN_MRI)
 OUT_OF_DISTRIBUTION: Final = Referral(ReferralReason.OUT_OF_DISTRIBUTION)

@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from braintumor.training.networks import build, multiply_adds
-from braintumor.training.recipe import recipe
+from braintumor.training.config import recipe
+from braintumor.training.networks import build_network, multiply_adds
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -130,7 +130,7 @@ def test_an_interrupted_peer_goes_on_where_it_was(peer: ModuleType, tmp_path: Pa
 
 def test_the_operations_of_a_step_are_those_of_the_layers_that_are_computed(gpu: ModuleType) -> None:
     config = recipe("reference", "resnet")
-    forward = 2 * multiply_adds(build("resnet"), 64)
+    forward = 2 * multiply_adds(build_network("resnet"), 64)
     everything, late = (gpu.step_operations(replace(config, frozen=frozen), 64) for frozen in ((), config.frozen))
     stem = 2 * 64 * 32 * 32 * 3 * 7 * 7  # no gradient by the image
     assert everything == pytest.approx(3 * forward - stem)

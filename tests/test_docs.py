@@ -14,16 +14,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import braintumor
-from braintumor.data.audit import Audit
-from braintumor.data.groups import GroupRow
+from braintumor.data.audit import AuditResult
+from braintumor.data.duplicates.groups import GroupRow
 from braintumor.data.manifest import Row
 from braintumor.data.phantom import write_phantoms
-from braintumor.evaluate.compare import Comparison, Difference, McNemar, Side
-from braintumor.model import Card
+from braintumor.evaluate.compare import ComparedModel, Comparison, Difference, McNemar
+from braintumor.models.preprocess import Preprocess
+from braintumor.models.session import Card
 from braintumor.predictor import COLUMNS
-from braintumor.preprocess import Preprocess
 
 ROOT = Path(__file__).parent.parent
+SOURCE = Path(braintumor.__file__).parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 REFERENCE = ROOT / "docs" / "reference" / "cli.md"
 REPORTS = sorted((ROOT / "benchmarks" / "results").glob("folds-*.report.json"))
@@ -103,10 +104,10 @@ def test_every_option_shown_exists(page: Path) -> None:
             assert option.replace("_", "-") in known, f"{command} has no option {option}"
 
 
-@pytest.mark.parametrize("record", [Audit, Card, Comparison, Difference, GroupRow, McNemar, Row, Side])
+@pytest.mark.parametrize("record", [AuditResult, Card, ComparedModel, Comparison, Difference, GroupRow, McNemar, Row])
 def test_every_field_of_a_published_file_is_documented(record: type) -> None:
     fields = {field.name for field in dataclasses.fields(record)}
-    not_written = {"rows"} if record is Audit else set()
+    not_written = {"rows"} if record is AuditResult else set()
     assert fields - not_written <= documented("files")
 
 
@@ -118,6 +119,17 @@ def test_every_column_and_every_part_of_a_report_is_documented() -> None:
 
 def test_every_public_name_is_documented() -> None:
     assert set(braintumor.__all__) <= documented("python")
+
+
+def test_the_architecture_page_names_every_module_in_its_package() -> None:
+    page = (ROOT / "docs" / "development" / "architecture.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| `?([a-z.]+)`? \|(.+)$", page.partition("## Packages")[2].partition("\n## ")[0], re.MULTILINE
+    )
+    named = {f"{package}.{name}" for package, row in rows for name in re.findall(r"`([a-z_0-9]+)`", row)}
+    files = [file.relative_to(SOURCE) for file in SOURCE.rglob("*.py") if not file.name.startswith("__")]
+    modules = {f"{'.'.join(file.parts[:-1]) or 'top'}.{file.stem}" for file in files}
+    assert modules == named
 
 
 def documented(page: str) -> set[str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from braintumor.cli import main
-from braintumor.data.groups import read_groups
+from braintumor.cli.main import main
+from braintumor.cli.output import Bar
+from braintumor.data.duplicates.groups import read_groups
 from braintumor.data.manifest import Manifest, Row, read_manifest, write_manifest
-from braintumor.evaluate.pages import shown, write_csv
-from braintumor.terminal import Bar
+from braintumor.evaluate.report.html import visible_value, write_csv
 from braintumor.text import from_cell
 from tests.dicom import make
 
@@ -200,4 +200,4 @@ def test_tables_of_reports_hold_no_formula(tmp_path: Path) -> None:
 
 
 def test_pages_show_the_characters_of_names() -> None:
-    assert shown("d\u202egnp") == r"d\u202egnp"
+    assert visible_value("d\u202egnp") == r"d\u202egnp"

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from braintumor.overlay import MARGIN, SIDE, TOP, colour, enlarge, figure, has_evidence, overlay, png, shown
-from braintumor.preprocess import pad_to_square
+from braintumor.models.preprocess import pad_to_square
+from braintumor.overlay import MARGIN, SIDE, TOP, colour, enlarge, figure, has_evidence, overlay, png, scaled_map
 
 GREY = np.full((112, 112), 0.4, np.float32)
 
@@ -20,7 +20,7 @@ def even(value: float) -> NDArray[np.float32]:
 
 def test_a_map_is_divided_by_the_scale_and_cut_at_1() -> None:
     values = np.array([[0, 0.5], [1, 4]], np.float32)
-    np.testing.assert_array_equal(shown(values, 2.0), [[0, 0.25], [0.5, 1]])
+    np.testing.assert_array_equal(scaled_map(values, 2.0), [[0, 0.25], [0.5, 1]])
 
 
 def test_half_the_scale_looks_the_same_whatever_else_the_map_holds() -> None:

@@ -14,7 +14,9 @@ import pytest
 
 from braintumor.classes import CLASSES
 from braintumor.errors import ImageError, Refusal
-from braintumor.model import Model
+from braintumor.io.read import UNKNOWN_FORMAT, read, read_all
+from braintumor.io.scan import Scan, SlicePosition, SliceSelection
+from braintumor.models.session import Model
 from braintumor.predictor import (
     BATCH,
     BATCHES_AHEAD,
@@ -24,8 +26,6 @@ from braintumor.predictor import (
     predict,
     predict_all,
 )
-from braintumor.read import UNKNOWN_FORMAT, read, read_all
-from braintumor.scan import Choice, Place, Scan
 from tests.volume_files import brain
 
 
@@ -186,9 +186,9 @@ def test_the_slices_of_volumes_are_answered_like_the_slices_alone(tmp_path: Path
         for own, other in zip(expected, found, strict=True):
             assert_same(other, own)
             assert (other.place, other.notes) == (own.place, own.notes)
-    some = predict([volume], model, Choice("axial", ((3, 4), (12, 20))))
+    some = predict([volume], model, SliceSelection("axial", ((3, 4), (12, 20))))
     assert [answer.place and answer.place.number for answer in some] == [3, 4, 12]
-    assert isinstance(some[0].place, Place)
+    assert isinstance(some[0].place, SlicePosition)
     record = some[0].record()
     assert (record["volume"], record["slice"], record["notes"]) == (str(volume), 3, list(some[0].notes))
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from braintumor.classes import CLASSES
-from braintumor.decision import Policy
-from braintumor.defects import defects
 from braintumor.errors import ReferralReason
-from braintumor.model import Model
+from braintumor.io.scan import Scan, SlicePosition
+from braintumor.models.image_quality import defects
+from braintumor.models.policy import Policy
+from braintumor.models.referral import Referral
+from braintumor.models.session import Model
 from braintumor.predictor import Prediction, predict
-from braintumor.referral import Referral
-from braintumor.scan import Place, Scan
-from braintumor.volumes import Evidence, Summary, Tally, in_order, numbered, summarise
+from braintumor.volumes import Evidence, VolumeSummary, VolumeSummaryBuilder, in_order, numbered, summarize_volumes
 from tests import referrals
 from tests.referrals import uncertain
 from tests.volume_files import brain
@@ -40,13 +40,13 @@ def said(
     shares[CLASSES.index(predicted)] = probability
     maps = np.zeros((4, 2, 2), np.float32)
     maps[CLASSES.index(predicted), 1, 0] = strength
-    place = None if volume is None else Place(volume, number, position)
+    place = None if volume is None else SlicePosition(volume, number, position)
     decision = "refer" if reasons else predicted
     return Prediction(f"x#{number}", shares, predicted, decision, reasons, maps, "tiny", 1.0, (), notes, place)
 
 
-def one(*predictions: Prediction, scale: float = 1.0) -> Summary:
-    (summary,) = summarise(predictions, scale)
+def one(*predictions: Prediction, scale: float = 1.0) -> VolumeSummary:
+    (summary,) = summarize_volumes(predictions, scale)
     return summary
 
 
@@ -193,9 +193,12 @@ def test_volumes_come_in_order_and_single_images_are_left_out() -> None:
         said(1, "no_tumor", volume="a"),
         said(2, "pituitary", volume="b"),
     ]
-    assert [(summary.volume, summary.slices) for summary in summarise(iter(predictions), 1.0)] == [("b", 2), ("a", 1)]
-    assert summarise([], 1.0) == []
-    assert summarise([said(1, "glioma", volume=None)], 1.0) == []
+    assert [(summary.volume, summary.slices) for summary in summarize_volumes(iter(predictions), 1.0)] == [
+        ("b", 2),
+        ("a", 1),
+    ]
+    assert summarize_volumes([], 1.0) == []
+    assert summarize_volumes([said(1, "glioma", volume=None)], 1.0) == []
 
 
 def test_no_line_says_what_the_volume_or_the_patient_has() -> None:
@@ -220,11 +223,11 @@ def test_the_record_is_json_and_complete() -> None:
 
 
 def test_a_tally_keeps_no_class_maps() -> None:
-    tally = Tally(1.0)
+    tally = VolumeSummaryBuilder(1.0)
     for prediction in WHOLE:
         tally.add(prediction)
     assert "array" not in repr(vars(tally))
-    assert tally.summaries() == summarise(WHOLE, 1.0)
+    assert tally.summaries() == summarize_volumes(WHOLE, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +273,7 @@ def test_order_and_strongest_evidence_follow_the_rules_that_the_viewer_shares(ca
         )
         for slice_ in case["slices"]
     ]
-    outcomes = Tally(1.0)
+    outcomes = VolumeSummaryBuilder(1.0)
     for prediction in predictions:
         outcomes.add(prediction)
     ((_, answers),) = outcomes._said.items()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from braintumor.child import import_folders
+from braintumor.io.child import import_folders
 from tests.volume_files import brain
 
 LOADED = "import sys; from braintumor import decoder; decoder.preload(); print(*sys.modules)"
@@ -47,7 +47,7 @@ def command(tmp_path: Path) -> list[str]:
     """Return how the installed command is started: a script in a folder of its own."""
     script = tmp_path / "bin" / "braintumor"
     script.parent.mkdir()
-    script.write_text("import sys\nfrom braintumor.cli import script\nscript()\n")
+    script.write_text("import sys\nfrom braintumor.cli.main import script\nscript()\n")
     return [sys.executable, str(script)]
 
 

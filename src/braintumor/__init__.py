@@ -8,11 +8,11 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != os.path
     del sys.path[0]
 
 from braintumor.errors import BrainTumorError, Refusal
-from braintumor.model import Model
+from braintumor.io.read import read
+from braintumor.io.scan import Scan
+from braintumor.models.registry import load
+from braintumor.models.session import Model
 from braintumor.predictor import Prediction, Unreadable, predict
-from braintumor.read import read
-from braintumor.scan import Scan
-from braintumor.zoo import load
 
 __version__ = "0.1.0"
 

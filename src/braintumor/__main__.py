@@ -1,6 +1,6 @@
 """`python -m braintumor`: the command line."""
 
-from braintumor.cli import script
+from braintumor.cli.main import script
 
 if __name__ == "__main__":
     script()

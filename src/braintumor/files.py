@@ -1,12 +1,18 @@
 """How files are written: aside first, so that a reader never sees half of one; how they are hashed; the cache."""
 
 import hashlib
+import lzma
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
-from braintumor.errors import StorageError
+from braintumor.errors import DECODE_ERRORS, StorageError
+
+ZIP_ERRORS: Final = (*DECODE_ERRORS, RuntimeError, lzma.LZMAError, zipfile.BadZipFile)  # encrypted: RuntimeError
+"""What `zipfile` raises on damaged archives."""
 
 
 @contextmanager

@@ -16,7 +16,7 @@ SIDE, MARGIN, TOP, BAR = 448, 24, 56, 16  # of the figure, in pixels
 PAPER, INK, FAINT_INK = (18, 20, 24), (240, 240, 240), (190, 194, 200)
 
 
-def shown(class_map: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+def scaled_map(class_map: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     """Return a class map (h, w) on the fixed scale: min(map / scale, 1)."""
     strength: NDArray[np.float32] = np.minimum(class_map / np.float32(scale), np.float32(1))
     return strength
@@ -32,10 +32,10 @@ def overlay(pixels: NDArray[np.float32], class_map: NDArray[np.float32], scale: 
 
     The map covers the slice's centred square, as `Preprocess` pads it. It is enlarged bilinearly and never stretched.
     """
-    return blend(pixels, enlarge(shown(class_map, scale), pixels.shape))
+    return _blend(pixels, enlarge(scaled_map(class_map, scale), pixels.shape))
 
 
-def blend(pixels: NDArray[np.float32], strength: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _blend(pixels: NDArray[np.float32], strength: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return grey values (H, W) with colour over them, by the strength (H, W) in [0, 1]: (H, W, 3) uint8."""
     opacity = OPACITY * np.clip((strength - EVIDENCE) / (1 - EVIDENCE), 0, 1)[:, :, None] ** 0.5
     mixed = 255 * pixels[:, :, None] * (1 - opacity) + colour(strength) * opacity
@@ -86,14 +86,14 @@ def figure(
     for x, text in ((left, answer), (right, f"{state}: {title}")):
         draw.text((x, TOP / 2), text, INK, font(20), anchor="lm")
     grey = np.rint(np.repeat(pixels[:, :, None], 3, axis=2) * 255).astype(np.uint8)
-    page.paste(fitted(grey), (left, TOP))
-    page.paste(fitted(overlay(pixels, class_map, scale)), (right, TOP))
-    legend(page, draw, right, TOP + SIDE + MARGIN // 2)
+    page.paste(_fitted(grey), (left, TOP))
+    page.paste(_fitted(overlay(pixels, class_map, scale)), (right, TOP))
+    _legend(page, draw, right, TOP + SIDE + MARGIN // 2)
     draw.text((left, page.height - MARGIN), f"{model}. {DISCLAIMER}", FAINT_INK, font(14), anchor="lm")
     return page
 
 
-def fitted(rgb: NDArray[np.uint8]) -> Image.Image:
+def _fitted(rgb: NDArray[np.uint8]) -> Image.Image:
     """Return an image (H, W, 3) inside a black square of `SIDE` pixels, its proportions kept."""
     square = Image.new("RGB", (SIDE, SIDE))
     factor = SIDE / max(rgb.shape[:2])
@@ -103,10 +103,10 @@ def fitted(rgb: NDArray[np.uint8]) -> Image.Image:
     return square
 
 
-def legend(page: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+def _legend(page: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
     """Draw what the colours stand for on the fixed scale, as they look on a slice of middle grey."""
     strength = np.linspace(0, 1, SIDE, dtype=np.float32)[None].repeat(BAR, axis=0)
-    page.paste(Image.fromarray(blend(np.full_like(strength, 0.35), strength)), (left, top))
+    page.paste(Image.fromarray(_blend(np.full_like(strength, 0.35), strength)), (left, top))
     marks = ((0.0, "none", "ls"), (0.5, "half", "ms"), (1.0, "full scale or above", "rs"))
     for share, text, anchor in marks:
         draw.text((left + share * SIDE, top + BAR + 18), text, FAINT_INK, font(14), anchor=anchor)

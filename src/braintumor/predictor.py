@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
-from braintumor.decision import REFER
-from braintumor.defects import defects
 from braintumor.errors import ImageError, Refusal
-from braintumor.model import Model
-from braintumor.preprocess import network_input
-from braintumor.read import read, volume_kind, whole
-from braintumor.referral import Referral, sentence
-from braintumor.sandbox import Sandbox
-from braintumor.scan import EVERYTHING, Choice, Place, Scan
+from braintumor.io.read import read, read_volume_file, volume_kind
+from braintumor.io.sandbox import Sandbox
+from braintumor.io.scan import ALL_SLICES, Scan, SlicePosition, SliceSelection
+from braintumor.models.image_quality import defects
+from braintumor.models.policy import REFER
+from braintumor.models.preprocess import network_input
+from braintumor.models.referral import Referral, sentence
+from braintumor.models.session import Model
 
 Source = str | Path | Scan | bytes | tuple[bytes, str]
 """A path, a slice, the content of a file, or that and what to call it."""
@@ -57,7 +57,7 @@ class PreparedSlice:
     levels: NDArray[np.uint8]
     defects: tuple[Referral, ...] = ()
     notes: tuple[str, ...] = ()
-    place: Place | None = None
+    place: SlicePosition | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Prediction:
         reasons: why it is `refer`; empty otherwise.
         class_maps: (4, h, w) float32, non-negative, unscaled; divide by the card's `class_map_scale` to show them.
         model: name and version of the model.
-        ood_score: how unlike the training images the slice is, about 1 for those, see `evaluate.reject.Gate`.
+        ood_score: how unlike the training images the slice is, about 1 for those, see `ood.OodScorer`.
         prediction_set: classes one of which is the true one as often as was asked for; empty where nobody asked.
         notes: what had to be assumed in reading the slice.
         place: where the slice lies in its volume; None for an image that stands alone.
@@ -88,7 +88,7 @@ class Prediction:
     ood_score: float
     prediction_set: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    place: Place | None = None
+    place: SlicePosition | None = None
 
     def record(self, label: str = "") -> dict[str, Any]:
         """Return the answer as it stands in JSON, probabilities to 6 places; None stands for what is missing.
@@ -150,7 +150,7 @@ class Predictor:
         sandbox: where files are decoded; one of its own, which ends with the block, by default.
     """
 
-    def __init__(self, model: Model, choice: Choice = EVERYTHING, *, sandbox: Sandbox | None = None) -> None:
+    def __init__(self, model: Model, choice: SliceSelection = ALL_SLICES, *, sandbox: Sandbox | None = None) -> None:
         self._model = model
         self._choice = choice
         self._lock = Lock()
@@ -186,7 +186,7 @@ class Predictor:
                 if not ready:
                     return
                 batch, ready = ready[:BATCH], ready[BATCH:]
-                yield from in_order(batch, self.predict([item for item in batch if isinstance(item, PreparedSlice)]))
+                yield from _in_order(batch, self.predict([item for item in batch if isinstance(item, PreparedSlice)]))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -196,7 +196,7 @@ class Predictor:
         while batch := list(islice(remaining, BATCH_WITH_SCANS)):
             scans = [item for item in batch if isinstance(item, Scan)]
             predictions = self.predict([self.prepare_scan(scan) for scan in scans])
-            yield from in_order(batch, list(zip(scans, predictions, strict=True)))
+            yield from _in_order(batch, list(zip(scans, predictions, strict=True)))
 
     def predict(self, slices: Sequence[PreparedSlice]) -> list[Prediction]:
         """Return the predictions for one batch of slices."""
@@ -244,7 +244,7 @@ class Predictor:
             elif volume_kind(source, str(source)) is None:
                 yield read(source)
             else:
-                yield from self._decoders().read_all(whole(source, str(source)), str(source), self._choice)
+                yield from self._decoders().read_all(read_volume_file(source, str(source)), str(source), self._choice)
         except ImageError as error:
             yield error
 
@@ -260,7 +260,7 @@ class Predictor:
 
 
 def predict(
-    sources: Source | Iterable[Source], model: Model, choice: Choice = EVERYTHING
+    sources: Source | Iterable[Source], model: Model, choice: SliceSelection = ALL_SLICES
 ) -> list[Prediction | Unreadable]:
     """Return the predictions for a path, a `Scan`, the content of a file, or several of them, in their order.
 
@@ -272,7 +272,7 @@ def predict(
         model: a loaded model.
         choice: which slices of volumes are wanted.
     """
-    is_alone = isinstance(sources, str | Path | Scan | bytes) or is_named_content(sources)
+    is_alone = isinstance(sources, str | Path | Scan | bytes) or _is_named_content(sources)
     several: Iterable[Source] = [sources] if is_alone else sources  # type: ignore[assignment,list-item]
     with Predictor(model, choice) as predictor:
         return [
@@ -296,14 +296,14 @@ def predict_all(sources: Iterable[Source], model: Model) -> list[Prediction]:
     return predictions
 
 
-def is_named_content(sources: object) -> bool:
+def _is_named_content(sources: object) -> bool:
     """Tell whether this is the content of one file and what to call it, not two sources."""
     return (
         isinstance(sources, tuple) and len(sources) == 2 and isinstance(sources[0], bytes) and type(sources[1]) is str
     )
 
 
-def in_order(batch: Sequence[object], answers: Sequence[Answer]) -> Iterator[Answer | ImageError]:
+def _in_order(batch: Sequence[object], answers: Sequence[Answer]) -> Iterator[Answer | ImageError]:
     """Yield the answers to a batch in its order; what could not be read passes through."""
     remaining = iter(answers)
     for item in batch:

@@ -30,10 +30,10 @@ def visible(text: str) -> str:
     These are control characters, line breaks, changes of the direction of writing, characters of zero width, and bytes
     that are no UTF-8; letters of all scripts and emoji stay. Applied twice it changes nothing more.
     """
-    return UNSEEN.sub(lambda found: escaped(found[0]), text)
+    return UNSEEN.sub(lambda found: _escaped(found[0]), text)
 
 
-def escaped(character: str) -> str:
+def _escaped(character: str) -> str:
     r"""Return a character as `\x1b`, `\u202e` or `\U000e0001`."""
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
@@ -49,7 +49,7 @@ def to_cell(value: Value) -> Value | str:
     if not isinstance(value, str):
         return value
     unlike_escapes = ESCAPE.sub(lambda found: f"\\x5c{found[0][1:]}", value)
-    cell = UNSEEN.sub(lambda found: found[0] if found[0] in FOREIGN_BYTES else escaped(found[0]), unlike_escapes)
+    cell = UNSEEN.sub(lambda found: found[0] if found[0] in FOREIGN_BYTES else _escaped(found[0]), unlike_escapes)
     return f"'{cell}" if FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
 
 

@@ -7,25 +7,11 @@ from itertools import pairwise
 from typing import Any, Final
 
 from braintumor.classes import CLASSES, TITLES
-from braintumor.decision import REFER
 from braintumor.errors import ReferralReason
+from braintumor.models.policy import REFER
+from braintumor.models.referral import Referral, sentence
 from braintumor.overlay import EVIDENCE
 from braintumor.predictor import Prediction
-from braintumor.referral import Referral, sentence
-
-
-def summarise(predictions: Iterable[Prediction], scale: float) -> "list[Summary]":
-    """Return what was said about each volume, in the order in which the volumes come; single images are left out.
-
-    Args:
-        predictions: of slices, those of a volume in any order; none of them is kept.
-        scale: the card's `class_map_scale`.
-    """
-    tally = Tally(scale)
-    for prediction in predictions:
-        tally.add(prediction)
-    return tally.summaries()
-
 
 NO_PICTURE: Final = (ReferralReason.IMAGE_QUALITY, ReferralReason.NOT_BRAIN_MRI)
 """Reasons after which the classes of a slice mean nothing."""
@@ -33,6 +19,19 @@ TUMORS: Final = tuple(name for name in CLASSES if name != "no_tumor")
 SHOWN_GAPS: Final = 5
 Range = tuple[int, int]
 """First and last number of slices, both included."""
+
+
+def summarize_volumes(predictions: Iterable[Prediction], scale: float) -> "list[VolumeSummary]":
+    """Return what was said about each volume, in the order in which the volumes come; single images are left out.
+
+    Args:
+        predictions: of slices, those of a volume in any order; none of them is kept.
+        scale: the card's `class_map_scale`.
+    """
+    tally = VolumeSummaryBuilder(scale)
+    for prediction in predictions:
+        tally.add(prediction)
+    return tally.summaries()
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,11 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Summary:
+class VolumeSummary:
     """What was said about the slices of one volume. It is no answer about the volume or the patient.
 
     Attributes:
-        volume: what the slices share, see `scan.Place`.
+        volume: what the slices share, see `scan.SlicePosition`.
         slices: how many were answered or referred.
         decided: for each class the numbers of the slices decided so, ascending, repeated numbers as often as they are.
         referred: for each number of a referred slice, ascending, its reasons.
@@ -133,7 +132,7 @@ class Summary:
             parts.append(f"referred {len(self.referred)} ({listed})")
         if self.gaps:
             more = f" and {len(self.gaps) - SHOWN_GAPS} more gaps" * (len(self.gaps) > SHOWN_GAPS)
-            parts.append(f"no answer for {', '.join(spelled(gap) for gap in self.gaps[:SHOWN_GAPS])}{more}")
+            parts.append(f"no answer for {', '.join(_spelled(gap) for gap in self.gaps[:SHOWN_GAPS])}{more}")
         if self.repeated:
             parts.append(f"several slices with the number {numbered(self.repeated)}")
         return f"{self.volume}: {self.slices} slice{'s' * (self.slices != 1)}: {', '.join(parts)}"
@@ -152,7 +151,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Said:
+class SliceOutcome:
     """What a summary needs of the answer for one slice."""
 
     number: int
@@ -166,12 +165,12 @@ class Said:
     probability: float
 
 
-class Tally:
+class VolumeSummaryBuilder:
     """Takes the answers for slices as they come and keeps a few numbers of each."""
 
     def __init__(self, scale: float) -> None:
         self._scale = scale
-        self._said: dict[str, list[Said]] = {}
+        self._said: dict[str, list[SliceOutcome]] = {}
 
     def add(self, prediction: Prediction) -> None:
         """Count the answer for a slice; that for a single image changes nothing."""
@@ -179,7 +178,7 @@ class Tally:
         if place is None:
             return
         best = CLASSES.index(prediction.predicted)
-        said = Said(
+        said = SliceOutcome(
             place.number,
             place.position,
             prediction.image,
@@ -192,19 +191,19 @@ class Tally:
         )
         self._said.setdefault(place.volume, []).append(said)
 
-    def summaries(self) -> list[Summary]:
+    def summaries(self) -> list[VolumeSummary]:
         """Return the summary of each volume, in the order in which the volumes came."""
-        return [summary(volume, said) for volume, said in self._said.items()]
+        return [_summary(volume, said) for volume, said in self._said.items()]
 
 
-def summary(volume: str, answers: Sequence[Said]) -> Summary:
+def _summary(volume: str, answers: Sequence[SliceOutcome]) -> VolumeSummary:
     """Return the summary of the slices of one volume."""
     answers = sorted(answers, key=lambda said: said.number)
     counts = Counter(said.number for said in answers)
     notes = dict.fromkeys(note for said in answers for note in said.notes)
-    strongest = {name: evidence(answers, name) for name in TUMORS}
-    runs = {name: longest_run(answers, name) for name in TUMORS}
-    return Summary(
+    strongest = {name: _evidence(answers, name) for name in TUMORS}
+    runs = {name: _longest_run(answers, name) for name in TUMORS}
+    return VolumeSummary(
         volume,
         len(answers),
         {name: tuple(said.number for said in answers if said.decision == name) for name in CLASSES},
@@ -217,29 +216,29 @@ def summary(volume: str, answers: Sequence[Said]) -> Summary:
     )
 
 
-def evidence(answers: Sequence[Said], name: str) -> Evidence | None:
+def _evidence(answers: Sequence[SliceOutcome], name: str) -> Evidence | None:
     """Return the slice that speaks most for a class, of those decided so, else of those referred; first of equals."""
     decided = [said for said in answers if said.decision == name]
-    candidates = decided or [said for said in answers if said.predicted == name and shows_a_brain(said)]
+    candidates = decided or [said for said in answers if said.predicted == name and _shows_a_brain(said)]
     if not candidates:
         return None
     best = max(candidates, key=lambda said: (said.strength if said.strength >= EVIDENCE else 0.0, said.probability))
     return Evidence(best.number, best.image, best.strength, best.probability, bool(decided))
 
 
-def shows_a_brain(said: Said) -> bool:
+def _shows_a_brain(said: SliceOutcome) -> bool:
     """Tell whether a slice was not referred for being no usable picture of a brain; else its classes mean nothing."""
     return not any(reason.code in NO_PICTURE for reason in said.reasons)
 
 
-def longest_run(answers: Sequence[Said], name: str) -> Range | None:
-    """Return the longest run of neighbours decided as a class, see `Summary`; None without such slices."""
-    runs = [[said.number for said in run] for run in neighbours(answers) if run[0].decision == name]
+def _longest_run(answers: Sequence[SliceOutcome], name: str) -> Range | None:
+    """Return the longest run of neighbours decided as a class, see `VolumeSummary`; None without such slices."""
+    runs = [[said.number for said in run] for run in _neighbours(answers) if run[0].decision == name]
     longest = max(runs, key=len, default=[])
     return (min(longest), max(longest)) if longest else None
 
 
-def neighbours(answers: Sequence[Said]) -> Iterator[list[Said]]:
+def _neighbours(answers: Sequence[SliceOutcome]) -> Iterator[list[SliceOutcome]]:
     """Yield runs of neighbouring slices with the same decision; together they are all slices."""
     answers = in_order(answers)
     run = [answers[0]]
@@ -251,7 +250,7 @@ def neighbours(answers: Sequence[Said]) -> Iterator[list[Said]]:
     yield run
 
 
-def in_order(answers: Sequence[Said]) -> list[Said]:
+def in_order(answers: Sequence[SliceOutcome]) -> list[SliceOutcome]:
     """Return slices by position along the normal where each has one of its own, else by number."""
     positions = [said.position for said in answers if said.position is not None]
     if len(set(positions)) == len(answers):
@@ -264,10 +263,9 @@ def numbered(numbers: Sequence[int]) -> str:
     unique = set(numbers)
     starts = sorted(number for number in unique if number - 1 not in unique)
     ends = sorted(number for number in unique if number + 1 not in unique)
-    return ", ".join(map(spelled, zip(starts, ends, strict=True)))
+    return ", ".join(map(_spelled, zip(starts, ends, strict=True)))
 
 
-def spelled(numbers: Range) -> str:
-    """Return a range of slice numbers in words."""
+def _spelled(numbers: Range) -> str:
     first, last = numbers
     return str(first) if first == last else f"{first}-{last}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from braintumor.model import Model, load
+from braintumor.models.session import Model, load_folder
 from braintumor.predictor import predict
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright, of the extra dev")
@@ -137,7 +137,7 @@ def models(model_folder: Path, slices: list[Path], tmp_path_factory: pytest.Temp
     """Return the small model and another, the same but that it refers the less certain half of the phantoms."""
     folder = tmp_path_factory.mktemp("second") / "model"
     shutil.copytree(model_folder, folder)
-    shares = sorted(float(each.probabilities.max()) for each in predict(slices, load(model_folder)))
+    shares = sorted(float(each.probabilities.max()) for each in predict(slices, load_folder(model_folder)))
     points = [{"coverage": 0.95, "confidence": shares[len(shares) // 2], "error": 0.0}]
     card = json.loads((folder / "card.json").read_text())
     card |= {
@@ -153,7 +153,7 @@ def models(model_folder: Path, slices: list[Path], tmp_path_factory: pytest.Temp
         },
     }
     (folder / "card.json").write_text(json.dumps(card))
-    return load(model_folder, threads=1), load(folder, threads=1)
+    return load_folder(model_folder, threads=1), load_folder(folder, threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from braintumor.classes import DISCLAIMER, TITLES
-from braintumor.model import Model
+from braintumor.models.session import Model
 from braintumor.overlay import COLOURS, EVIDENCE, OPACITY, overlay, png
 from braintumor.predictor import COLUMNS, predict
 

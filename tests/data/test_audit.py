@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from braintumor.classes import DISCLAIMER
-from braintumor.data.audit import Audit, audit
-from braintumor.data.copies import Count, Pair
+from braintumor.data.audit import AuditResult, audit
+from braintumor.data.duplicates.kinds import Count, Pair
 from braintumor.data.phantom import phantom, write_phantoms
 from braintumor.errors import DataError
 
@@ -18,11 +18,11 @@ def ignore(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(flawed: Path) -> Audit:
+def found(flawed: Path) -> AuditResult:
     return audit(flawed, None, ignore, ignore)
 
 
-def test_every_kind_of_copy_is_counted(found: Audit) -> None:
+def test_every_kind_of_copy_is_counted(found: AuditResult) -> None:
     assert found.copies["bytes"] == Count(pairs=2, images=4, across_splits=1, across_classes=1)
     assert found.copies["pixels"] == Count(pairs=1, images=2, across_splits=1, across_classes=0)
     assert found.copies["near"] == Count(pairs=1, images=2, across_splits=1, across_classes=0)
@@ -30,7 +30,7 @@ def test_every_kind_of_copy_is_counted(found: Audit) -> None:
     assert found.copies["related"] == Count(pairs=0, images=0, across_splits=0, across_classes=0)
 
 
-def test_a_listed_pair_says_how_the_first_becomes_the_second(found: Audit) -> None:
+def test_a_listed_pair_says_how_the_first_becomes_the_second(found: AuditResult) -> None:
     mirrored, turned = sorted(found.pairs["turned"], key=lambda pair: pair.rotation)
     assert mirrored.images == ("Testing/notumor/mirrored.png", "Training/notumor/notumor-0001.png")
     assert (mirrored.mirrored, mirrored.rotation, mirrored.splits) == (True, 0, ("test", "train"))
@@ -39,7 +39,7 @@ def test_a_listed_pair_says_how_the_first_becomes_the_second(found: Audit) -> No
     assert (turned.mirrored, turned.rotation) == (False, 270)  # what was turned by 90 degrees is turned further
 
 
-def test_every_test_image_counts_once_by_its_closest_relation(found: Audit) -> None:
+def test_every_test_image_counts_once_by_its_closest_relation(found: AuditResult) -> None:
     assert found.held_out == "test"
     assert found.relations == {
         "bytes": 1,
@@ -53,7 +53,7 @@ def test_every_test_image_counts_once_by_its_closest_relation(found: Audit) -> N
     assert (found.sharing, found.n_held_out, found.leaks) == (5, 9, True)
 
 
-def test_one_slice_under_two_labels_is_a_conflict(found: Audit) -> None:
+def test_one_slice_under_two_labels_is_a_conflict(found: AuditResult) -> None:
     assert found.n_conflicts == 1
     assert found.conflicts == (
         Pair(
@@ -71,7 +71,7 @@ def test_one_slice_under_two_labels_is_a_conflict(found: Audit) -> None:
     assert {row.image for row in found.rows if row.group == name} == set(found.conflicts[0].images)
 
 
-def test_groups_and_files_are_counted(found: Audit) -> None:
+def test_groups_and_files_are_counted(found: AuditResult) -> None:
     assert found.images == 24 + 6
     assert (found.groups.number, found.groups.largest, found.groups.across_splits) == (24, 2, 5)
     assert found.unreadable_listed == {
@@ -85,7 +85,7 @@ def test_groups_and_files_are_counted(found: Audit) -> None:
     assert found.patients is None
 
 
-def test_the_json_has_no_paths_of_the_machine_and_no_rows(found: Audit, flawed: Path) -> None:
+def test_the_json_has_no_paths_of_the_machine_and_no_rows(found: AuditResult, flawed: Path) -> None:
     text = json.dumps(found.to_json(), allow_nan=False)
     fields = json.loads(text)
     assert fields["disclaimer"] == DISCLAIMER

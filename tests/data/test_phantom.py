@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from braintumor.classes import CLASSES
-from braintumor.data.groups import group_numbers
+from braintumor.data.duplicates.groups import group_numbers
+from braintumor.data.duplicates.thumbnails import make_thumbnails
 from braintumor.data.layout import list_images
-from braintumor.data.miniatures import miniatures
 from braintumor.data.phantom import phantom, write_phantoms
-from braintumor.read import read
+from braintumor.io.read import read
 
 
 @pytest.mark.parametrize("label", CLASSES)
@@ -50,7 +50,7 @@ def test_written_phantoms_are_a_data_set_of_different_heads(tmp_path: Path) -> N
     write_phantoms(tmp_path, per_class=10, size=64)
     manifest = list_images(tmp_path).manifest
     assert manifest.counts() == {"train": dict.fromkeys(CLASSES, 8), "test": dict.fromkeys(CLASSES, 2)}
-    found, _ = miniatures(manifest, tmp_path / "cache")
+    found, _ = make_thumbnails(manifest, tmp_path / "cache")
     assert group_numbers(manifest, found).max() == 39
     np.testing.assert_allclose(
         read(tmp_path / "Testing/notumor/notumor-0000.png").pixels, phantom("no_tumor", 0, 64), atol=0.5 / 255 + 1e-6

@@ -7,9 +7,9 @@ from PIL import Image, ImageDraw
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.phantom import phantom
-from braintumor.data.quality import Facts, Look, facts, looks, oddities, quality
+from braintumor.data.quality import FileFacts, SliceLook, facts, looks, oddities, quality
+from braintumor.io.read import Stored
 from braintumor.overlay import font
-from braintumor.read import Stored
 
 GREY = Stored("PNG", "L", 0.0)
 
@@ -84,8 +84,8 @@ def test_the_facts_of_a_file_are_those_worked_out_by_hand(tmp_path: Path) -> Non
     colour[5, 4:14, 0] = 100  # 10 of 800 pixels: 1.25 %
     manifest = pictures(tmp_path, grey=Image.fromarray(image), colour=Image.fromarray(colour))
     found = [each for _, each in quality(manifest, quiet)]
-    assert all(isinstance(each, Facts) for each in found)
-    grey, coloured = (each for each in found if isinstance(each, Facts))
+    assert all(isinstance(each, FileFacts) for each in found)
+    grey, coloured = (each for each in found if isinstance(each, FileFacts))
     assert grey.stored == GREY
     assert (grey.width, grey.height) == (40, 20)
     assert grey.mean == pytest.approx((800 - 14 * 34) / 800 * 0.2 + 14 * 34 / 800)
@@ -98,7 +98,7 @@ def test_the_facts_of_a_file_are_those_worked_out_by_hand(tmp_path: Path) -> Non
 def test_the_hash_of_the_pixels_does_not_depend_on_the_file(tmp_path: Path) -> None:
     image = head(size=64)
     manifest = pictures(tmp_path, a=image, b=image.convert("RGB"), c=image.rotate(90))
-    a, b, c = (each.pixels for _, each in quality(manifest, quiet) if isinstance(each, Facts))
+    a, b, c = (each.pixels for _, each in quality(manifest, quiet) if isinstance(each, FileFacts))
     assert a == b != c
     assert facts(np.zeros((20, 40), np.uint8), GREY).pixels != facts(np.zeros((40, 20), np.uint8), GREY).pixels
 
@@ -113,15 +113,15 @@ def test_unreadable_files_keep_their_place_and_progress_is_told(tmp_path: Path) 
     assert steps == [(3, 3)]
 
 
-def made(width: int, height: int, mode: str, mean: float) -> Facts:
-    return Facts(Stored("JPEG", mode, 0.0), width, height, mean, 0.0, b"", ())
+def made(width: int, height: int, mode: str, mean: float) -> FileFacts:
+    return FileFacts(Stored("JPEG", mode, 0.0), width, height, mean, 0.0, b"", ())
 
 
 def test_how_a_class_looks() -> None:
     files = [made(100, 200, "L", 0.1), made(200, 200, "RGB", 0.2), made(200, 200, "L", 0.3), made(300, 200, "L", 0.9)]
     found = looks(files, np.array([1, 1, 1, 0]))
     assert list(found) == ["glioma", "meningioma"]
-    assert found["meningioma"] == Look(
+    assert found["meningioma"] == SliceLook(
         formats={"JPEG L": 2, "JPEG RGB": 1},
         sizes=2,
         size=(200, 200),
@@ -133,7 +133,7 @@ def test_how_a_class_looks() -> None:
 
 def test_odd_files_are_counted_in_full_and_listed_in_part() -> None:
     rows = tuple(Row(f"{number:03}.png", CLASSES[number % 2]) for number in range(301))
-    files = [Facts(GREY, 9, 9, 0, 0, b"", ("flat", "screen") if number else ("flat",)) for number in range(301)]
+    files = [FileFacts(GREY, 9, 9, 0, 0, b"", ("flat", "screen") if number else ("flat",)) for number in range(301)]
     found = oddities(Manifest(Path(), rows), files)
     assert (found["flat"].images, found["screen"].images, found["text"].images) == (301, 300, 0)
     assert found["flat"].per_class == {"glioma": 151, "meningioma": 150, "pituitary": 0, "no_tumor": 0}
@@ -147,7 +147,7 @@ def test_what_is_odd_in_the_public_set(data_folder: Path) -> None:
     from braintumor.data.layout import list_images
 
     manifest = list_images(data_folder / "brain-tumor-mri", parts=("test",)).manifest
-    found = [(row, each) for row, each in quality(manifest, quiet) if isinstance(each, Facts)]
+    found = [(row, each) for row, each in quality(manifest, quiet) if isinstance(each, FileFacts)]
     counted = oddities(Manifest(manifest.root, tuple(row for row, _ in found)), [each for _, each in found])
     assert counted["coloured"].per_class["no_tumor"] == counted["coloured"].images > 0
     assert counted["text"].per_class["no_tumor"] >= 0.9 * counted["text"].images > 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from braintumor.data.duplicates.thumbnails import Thumbnails, make_thumbnails
 from braintumor.data.manifest import Manifest, Row
-from braintumor.data.miniatures import Miniatures, miniatures
 from braintumor.data.phantom import phantom
 from braintumor.data.reference import Match, match, placed, read_reference
 from braintumor.errors import DataError
@@ -33,8 +33,8 @@ def matched(folder: Path, picture: np.ndarray, tmp_path: Path) -> Match | None:
     """Return the source slice of one picture."""
     Image.fromarray(np.ascontiguousarray(picture)).save(tmp_path / "a.png")
     known = read_reference(folder)
-    found: Miniatures = miniatures(Manifest(tmp_path, (Row("a.png", "glioma"),)), tmp_path / "cache")[0]
-    (result,) = match(found, known, miniatures(known.manifest, tmp_path / "cache")[0])
+    found: Thumbnails = make_thumbnails(Manifest(tmp_path, (Row("a.png", "glioma"),)), tmp_path / "cache")[0]
+    (result,) = match(found, known, make_thumbnails(known.manifest, tmp_path / "cache")[0])
     return result
 
 

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 
 from braintumor.classes import CLASSES
-from braintumor.data.quality import Facts
+from braintumor.data.quality import FileFacts
 from braintumor.data.shortcuts import FACTS, shortcuts
-from braintumor.read import Stored
+from braintumor.io.read import Stored
 
 RANDOM = np.random.default_rng(0)
 
 
-def file(kind: str = "JPEG", mode: str = "L", width: int = 200, mean: float = 0.2, border: float = 0.0) -> Facts:
-    return Facts(Stored(kind, mode, 0.0), width, 200, mean, border, b"", ())
+def file(kind: str = "JPEG", mode: str = "L", width: int = 200, mean: float = 0.2, border: float = 0.0) -> FileFacts:
+    return FileFacts(Stored(kind, mode, 0.0), width, 200, mean, border, b"", ())
 
 
 def test_a_class_with_a_format_of_its_own_is_told_by_it() -> None:

@@ -15,9 +15,9 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from braintumor.confinement import MEMORY_BYTES
 from braintumor.errors import ImageError
-from braintumor.sandbox import Sandbox
+from braintumor.io.confinement import MEMORY_BYTES
+from braintumor.io.sandbox import Sandbox
 from tests.dicom.make import DEFLATED, NAME, PATIENT, encoded, mr, shown
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from braintumor.classes import DISCLAIMER
-from braintumor.cli import main
-from braintumor.dicom import write
+from braintumor.cli.main import main
+from braintumor.dicom.results import images
 from tests.dicom import make
 from tests.referrals import EMPTY
 from tests.volume_files import brain
@@ -194,7 +194,7 @@ def test_an_image_without_identifiers_is_answered_but_gets_no_results(
     assert len(list(out.rglob("*.dcm"))) == 3
     assert status_of("predict", tmp_path / "bad.dcm", "--model", model_folder, "--format", "json") == 0
     (answer,) = json.loads(capsys.readouterr().out)["predictions"]
-    assert answer["notes"] == problem
+    assert answer["notes"] == [problem]
 
 
 def test_what_a_library_says_of_a_patient_stops_nothing_and_is_not_repeated(
@@ -211,8 +211,8 @@ def test_what_a_library_says_of_a_patient_stops_nothing_and_is_not_repeated(
             raise ValueError(f"Invalid value for VR PN: {make.NAME}")
         return original(*_)
 
-    original = write.report
-    monkeypatch.setattr(write, "report", report)
+    original = images.report
+    monkeypatch.setattr(images, "report", report)
     out = tmp_path / "out"
     assert status_of("dicom", "classify", study / "IM1", study / "IM2", "--model", model_folder, "--out", out) == 3
     said = capfd.readouterr()

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from braintumor.errors import ImageError
-from braintumor.sandbox import Sandbox
+from braintumor.io.sandbox import Sandbox
 from tests.dicom import make
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -65,6 +65,12 @@ def test_silence_leaks_and_delays_on_the_path_of_the_command_line_are_failures(
 ) -> None:
     class Answers:
         def __init__(self, *_: object) -> None:
+            pass
+
+        def __enter__(self) -> "Answers":
+            return self
+
+        def __exit__(self, *_: object) -> None:
             pass
 
         def run(self, _: object) -> Iterator[ImageError]:

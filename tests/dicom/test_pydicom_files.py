@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
-from braintumor.dicom.display import HIDING_WINDOW, NO_WINDOW, display
-from braintumor.dicom.frames import check_amount, decode
-from braintumor.dicom.parse import parse
+from braintumor.dicom.dataset import parse
+from braintumor.dicom.grayscale import HIDING_WINDOW, NO_WINDOW, display_values
+from braintumor.dicom.pixels import check_amount, decode
 from braintumor.dicom.read import opened, silence
 from braintumor.errors import DicomRefusalError
-from braintumor.scan import EVERYTHING
+from braintumor.io.scan import ALL_SLICES
 
 FILES: Final = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -113,9 +113,9 @@ def first_frame(file: str) -> tuple[Dataset, str, NDArray[np.generic], NDArray[n
     header, pixels = parse((FILES / file).read_bytes())
     image = opened(header, pixels)
     check_amount(image.pixels, image.stored)
-    number, frame = next(image.wanted(EVERYTHING))
+    number, frame = next(image.wanted(ALL_SLICES))
     stored = decode(frame, image.pixels, image.stored)
-    return header, image.stored.kind, stored, *display(stored, header, number.frame)
+    return header, image.stored.kind, stored, *display_values(stored, header, number.frame)
 
 
 @pytest.mark.parametrize("file", READ)

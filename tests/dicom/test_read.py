@@ -32,11 +32,11 @@ from pydicom.uid import (
 )
 
 import braintumor.dicom.read
-from braintumor.dicom.display import COLOUR, NO_WINDOW
-from braintumor.dicom.read import slices
+from braintumor.dicom.grayscale import COLOUR, NO_WINDOW
+from braintumor.dicom.read import read_dicom
 from braintumor.errors import ImageError, Refusal
-from braintumor.read import volume_kind
-from braintumor.scan import EVERYTHING, Choice, Scan
+from braintumor.io.read import volume_kind
+from braintumor.io.scan import ALL_SLICES, Scan, SliceSelection
 from tests.dicom.make import (
     JPEG_2000,
     JPEG_LS_LOSSY,
@@ -59,12 +59,12 @@ from tests.dicom.make import (
 LARGEST = 1_000_000
 
 
-def read(dataset: Dataset | bytes, choice: Choice = EVERYTHING, largest: int = LARGEST) -> list[Scan]:
+def read(dataset: Dataset | bytes, choice: SliceSelection = ALL_SLICES, largest: int = LARGEST) -> list[Scan]:
     content = dataset if isinstance(dataset, bytes) else encoded(dataset)
-    return list(slices(content, "a.dcm", largest, choice))
+    return list(read_dicom(content, "a.dcm", largest, choice))
 
 
-def reason(dataset: Dataset | bytes, choice: Choice = EVERYTHING, largest: int = LARGEST) -> str:
+def reason(dataset: Dataset | bytes, choice: SliceSelection = ALL_SLICES, largest: int = LARGEST) -> str:
     with pytest.raises(ImageError) as caught:
         read(dataset, choice, largest)
     assert caught.value.source == "a.dcm"
@@ -255,14 +255,14 @@ def test_frames_have_positions_of_their_own() -> None:
 
 
 def test_only_wanted_frames_are_read() -> None:
-    scans = read(enhanced(), Choice(ranges=((2, 2), (4, 9))))
+    scans = read(enhanced(), SliceSelection(ranges=((2, 2), (4, 9))))
     assert [scan.source for scan in scans] == ["a.dcm#2", "a.dcm#4"]
     np.testing.assert_allclose(scans[1].pixels, shown("pituitary"), atol=1e-6)
 
 
 def test_a_single_frame_is_wanted_by_its_instance_number() -> None:
-    assert len(read(mr(number=7), Choice(ranges=((7, 7),)))) == 1
-    assert not read(mr(number=7), Choice(ranges=((1, 6),)))
+    assert len(read(mr(number=7), SliceSelection(ranges=((7, 7),)))) == 1
+    assert not read(mr(number=7), SliceSelection(ranges=((1, 6),)))
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, JPEGLSLossless])
@@ -275,14 +275,14 @@ def test_frames_are_decoded_one_at_a_time_and_only_when_asked(syntax: str, monke
         return decode(*arguments)
 
     monkeypatch.setattr(braintumor.dicom.read, "decode", counting)
-    remaining = slices(encoded(enhanced(syntax=syntax)), "a", LARGEST, Choice(ranges=((3, 4),)))
+    remaining = read_dicom(encoded(enhanced(syntax=syntax)), "a", LARGEST, SliceSelection(ranges=((3, 4),)))
     assert not decoded
     next(remaining)
     assert len(decoded) == 1
 
 
 def test_a_plane_cannot_be_asked_for() -> None:
-    assert reason(mr(), Choice(plane="axial")) == "DICOM slices are read as acquired; leave out the plane axial"
+    assert reason(mr(), SliceSelection(plane="axial")) == "DICOM slices are read as acquired; leave out the plane axial"
 
 
 def test_what_is_out_of_scope_is_refused_with_the_reason() -> None:
@@ -422,7 +422,7 @@ def test_memory_does_not_grow_with_the_number_of_frames() -> None:
     content = encoded(enhanced(("glioma",) * 30))
     tracemalloc.start()
     try:
-        for _ in slices(content, "a", LARGEST, EVERYTHING):
+        for _ in read_dicom(content, "a", LARGEST, ALL_SLICES):
             pass
         _, peak = tracemalloc.get_traced_memory()
     finally:

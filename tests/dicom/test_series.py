@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from braintumor.dicom.series import Chosen, contrast, described, series_code
 from braintumor.dicom.series import choose as choose_files
 from braintumor.dicom.study import survey
-from braintumor.sandbox import Sandbox
+from braintumor.io.sandbox import Sandbox
 from tests.dicom.make import NAME, PATIENT, capture, ct, encoded, enhanced, mr
 
 PLAIN = {"ContrastBolusAgent": None, "ProtocolName": None, "BodyPartExamined": None}

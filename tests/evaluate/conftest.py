@@ -12,8 +12,8 @@ from PIL import Image
 from braintumor.classes import CLASSES
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import write_manifest
-from braintumor.model import Card, Model, load
-from braintumor.preprocess import Preprocess
+from braintumor.models.preprocess import Preprocess
+from braintumor.models.session import Card, Model, load_folder
 
 FOLDERS = dict(zip(CLASSES, ("glioma", "meningioma", "pituitary", "notumor"), strict=True))
 
@@ -75,7 +75,7 @@ def make_model(folder: Path, confuse: tuple[str, str] | None = None, **card: obj
     (folder / "card.json").write_text(
         Card(**(fields | {"class_map_scale": 1.0, "package_version": "0"} | card)).to_json()
     )
-    return load(folder, threads=1)
+    return load_folder(folder, threads=1)
 
 
 def slice_of_ones(name: str) -> NDArray[np.float64]:

@@ -8,8 +8,8 @@ from scipy.stats import binomtest, chi2
 
 from braintumor.errors import DataError, ModelError
 from braintumor.evaluate.compare import compare, mcnemar
-from braintumor.evaluate.report import evaluate
-from braintumor.model import load
+from braintumor.evaluate.report.report import evaluate
+from braintumor.models.session import load_folder
 
 from .conftest import make_data, make_model, make_trained
 
@@ -109,7 +109,7 @@ def test_models_of_the_same_name_are_told_apart_by_folder(pair: tuple[Path, Path
 
 def test_models_on_other_images_are_not_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "data/Testing/notumor/0.png").unlink()
-    evaluate(load(pair[0]), tmp_path / "data", pair[0] / "evaluation")
+    evaluate(load_folder(pair[0]), tmp_path / "data", pair[0] / "evaluation")
     with pytest.raises(
         DataError, match=r"on 11 images .* on 12.*braintumor evaluate .*tiny DATA_DIR && braintumor evaluate"
     ):

@@ -13,8 +13,8 @@ from sklearn.metrics import (
 )
 
 from braintumor.classes import CLASSES
-from braintumor.evaluate.intervals import accuracy, interval
 from braintumor.evaluate.metrics import confusion, curves, measure, risk_coverage, selective, statistics
+from braintumor.intervals import accuracy, interval
 
 
 def answers(n: int = 400, seed: int = 0, skill: float = 1.5) -> tuple[np.ndarray, np.ndarray]:

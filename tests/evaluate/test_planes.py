@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from braintumor.data.miniatures import miniature
+from braintumor.data.duplicates.thumbnails import make_thumbnail
 from braintumor.evaluate.planes import PLANES, WEIGHTS, features, planes, standardised
-from braintumor.read import read
-from braintumor.scan import Scan
+from braintumor.io.read import read
+from braintumor.io.scan import Scan
 
 LABELS = Path(__file__).parents[2] / "benchmarks" / "labels" / "planes.csv"
 RIGHT_OF_TEST = 294  # of 300, as recorded
@@ -32,7 +32,7 @@ def head(kind: str) -> NDArray[np.uint8]:
         pixels = 0.4 * (skull < 1) + 0.4 * ((skull < 1) & (skull > 0.85))
         neck = np.abs(across) < 0.6 if kind == "coronal" else (across > -0.1) & (across < 0.9)
         pixels = np.maximum(pixels, 0.5 * (neck & (down > 0)))
-    return miniature(Scan(pixels.astype(np.float32))).head[0]
+    return make_thumbnail(Scan(pixels.astype(np.float32))).head[0]
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -94,6 +94,6 @@ def test_every_label_names_an_image_once_with_a_known_plane_and_role() -> None:
 def test_the_planes_of_the_test_slices_are_as_right_as_recorded(data_folder: Path) -> None:
     with LABELS.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["role"] == "test"]
-    found = planes(np.concatenate([miniature(read(data_folder / row["image"])).head for row in rows]))
+    found = planes(np.concatenate([make_thumbnail(read(data_folder / row["image"])).head for row in rows]))
     right = sum(row["plane"] == plane for row, plane in zip(rows, found, strict=True))
     assert abs(right - RIGHT_OF_TEST) <= 1  # another decoder may tip one

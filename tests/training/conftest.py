@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from braintumor.evaluate.reject import Gate
-from braintumor.model import OUTPUTS
+from braintumor.models.ood import OodScorer
+from braintumor.models.session import OUTPUTS
 from braintumor.training.export import WithClassMaps
 from braintumor.training.networks import Network
 
@@ -17,7 +17,7 @@ from braintumor.training.networks import Network
 def quick_export() -> Iterator[None]:
     """Let training write its ONNX file by torch's older exporter: the same network in a twentieth of the time."""
 
-    def export(network: Network, gate: Gate, size: int, target: Path) -> None:
+    def export(network: Network, gate: OodScorer, size: int, target: Path) -> None:
         dynamic = {name: {0: "batch"} for name in ("image", *OUTPUTS)}
         names = {"input_names": ["image"], "output_names": list(OUTPUTS), "dynamic_axes": dynamic}
         with torch.no_grad(), warnings.catch_warnings():

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from braintumor.errors import TrainingError
-from braintumor.evaluate.reject import Gate
+from braintumor.models.ood import OodScorer
 from braintumor.training import export as export_module
 from braintumor.training.export import WithClassMaps, check_parity, class_map_scale, export, gate_of, run
-from braintumor.training.networks import Network, build
+from braintumor.training.networks import Network, build_network
 
 IMAGES = torch.rand(5, 1, 64, 64, generator=torch.Generator().manual_seed(3))
-ROUND = {channels: Gate(np.zeros(channels), np.eye(channels)) for channels in (2, 768)}
+ROUND = {channels: OodScorer(np.zeros(channels), np.eye(channels)) for channels in (2, 768)}
 """Gates that measure the distance from zero, by channels."""
 CamOf = Callable[[Network, Tensor, int], NDArray[np.float32]]
 
 
 class Exported(NamedTuple):
     network: Network
-    gate: Gate
+    gate: OodScorer
     file: Path
 
 
@@ -34,7 +34,7 @@ class Exported(NamedTuple):
 def exported(tmp_path_factory: pytest.TempPathFactory, network: Network) -> dict[str, Exported]:
     """Return both documented networks with random weights, and their ONNX files."""
     torch.manual_seed(1)
-    resnet = build("resnet").eval()
+    resnet = build_network("resnet").eval()
     resnet.head.load_state_dict(varied_head(512).state_dict())
     with torch.no_grad():
         silent = WithClassMaps(resnet, ROUND[768])(IMAGES)[1].amax(dim=(0, 2, 3)) == 0
@@ -123,7 +123,7 @@ def hand_made() -> Network:
 
 
 def test_class_maps_worked_by_hand() -> None:
-    gate = Gate(np.array([1.0, 0.0]), np.array([[2.0, 1.0], [0.0, 3.0]]))
+    gate = OodScorer(np.array([1.0, 0.0]), np.array([[2.0, 1.0], [0.0, 3.0]]))
     with torch.no_grad():
         logits, maps, ood_score = WithClassMaps(hand_made(), gate)(torch.zeros(1, 1, 2, 2))
     torch.testing.assert_close(logits, torch.tensor([[6.0, 2.0, -3.0, 0.5]]))
@@ -138,7 +138,7 @@ def test_class_maps_worked_by_hand() -> None:
 @pytest.mark.parametrize("attention", [False, True])
 def test_finer_class_maps_are_gradient_times_activation(tmp_path: Path, attention: bool) -> None:
     torch.manual_seed(2)
-    network = build("cnn", map_stride=8, attention=attention).eval()
+    network = build_network("cnn", map_stride=8, attention=attention).eval()
     network.head.load_state_dict(varied_head(network.head[0].in_features).state_dict())
     if attention:
         nn.init.normal_(network.attention.weight)

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from braintumor.data.phantom import write_phantoms
-from braintumor.zoo import BUNDLED, DEFAULT
+from braintumor.models.registry import BUNDLED, DEFAULT
 
 # As the installed command is started: of a script's folder, not of the working folder, modules are imported.
-COMMAND = "import sys\nfrom braintumor.cli import main\nif __name__ == '__main__':\n    sys.exit(main(sys.argv[1:]))\n"
+COMMAND = (
+    "import sys\nfrom braintumor.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main(sys.argv[1:]))\n"
+)
 CHILDREN = """
 from pathlib import Path
-from braintumor.training.folds import Log, side_by_side
+from braintumor.training.cross_validation import Log, side_by_side
 if __name__ == "__main__":
     with side_by_side(2, 1) as pool:  # whatever a child is given to do, it first imports all that folds need
         print(len(list(pool.map(Log, [Path("a"), Path("b")]))))
@@ -25,7 +27,7 @@ if __name__ == "__main__":
 LOADED = """
 import os
 import braintumor.training.train
-import braintumor.evaluate.report
+import braintumor.evaluate.report.report
 maps = open("/proc/self/maps").read()
 print([line for line in maps.splitlines() if os.getcwd() in line])
 """

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from braintumor.training.recipe import TrainConfig
+from braintumor.training.config import TrainConfig
 from braintumor.training.schedule import averaging_decay, epoch_order, learning_rate, train_size
 
 

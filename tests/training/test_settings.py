@@ -9,7 +9,7 @@ import pytest
 
 from braintumor.errors import TrainingError
 from braintumor.training.augment import Augment
-from braintumor.training.recipe import RECIPES, TrainConfig
+from braintumor.training.config import RECIPES, TrainConfig
 from braintumor.training.settings import check_number, check_range, check_whole
 
 WRONG: dict[str, tuple[Any, ...]] = {

@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 from braintumor import load
 from braintumor.data.phantom import write_phantoms
 from braintumor.errors import StorageError, TrainingError
-from braintumor.preprocess import Preprocess
-from braintumor.read import read
+from braintumor.io.read import read
+from braintumor.models.preprocess import Preprocess
 from braintumor.training import augment, checkpoint, export
 from braintumor.training import train as module
 from braintumor.training.checkpoint import Epoch, State
-from braintumor.training.hardware import Processes
-from braintumor.training.networks import Network, build
-from braintumor.training.recipe import TrainConfig, recipe
+from braintumor.training.config import TrainConfig, recipe
+from braintumor.training.distributed import Processes
+from braintumor.training.networks import Network, build_network
 from braintumor.training.train import distraction, inverse_frequency, is_over, train
 
 pytestmark = pytest.mark.usefixtures("quick_export")
@@ -85,7 +85,7 @@ def test_training_writes_a_model_folder_that_predicts(
 STOPPED = """
 import os, signal, sys
 from pathlib import Path
-from braintumor.training.recipe import TrainConfig
+from braintumor.training.config import TrainConfig
 from braintumor.training.train import train
 sys.path.insert(0, {tests!r})
 from test_train import TINY, Silent, replace
@@ -207,7 +207,7 @@ def test_what_is_kept_is_the_moving_average_of_the_weights(data: Path, tmp_path:
 
 
 def test_frozen_parts_are_left_out_of_the_average() -> None:
-    network = build("resnet")
+    network = build_network("resnet")
     changing = {value.data_ptr() for value in module.tensors_that_change(network, recipe("reference", "resnet"))}
     found = {name for name, value in network.state_dict().items() if value.data_ptr() in changing}
     assert {name.split(".")[1] for name in found if name.startswith("backbone")} == {"layer3", "layer4"}
@@ -266,7 +266,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(data: Path, tm
         pytest.raises(TrainingError, match="the loss became nan in epoch 2, step 2"),
     ):
         train(TINY, data, tmp_path / "run", Spoiling())
-    assert len(checkpoint.load(tmp_path / "run" / "checkpoint").history) == 1
+    assert len(checkpoint.load_checkpoint(tmp_path / "run" / "checkpoint").history) == 1
     assert train(TINY, data, tmp_path / "run", Silent(), resume=True).metrics["epochs"] == 2
 
 
@@ -407,7 +407,7 @@ def test_outlines_teach_the_network_where_to_look(data: Path, reference: Path, t
     images = torch.from_numpy(np.stack([Preprocess(TINY.size)(read(file)) for file in slices]))
     share = {}
     for masks in ("", str(reference)):
-        network, run = build("cnn", map_stride=8, attention=True).eval(), tmp_path / f"{bool(masks)}"
+        network, run = build_network("cnn", map_stride=8, attention=True).eval(), tmp_path / f"{bool(masks)}"
 
         def keep(row: Epoch, network: Network = network, run: Path = run) -> None:
             tensors = load_file(run / "checkpoint" / checkpoint.last_name(row.epoch))

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from braintumor import __version__
 from braintumor.classes import CLASSES, DISCLAIMER
-from braintumor.data.copies import (
+from braintumor.data.duplicates.groups import GroupRow, group_numbers, group_rows, recognised
+from braintumor.data.duplicates.kinds import (
     COPIES,
     KINDS,
     LISTED,
-    Copies,
+    CopyPairs,
     Count,
     Pair,
     closest_relations,
@@ -24,14 +25,13 @@ from braintumor.data.copies import (
     find_copies,
     listed,
 )
-from braintumor.data.crossing import Groups, Patients, grouping, patients_of
-from braintumor.data.groups import GroupRow, group_numbers, group_rows, recognised
+from braintumor.data.duplicates.thumbnails import Thumbnails, make_thumbnails
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import SPLITS, Manifest
-from braintumor.data.miniatures import Miniatures, miniatures
-from braintumor.data.quality import Facts, Look, Oddity, looks, oddities, quality
+from braintumor.data.quality import FileFacts, Oddity, SliceLook, looks, oddities, quality
 from braintumor.data.reference import Match, match, patients, read_reference
 from braintumor.data.shortcuts import Shortcuts, shortcuts
+from braintumor.data.split_leakage import Groups, Patients, grouping, patients_of
 from braintumor.errors import DataError
 from braintumor.files import cache_folder
 
@@ -41,7 +41,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Audit:
+class AuditResult:
     """What an audit found; all rates are fractions.
 
     Attributes:
@@ -49,11 +49,11 @@ class Audit:
         counts: readable images per split and class; the split is empty in a data set without parts.
         unreadable: number of paths that are no readable image.
         unreadable_listed: at most 200 of them, each with its reason.
-        copies: per kind of `copies.KINDS`.
+        copies: per kind of `kinds.KINDS`.
         pairs: per kind at most 200 pairs.
         conflicts: copies with two labels, at most 200 pairs.
         held_out: the split whose images are related to the others: test, else val, empty if there is neither.
-        relations: number of held-out images per closest relation to training, see `copies.RELATIONS`.
+        relations: number of held-out images per closest relation to training, see `kinds.RELATIONS`.
         groups: see `Groups`.
         patients: None where none is known.
         looks: per class.
@@ -75,7 +75,7 @@ class Audit:
     relations: dict[str, int]
     groups: Groups
     patients: Patients | None
-    looks: dict[str, Look]
+    looks: dict[str, SliceLook]
     odd: dict[str, Oddity]
     shortcuts: Shortcuts | None
     rows: tuple[GroupRow, ...]
@@ -137,7 +137,7 @@ class Audit:
         }
 
 
-def audit(data_dir: Path, reference: Path | None, progress: Progress, say: Say) -> Audit:
+def audit(data_dir: Path, reference: Path | None, progress: Progress, say: Say) -> AuditResult:
     """Return the audit of a data folder; nothing is written but the cache.
 
     Args:
@@ -155,26 +155,26 @@ def audit(data_dir: Path, reference: Path | None, progress: Progress, say: Say) 
     say(f"reading {len(listing.manifest):,} images")
     looked = list(quality(listing.manifest, progress))
     unreadable = listing.skipped | {row.image: found for row, found in looked if isinstance(found, str)}
-    readable = [(row, found) for row, found in looked if isinstance(found, Facts)]
+    readable = [(row, found) for row, found in looked if isinstance(found, FileFacts)]
     if not readable:
         raise DataError(f"none of the {len(looked)} images in {data_dir} can be read; copy them again")
     manifest, facts = Manifest(data_dir, tuple(row for row, _ in readable)), [found for _, found in readable]
-    found, _ = miniatures(manifest, cache_folder())
+    found, _ = make_thumbnails(manifest, cache_folder())
     say(f"comparing {len(manifest):,} images with one another")
     copies = find_copies(manifest, [each.pixels for each in facts], found)
     matches: list[Match | None] = [None] * len(manifest)
     if theirs:
         say(f"comparing them with {len(theirs.manifest):,} reference slices")
-        matches = match(found, theirs, miniatures(theirs.manifest, cache_folder())[0])
+        matches = match(found, theirs, make_thumbnails(theirs.manifest, cache_folder())[0])
     groups = group_numbers(manifest, found, copies.pairs, patients(matches), use_shipped=theirs is None)
     rows = group_rows(manifest, groups, matches)
     if not theirs:
-        rows = with_shipped(rows, manifest, found)
+        rows = _with_shipped(rows, manifest, found)
     say("measuring shortcuts")
-    return judged(manifest, facts, copies, groups, rows, matches if theirs else None, unreadable)
+    return _judged(manifest, facts, copies, groups, rows, matches if theirs else None, unreadable)
 
 
-def with_shipped(rows: list[GroupRow], manifest: Manifest, found: Miniatures) -> list[GroupRow]:
+def _with_shipped(rows: list[GroupRow], manifest: Manifest, found: Thumbnails) -> list[GroupRow]:
     """Return the lines with what the shipped table says about images of the public set."""
     known = recognised(manifest, found)
     return [
@@ -183,15 +183,15 @@ def with_shipped(rows: list[GroupRow], manifest: Manifest, found: Miniatures) ->
     ]
 
 
-def judged(
+def _judged(
     manifest: Manifest,
-    facts: Sequence[Facts],
-    copies: Copies,
+    facts: Sequence[FileFacts],
+    copies: CopyPairs,
     groups: Integers,
     rows: list[GroupRow],
     matches: list[Match | None] | None,
     unreadable: dict[str, str],
-) -> Audit:
+) -> AuditResult:
     """Return the audit of N readable images from all that was found out about each.
 
     Args:
@@ -209,7 +209,7 @@ def judged(
     held_out = next((part for part in ("test", "val") if part in parts and len(parts) > 1), "")
     held = np.array([row.split == held_out for row in manifest]) & bool(held_out)
     two_labels = (labels[copies.pairs.first] != labels[copies.pairs.second]) & (copies.kind < len(COPIES))
-    return Audit(
+    return AuditResult(
         images=len(manifest),
         counts=parts,
         fingerprint=manifest.fingerprint(),

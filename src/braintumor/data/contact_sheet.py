@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from braintumor.classes import CLASSES, DISCLAIMER, TITLES
-from braintumor.data.download import Progress
 from braintumor.data.layout import list_images
 from braintumor.data.manifest import SPLITS, Row
+from braintumor.download import Progress
 from braintumor.errors import ImageError
+from braintumor.io.read import read
 from braintumor.overlay import FAINT_INK, INK, PAPER, font
-from braintumor.read import read
 
 SLICES: Final = 12
 SIDE, GAP, MARGIN, CAPTION = 112, 4, 24, 34  # pixels
@@ -69,7 +69,7 @@ def contact_sheet(data_dir: Path, progress: Progress) -> ContactSheet:
     listing = list_images(data_dir)
     unreadable, sizes = dict(listing.skipped), {}
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda row: size_of(listing.manifest.path(row)), listing.manifest)
+        found = pool.map(lambda row: _size_of(listing.manifest.path(row)), listing.manifest)
         for done, (row, size) in enumerate(zip(listing.manifest, found, strict=True), 1):
             if isinstance(size, str):
                 unreadable[row.image] = size
@@ -77,15 +77,15 @@ def contact_sheet(data_dir: Path, progress: Progress) -> ContactSheet:
                 sizes[row] = size
             progress(done, len(listing.manifest))
     strips = [
-        strip(label, rows, sizes, data_dir)
+        _strip(label, rows, sizes, data_dir)
         for split in (*SPLITS, "")
         for label in CLASSES
         if (rows := [row for row in listing.manifest if (row.split, row.label) == (split, label)])
     ]
-    return ContactSheet(draw(strips), tuple(strip.caption for strip in strips), unreadable)
+    return ContactSheet(_draw(strips), tuple(strip.caption for strip in strips), unreadable)
 
 
-def size_of(image: Path) -> Size | str:
+def _size_of(image: Path) -> Size | str:
     """Return width and height of an image, or why it cannot be read."""
     try:
         height, width = read(image).pixels.shape
@@ -94,17 +94,17 @@ def size_of(image: Path) -> Size | str:
     return width, height
 
 
-def strip(label: str, rows: Sequence[Row], sizes: dict[Row, Size], data_dir: Path) -> Strip:
+def _strip(label: str, rows: Sequence[Row], sizes: dict[Row, Size], data_dir: Path) -> Strip:
     """Return one class of one split; its readable images are drawn evenly by name, the first and the last included."""
     readable = [row for row in rows if row in sizes]
     source = f"{rows[0].source} · " if rows[0].source else ""
     count = f"{len(readable):,} image{'' if len(readable) == 1 else 's'}"
-    caption = f"{source}{TITLES[label]} · {count}{sizes_text([sizes[row] for row in readable])}"
+    caption = f"{source}{TITLES[label]} · {count}{_sizes_text([sizes[row] for row in readable])}"
     places = np.linspace(0, len(readable) - 1, min(SLICES, len(readable))).round().astype(int).tolist()
     return Strip(caption, tuple(data_dir / readable[place].image for place in places))
 
 
-def sizes_text(sizes: Sequence[Size]) -> str:
+def _sizes_text(sizes: Sequence[Size]) -> str:
     """Return the most frequent size, and how many images have another one."""
     if not sizes:
         return ""
@@ -113,7 +113,7 @@ def sizes_text(sizes: Sequence[Size]) -> str:
     return f" · {width} x {height}" + (f", {others:,} of other sizes" if others else "")
 
 
-def draw(strips: Sequence[Strip]) -> Image.Image:
+def _draw(strips: Sequence[Strip]) -> Image.Image:
     """Return the page of these rows, with the disclaimer below."""
     width = 2 * MARGIN + SLICES * (SIDE + GAP) - GAP
     page = Image.new("RGB", (width, MARGIN + len(strips) * (CAPTION + SIDE + GAP) + 2 * MARGIN), PAPER)
@@ -122,13 +122,13 @@ def draw(strips: Sequence[Strip]) -> Image.Image:
     for row in strips:
         pen.text((MARGIN, top + CAPTION / 2), row.caption, INK, font(18), anchor="lm")
         for place, image in enumerate(row.images):
-            page.paste(tile(image), (MARGIN + place * (SIDE + GAP), top + CAPTION))
+            page.paste(_tile(image), (MARGIN + place * (SIDE + GAP), top + CAPTION))
         top += CAPTION + SIDE + GAP
     pen.text((MARGIN, page.height - MARGIN), DISCLAIMER, FAINT_INK, font(16), anchor="lm")
     return page
 
 
-def tile(image: Path) -> Image.Image:
+def _tile(image: Path) -> Image.Image:
     """Return a slice inside a black square, its proportions kept.
 
     Raises:

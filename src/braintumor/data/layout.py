@@ -75,9 +75,9 @@ def list_images(data_dir: Path, *, parts: Collection[str] = ("train", "val", "te
     data_dir = Path(data_dir)
     rows: list[Row] = []
     problems: dict[str, str] = {}
-    for part, folder in wanted_parts(data_dir, parts).items():
-        for name, label in class_folders(folder).items():
-            for path, problem in walk(folder / name, (folder.resolve(),)):
+    for part, folder in _wanted_parts(data_dir, parts).items():
+        for name, label in _class_folders(folder).items():
+            for path, problem in _walk(folder / name, (folder.resolve(),)):
                 relative = path.relative_to(data_dir).as_posix()
                 if problem:
                     problems[relative] = problem
@@ -86,8 +86,8 @@ def list_images(data_dir: Path, *, parts: Collection[str] = ("train", "val", "te
                     rows.append(Row(relative, label, source=source, split=part))
     rows, unreadable = add_hashes(data_dir, rows)
     problems.update(unreadable)
-    for part, folder in wanted_parts(data_dir, parts).items():
-        check_classes(folder, [row for row in rows if row.split == part])
+    for part, folder in _wanted_parts(data_dir, parts).items():
+        _check_classes(folder, [row for row in rows if row.split == part])
     return Listing(Manifest(data_dir, tuple(sorted(rows, key=lambda row: row.image))), problems)
 
 
@@ -97,74 +97,76 @@ def has_part(data_dir: Path, part: str) -> bool:
     Raises:
         DataError: no folder, or no known layout.
     """
-    return part in part_folders(Path(data_dir))
+    return part in _part_folders(Path(data_dir))
 
 
-def wanted_parts(data_dir: Path, parts: Collection[str]) -> dict[str, Path]:
+def _wanted_parts(data_dir: Path, parts: Collection[str]) -> dict[str, Path]:
     """Return the folder of each wanted part, or that of all images under an empty name.
 
     Raises:
         DataError: no known layout, no train part although wanted, or none of the wanted parts.
     """
-    folders = part_folders(data_dir)
+    folders = _part_folders(data_dir)
     wanted = {part: folder for part, folder in folders.items() if part in parts or not part}
     if not wanted or ("train" in parts and not {"train", ""} & set(wanted)):
         missing = "train" if "train" in parts else " or ".join(sorted(parts))
-        raise DataError(f"{data_dir} has no {missing} folder, only {listed(folders.values())}.", *UNDERSTOOD)
+        raise DataError(f"{data_dir} has no {missing} folder, only {_listed(folders.values())}.", *UNDERSTOOD)
     return wanted
 
 
-def part_folders(data_dir: Path) -> dict[str, Path]:
+def _part_folders(data_dir: Path) -> dict[str, Path]:
     """Return the folder of each part in the order train, val, test; `{"": data_dir}` for class folders alone.
 
     Raises:
         DataError: no folder, no known layout, or two at once.
     """
-    subfolders = visible_folders(data_dir)
+    subfolders = _visible_folders(data_dir)
     found = [(PARTS[folder.name.lower()], folder) for folder in subfolders if folder.name.lower() in PARTS]
     classes = [folder for folder in subfolders if class_of(folder.name)]
     if found and classes:
-        both = listed([*(folder for _, folder in found), *classes])
+        both = _listed([*(folder for _, folder in found), *classes])
         raise DataError(f"{data_dir} mixes part folders and class folders: {both}.", *UNDERSTOOD)
     if len({part for part, _ in found}) < len(found):
-        raise DataError(f"{data_dir} has two folders for one part: {listed(folder for _, folder in found)}; merge them")
+        raise DataError(
+            f"{data_dir} has two folders for one part: {_listed(folder for _, folder in found)}; merge them"
+        )
     if not found and not classes:
-        advice = "".join(f" Give {folder}." for folder in subfolders if has_layout(folder))
-        raise DataError(f"no known layout in {data_dir}: it holds {listed(subfolders)}.{advice}", *UNDERSTOOD)
+        advice = "".join(f" Give {folder}." for folder in subfolders if _has_layout(folder))
+        raise DataError(f"no known layout in {data_dir}: it holds {_listed(subfolders)}.{advice}", *UNDERSTOOD)
     order = list(PARTS.values())
     return dict(sorted(found, key=lambda item: order.index(item[0]))) if found else {"": data_dir}
 
 
-def has_layout(folder: Path) -> bool:
+def _has_layout(folder: Path) -> bool:
     """Tell whether a folder that may be listed holds a folder of a part or a class, as an unpacked archive does."""
     try:
-        names = [each.name for each in visible_folders(folder)]
+        names = [each.name for each in _visible_folders(folder)]
     except DataError:
         return False
     return any(name.lower() in PARTS or class_of(name) for name in names)
 
 
-def visible_folders(folder: Path) -> list[Path]:
+def _visible_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder by name, links to folders included, hidden ones and clutter not.
 
     Raises:
         DataError: it does not exist, is no folder or cannot be listed.
     """
     try:
-        return [path for path in sorted(folder.iterdir()) if not is_clutter(path.name) and path.is_dir()]
+        return [path for path in sorted(folder.iterdir()) if not _is_clutter(path.name) and path.is_dir()]
     except OSError as error:
         reason = (error.strerror or "cannot be listed").lower()
         raise DataError(f"expected a data folder at {folder}: {reason}.", *UNDERSTOOD) from error
 
 
-def listed(folders: "Collection[Path] | Iterator[Path]") -> str:
+def _listed(folders: "Collection[Path] | Iterator[Path]") -> str:
     """Return folder names for a message, the first ten of them."""
     names = [folder.name for folder in folders]
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"the folder(s) {shown}" if names else "no folders"
 
 
-def is_clutter(name: str) -> bool:
+def _is_clutter(name: str) -> bool:
     """Return whether a file or folder was left by an operating system and is passed over in silence."""
     return name.startswith(".") or name.lower() in CLUTTER
 
@@ -175,20 +177,20 @@ def class_of(name: str) -> str | None:
     return ALIASES.get(plain)
 
 
-def class_folders(folder: Path) -> dict[str, str]:
+def _class_folders(folder: Path) -> dict[str, str]:
     """Return the class of each folder name in a part.
 
     Raises:
         DataError: a folder that stands for no class.
     """
-    labels = {path.name: class_of(path.name) for path in visible_folders(folder)}
+    labels = {path.name: class_of(path.name) for path in _visible_folders(folder)}
     unknown = [folder / name for name, label in labels.items() if label is None]
     if unknown:
-        raise DataError(f"unknown class in {folder}: {listed(unknown)}; rename or remove it.", *UNDERSTOOD)
+        raise DataError(f"unknown class in {folder}: {_listed(unknown)}; rename or remove it.", *UNDERSTOOD)
     return {name: label for name, label in labels.items() if label}
 
 
-def walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
     """Yield every path under a class folder that counts, with what is wrong with it or an empty text.
 
     Args:
@@ -200,7 +202,7 @@ def walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
         yield folder, "symbolic link loop"
         return
     try:
-        paths = sorted(path for path in folder.iterdir() if not is_clutter(path.name))
+        paths = sorted(path for path in folder.iterdir() if not _is_clutter(path.name))
     except OSError as error:
         yield folder, (error.strerror or "cannot be listed").lower()
         return
@@ -211,12 +213,12 @@ def walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
             yield path, "broken link" if isinstance(error, FileNotFoundError) else (error.strerror or "").lower()
             continue
         if stat.S_ISDIR(status.st_mode):
-            yield from walk(path, (*above, here))
+            yield from _walk(path, (*above, here))
         else:
-            yield path, file_problem(path, status)
+            yield path, _file_problem(path, status)
 
 
-def file_problem(path: Path, status: os.stat_result) -> str:
+def _file_problem(path: Path, status: os.stat_result) -> str:
     """Return why a file cannot be an image, judged from outside; an empty text if it can."""
     if not stat.S_ISREG(status.st_mode):
         return "not a regular file"
@@ -228,12 +230,12 @@ def file_problem(path: Path, status: os.stat_result) -> str:
 def add_hashes(data_dir: Path, rows: list[Row]) -> tuple[list[Row], dict[str, str]]:
     """Return the rows with the sha256 of their files, and the reason for each file that cannot be read."""
     with ThreadPoolExecutor(8) as pool:
-        hashes = list(pool.map(lambda row: hash_file(data_dir / row.image), rows))
+        hashes = list(pool.map(lambda row: _hash_file(data_dir / row.image), rows))
     hashed = [replace(row, sha256=sha256) for row, (sha256, problem) in zip(rows, hashes, strict=True) if not problem]
     return hashed, {row.image: problem for row, (_, problem) in zip(rows, hashes, strict=True) if problem}
 
 
-def hash_file(path: Path) -> tuple[str, str]:
+def _hash_file(path: Path) -> tuple[str, str]:
     """Return the hexadecimal SHA-256 of a file and an empty text, or an empty text and why it cannot be read."""
     try:
         return file_sha256(path), ""
@@ -241,13 +243,13 @@ def hash_file(path: Path) -> tuple[str, str]:
         return "", (error.strerror or "cannot be read").lower()
 
 
-def check_classes(folder: Path, rows: list[Row]) -> None:
+def _check_classes(folder: Path, rows: list[Row]) -> None:
     """Refuse a part in which a class folder has no usable image or which has a single class.
 
     Raises:
         DataError: naming the class.
     """
-    labels = set(class_folders(folder).values())
+    labels = set(_class_folders(folder).values())
     empty = [label for label in CLASSES if label in labels - {row.label for row in rows}]
     if empty:
         raise DataError(f"no usable image of {', '.join(empty)} in {folder}; add images or remove the class folder")

@@ -120,17 +120,17 @@ def read_manifest(path: Path, root: Path) -> Manifest:
         raise DataError(f"cannot read the manifest {path}: {error}") from error
     if tuple(header) != COLUMNS:
         raise DataError(f"{path}: expected the columns {','.join(COLUMNS)}, got {','.join(header) or 'an empty file'}")
-    faults = [f"line {number}: {fault}" for number, line in enumerate(lines, 2) if (fault := fault_of(line))]
-    refuse(path, "lines that cannot be used", faults)
+    faults = [f"line {number}: {fault}" for number, line in enumerate(lines, 2) if (fault := _fault_of(line))]
+    _refuse(path, "lines that cannot be used", faults)
     manifest = Manifest(root, tuple(Row(*line) for line in lines))
     repeats = Counter(row.image for row in manifest)
-    refuse(path, "images listed more than once", [image for image, count in repeats.items() if count > 1])
+    _refuse(path, "images listed more than once", [image for image, count in repeats.items() if count > 1])
     crossing = [f"{group} in {', '.join(splits)}" for group, splits in leaks(manifest)]
-    refuse(path, "groups that cross splits", crossing)
+    _refuse(path, "groups that cross splits", crossing)
     return manifest
 
 
-def fault_of(line: list[str]) -> str:
+def _fault_of(line: list[str]) -> str:
     """Return what is wrong with one line of a manifest, an empty text if nothing is."""
     if len(line) != len(COLUMNS):
         return f"expected {len(COLUMNS)} columns, got {len(line)}"
@@ -145,7 +145,7 @@ def fault_of(line: list[str]) -> str:
     return ""
 
 
-def refuse(path: Path, what: str, offenders: list[str]) -> None:
+def _refuse(path: Path, what: str, offenders: list[str]) -> None:
     """Raise a DataError that lists the offenders (the first 20), if there are any."""
     if offenders:
         more = [f"  and {len(offenders) - 20} more"] if len(offenders) > 20 else []

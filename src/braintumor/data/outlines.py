@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from braintumor.data.groups import GroupRow, known_images
+from braintumor.data.duplicates.groups import GroupRow, known_images
+from braintumor.data.duplicates.thumbnails import make_thumbnails
 from braintumor.data.manifest import Manifest
-from braintumor.data.miniatures import miniatures
 from braintumor.data.reference import Match, Reference, match, read_reference
 from braintumor.errors import DataError
-from braintumor.read import read
+from braintumor.io.read import read
 
 FINENESS: Final = 4  # a mask is drawn this much finer and averaged, so that a pixel on the outline is partly inside
 
@@ -40,9 +40,9 @@ def outlines(manifest: Manifest, folder: Path, cache: Path) -> list[Polygon | No
     reference = read_reference(folder)
     texts = {reference.identifier(index): text for index, text in enumerate(reference.outlines)}
     if (manifest.root / "images").resolve() == reference.manifest.root.resolve():
-        found = [itself(manifest.path(row)) for row in manifest]
+        found = [_itself(manifest.path(row)) for row in manifest]
     else:
-        found = sources(manifest, reference, cache)
+        found = _sources(manifest, reference, cache)
     known = [source if source and source.reference_id in texts else None for source in found]
     if not any(known):
         raise DataError(f"no image of {manifest.root} comes from a slice in {folder}, so no tumor outline is known")
@@ -54,17 +54,17 @@ def outlines(manifest: Manifest, folder: Path, cache: Path) -> list[Polygon | No
     ]
 
 
-def sources(manifest: Manifest, reference: Reference, cache: Path) -> list[Match | None]:
+def _sources(manifest: Manifest, reference: Reference, cache: Path) -> list[Match | None]:
     """Return the source slice of each image, None where there is none."""
-    found, _ = miniatures(manifest, cache)
+    found, _ = make_thumbnails(manifest, cache)
     shipped = known_images(manifest, found)
     if all(shipped):
-        return [source_in(known.row) if known else None for known in shipped]
-    theirs, _ = miniatures(reference.manifest, cache)
+        return [_source_in(known.row) if known else None for known in shipped]
+    theirs, _ = make_thumbnails(reference.manifest, cache)
     return match(found, reference, theirs)
 
 
-def source_in(line: GroupRow) -> Match | None:
+def _source_in(line: GroupRow) -> Match | None:
     """Return the source slice that a line of groups.csv names, None if it names none."""
     if not line.reference_id:
         return None
@@ -73,7 +73,7 @@ def source_in(line: GroupRow) -> Match | None:
     return Match(line.reference_id, line.patient, "", mirrored, rotation, window, score)
 
 
-def itself(path: Path) -> Match | None:
+def _itself(path: Path) -> Match | None:
     """Return a slice of the reference folder as its own source."""
     with Image.open(path) as image:
         window = (0.0, 0.0, float(image.width), float(image.height))

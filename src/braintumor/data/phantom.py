@@ -13,6 +13,7 @@ from braintumor.classes import CLASSES
 Field = NDArray[np.float64]
 FOLDERS: Final = {"glioma": "glioma", "meningioma": "meningioma", "pituitary": "pituitary", "no_tumor": "notumor"}
 TEST_SHARE: Final = 0.2
+BRAIN_EDGE: Final = 0.86
 
 
 def phantom(label: str, seed: int, size: int = 224) -> NDArray[np.float32]:
@@ -28,7 +29,7 @@ def phantom(label: str, seed: int, size: int = 224) -> NDArray[np.float32]:
     if label not in CLASSES:
         raise ValueError(f"expected one of {', '.join(CLASSES)}, got {label!r}")
     random = np.random.default_rng([seed, CLASSES.index(label)])
-    head = draw_head(random, size)
+    head = _draw_head(random, size)
     image = TUMORS[label](head, random)
     shading = 1 + random.uniform(-0.2, 0.2) * head.x + random.uniform(-0.2, 0.2) * head.y
     noise = random.normal(0, random.uniform(0.005, 0.02), image.shape)
@@ -74,30 +75,27 @@ class Head:
     grey: float
 
 
-def draw_head(random: np.random.Generator, size: int) -> Head:
+def _draw_head(random: np.random.Generator, size: int) -> Head:
     """Return an axial slice: scalp, dark skull, folded cortex, white matter, ventricles, midline."""
     x, y = head_coordinates(random, size)
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     grey, white = random.uniform(0.3, 0.42), random.uniform(0.45, 0.56)
-    brain = inside(radius, BRAIN_EDGE + 0.01 * waves(angle, random, 9), 0.015)
-    folds = waves(angle, random, 24) * 0.05 + 0.05 * smooth_noise(random, size, 14)
+    brain = inside(radius, BRAIN_EDGE + 0.01 * _waves(angle, random, 9), 0.015)
+    folds = _waves(angle, random, 24) * 0.05 + 0.05 * smooth_noise(random, size, 14)
     white_matter = inside(radius, 0.66 + folds + 0.03 * np.cos(4 * angle), 0.03)
     image = brain * (grey + (white - grey) * white_matter)
     texture = smooth_noise(random, size, 30) + 2 * smooth_noise(random, size, 20) + 2 * smooth_noise(random, size, 12)
     image *= 1 + 0.21 * texture.clip(-4, 0.2)
-    sulci = inside(np.abs(np.sin(9 * angle + 2 * waves(angle, random, 16))), 0.12, 0.05) * inside(-radius, -0.72, 0.04)
+    sulci = inside(np.abs(np.sin(9 * angle + 2 * _waves(angle, random, 16))), 0.12, 0.05) * inside(-radius, -0.72, 0.04)
     image *= 1 - 0.45 * sulci
     midline = inside(np.abs(x + 0.012 * np.sin(4 * y)), 0.008, 0.008) * inside(-np.abs(y), -0.3, 0.05)
     image *= 1 - 0.6 * midline
-    image = draw_ventricles(image, x, y, random)
+    image = _draw_ventricles(image, x, y, random)
     scalp = inside(radius, 0.99, 0.012) * inside(-radius, -0.935, 0.012)
     skull = inside(radius, 0.935, 0.01) * inside(-radius, -BRAIN_EDGE - 0.01, 0.01)
     uneven = 1 + 0.35 * smooth_noise(random, size, 16)
     image = image + random.uniform(0.5, 0.75) * scalp * uneven + 0.06 * skull
     return Head(image, x, y, brain, grey)
-
-
-BRAIN_EDGE: Final = 0.86
 
 
 def head_coordinates(random: np.random.Generator, size: int) -> tuple[Field, Field]:
@@ -113,7 +111,7 @@ def head_coordinates(random: np.random.Generator, size: int) -> tuple[Field, Fie
     return x, y
 
 
-def draw_ventricles(image: Field, x: Field, y: Field, random: np.random.Generator) -> Field:
+def _draw_ventricles(image: Field, x: Field, y: Field, random: np.random.Generator) -> Field:
     """Return the image with two dark, bent lateral ventricles and the third one between them."""
     size = random.uniform(0.7, 1.3)
     offset = random.uniform(0.09, 0.12) + 0.35 * (y + 0.05) ** 2
@@ -124,54 +122,53 @@ def draw_ventricles(image: Field, x: Field, y: Field, random: np.random.Generato
     return image * (1 - fluid) + dark * fluid
 
 
-def draw_glioma(head: Head, random: np.random.Generator) -> Field:
+def _draw_glioma(head: Head, random: np.random.Generator) -> Field:
     """Return the head with a ring-enhancing irregular mass and oedema inside one hemisphere."""
     side = random.choice([-1.0, 1.0])
-    radius, angle = polar(head, side * random.uniform(0.36, 0.46), random.uniform(-0.4, 0.4))
-    extent = random.uniform(0.17, 0.27) * (1 + 0.25 * waves(angle, random, 6))
-    oedema = head.brain * inside(radius, extent * random.uniform(1.5, 1.8) + 0.05 * waves(angle, random, 9), 0.06)
+    radius, angle = _polar(head, side * random.uniform(0.36, 0.46), random.uniform(-0.4, 0.4))
+    extent = random.uniform(0.17, 0.27) * (1 + 0.25 * _waves(angle, random, 6))
+    oedema = head.brain * inside(radius, extent * random.uniform(1.5, 1.8) + 0.05 * _waves(angle, random, 9), 0.06)
     mass = head.brain * inside(radius, extent, 0.02)
-    core = inside(radius, extent * random.uniform(0.55, 0.75) + 0.02 * waves(angle, random, 8), 0.03)
-    image = blend(head.image, oedema, head.grey * random.uniform(0.6, 0.75))
-    image = blend(image, mass, random.uniform(0.75, 0.95))
-    return blend(image, mass * core, random.uniform(0.15, 0.28))
+    core = inside(radius, extent * random.uniform(0.55, 0.75) + 0.02 * _waves(angle, random, 8), 0.03)
+    image = _blend(head.image, oedema, head.grey * random.uniform(0.6, 0.75))
+    image = _blend(image, mass, random.uniform(0.75, 0.95))
+    return _blend(image, mass * core, random.uniform(0.15, 0.28))
 
 
-def draw_meningioma(head: Head, random: np.random.Generator) -> Field:
+def _draw_meningioma(head: Head, random: np.random.Generator) -> Field:
     """Return the head with a round, even, bright mass whose base lies on the inside of the skull."""
     extent = random.uniform(0.15, 0.27)
     place = random.uniform(0, 2 * np.pi)
     centre = BRAIN_EDGE - extent * random.uniform(0.55, 0.8)
-    radius, angle = polar(head, centre * np.cos(place), centre * np.sin(place))
-    mass = head.brain * inside(radius, extent * (1 + 0.05 * waves(angle, random, 4)), 0.015)
+    radius, angle = _polar(head, centre * np.cos(place), centre * np.sin(place))
+    mass = head.brain * inside(radius, extent * (1 + 0.05 * _waves(angle, random, 4)), 0.015)
     rim = head.brain * inside(radius, extent * 1.12, 0.03)
-    return blend(blend(head.image, rim, head.grey * 0.6), mass, random.uniform(0.75, 0.92))
+    return _blend(_blend(head.image, rim, head.grey * 0.6), mass, random.uniform(0.75, 0.92))
 
 
-def draw_pituitary(head: Head, random: np.random.Generator) -> Field:
+def _draw_pituitary(head: Head, random: np.random.Generator) -> Field:
     """Return the head with a small bright blob on the midline, in the dark basal cistern."""
     x, y = random.uniform(-0.03, 0.03), random.uniform(0.42, 0.52)
-    radius, angle = polar(head, x, y)
+    radius, angle = _polar(head, x, y)
     extent = random.uniform(0.075, 0.13)
     cistern = inside(radius, extent * 1.5 * (1 + 0.15 * np.cos(5 * angle)), 0.04)
-    mass = inside(radius, extent * (1 + 0.08 * waves(angle, random, 4)), 0.015)
-    return blend(blend(head.image, cistern, 0.12), mass, random.uniform(0.75, 0.95))
+    mass = inside(radius, extent * (1 + 0.08 * _waves(angle, random, 4)), 0.015)
+    return _blend(_blend(head.image, cistern, 0.12), mass, random.uniform(0.75, 0.95))
 
 
-def draw_nothing(head: Head, random: np.random.Generator) -> Field:
-    """Return the head as it is."""
+def _draw_nothing(head: Head, random: np.random.Generator) -> Field:
     return head.image
 
 
 TUMORS: Final = {
-    "glioma": draw_glioma,
-    "meningioma": draw_meningioma,
-    "pituitary": draw_pituitary,
-    "no_tumor": draw_nothing,
+    "glioma": _draw_glioma,
+    "meningioma": _draw_meningioma,
+    "pituitary": _draw_pituitary,
+    "no_tumor": _draw_nothing,
 }
 
 
-def polar(head: Head, x: float, y: float) -> tuple[Field, Field]:
+def _polar(head: Head, x: float, y: float) -> tuple[Field, Field]:
     """Return distance and angle of every pixel from a point of the head, (H, W) each."""
     return np.hypot(head.x - x, head.y - y), np.arctan2(head.y - y, head.x - x)
 
@@ -181,12 +178,12 @@ def inside(values: Field, edge: float | Field, softness: float) -> Field:
     return np.clip((edge - values) / softness + 0.5, 0, 1)
 
 
-def blend(image: Field, share: Field, brightness: float) -> Field:
+def _blend(image: Field, share: Field, brightness: float) -> Field:
     """Return the image mixed with an even brightness, by a share of 0 to 1 per pixel."""
     return image * (1 - share) + brightness * share
 
 
-def waves(angle: Field, random: np.random.Generator, count: int) -> Field:
+def _waves(angle: Field, random: np.random.Generator, count: int) -> Field:
     """Return a closed random curve over the angle, with values of about -1 to 1 and up to `count` bumps."""
     orders = np.arange(2, count + 1)[:, None]
     phases, heights = random.uniform(0, 2 * np.pi, orders.shape), random.uniform(0.3, 1, orders.shape) / np.sqrt(orders)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
-from braintumor.defects import FLAT_RANGE, has_writing
 from braintumor.errors import ImageError
-from braintumor.read import Stored, read_stored
+from braintumor.io.read import Stored, read_stored
+from braintumor.models.image_quality import FLAT_RANGE, has_writing
 
 ODDITIES: Final = {
     "text": "writing or a ruler beside the head",
@@ -35,10 +35,11 @@ SCREENS: Final = frozenset(
 DECODERS: Final = 4
 CHUNK: Final = 256
 Grey = NDArray[np.uint8]
+LISTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class FileFacts:
     """What one file is like.
 
     Attributes:
@@ -60,7 +61,7 @@ class Facts:
     odd: tuple[str, ...]
 
 
-def quality(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterator[tuple[Row, Facts | str]]:
+def quality(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterator[tuple[Row, FileFacts | str]]:
     """Yield every row with the facts of its file, or why it cannot be read; each file is decoded once.
 
     Args:
@@ -71,12 +72,12 @@ def quality(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterato
     with ThreadPoolExecutor(DECODERS) as pool:
         for start in range(0, len(manifest), CHUNK):
             rows = manifest.rows[start : start + CHUNK]
-            yield from zip(rows, pool.map(lambda row: attempt(manifest, row), rows), strict=True)
+            yield from zip(rows, pool.map(lambda row: _attempt(manifest, row), rows), strict=True)
             done += len(rows)
             progress(done, len(manifest))
 
 
-def attempt(manifest: Manifest, row: Row) -> Facts | str:
+def _attempt(manifest: Manifest, row: Row) -> FileFacts | str:
     """Return the facts of a row's file, or why it cannot be read."""
     try:
         scan, stored = read_stored(manifest.path(row))
@@ -85,46 +86,46 @@ def attempt(manifest: Manifest, row: Row) -> Facts | str:
     return facts(np.rint(scan.pixels * 255).astype(np.uint8), stored)
 
 
-def facts(grey: Grey, stored: Stored) -> Facts:
+def facts(grey: Grey, stored: Stored) -> FileFacts:
     """Return the facts of a slice (H, W) of 8-bit grey values."""
     height, width = grey.shape
     found = {
         "text": has_writing(grey),
         "coloured": stored.coloured > COLOURED_SHARE,
-        "frame": has_frame(grey),
+        "frame": _has_frame(grey),
         "screen": (max(grey.shape), min(grey.shape)) in SCREENS,
         "elongated": max(grey.shape) > 2 * min(grey.shape),
         "flat": int(grey.max()) - int(grey.min()) < FLAT_RANGE * 255,
     }
     size = np.array(grey.shape, np.int64).tobytes()
-    return Facts(
+    return FileFacts(
         stored=stored,
         width=width,
         height=height,
         mean=float(grey.mean()) / 255,
-        border=float(np.median(np.concatenate([side.ravel() for side in sides(grey)]))) / 255,
+        border=float(np.median(np.concatenate([side.ravel() for side in _sides(grey)]))) / 255,
         pixels=hashlib.blake2b(size + np.ascontiguousarray(grey).tobytes(), digest_size=16).digest(),
         odd=tuple(name for name, holds in found.items() if holds),
     )
 
 
-def sides(grey: Grey) -> tuple[Grey, ...]:
+def _sides(grey: Grey) -> tuple[Grey, ...]:
     """Return the outermost three lines on every side, (3, H or W) each."""
     turned = grey.T
     return grey[:FRAME_LINES], grey[-FRAME_LINES:], turned[:FRAME_LINES], turned[-FRAME_LINES:]
 
 
-def has_frame(grey: Grey) -> bool:
+def _has_frame(grey: Grey) -> bool:
     """Return whether a light, even line runs along at least two edges."""
     found = 0
-    for side in sides(grey):
+    for side in _sides(grey):
         dark, light = np.percentile(side.max(axis=0), (10, 90))
         found += bool(dark > LIGHT and light - dark < LIGHT)
     return found >= 2
 
 
 @dataclass(frozen=True)
-class Look:
+class SliceLook:
     """How the files of one class look from outside.
 
     Attributes:
@@ -153,7 +154,7 @@ class Oddity:
     listed: tuple[str, ...]
 
 
-def looks(facts: Sequence[Facts], labels: NDArray[np.int64]) -> dict[str, Look]:
+def looks(facts: Sequence[FileFacts], labels: NDArray[np.int64]) -> dict[str, SliceLook]:
     """Return how the files look, per class that occurs.
 
     Args:
@@ -161,33 +162,33 @@ def looks(facts: Sequence[Facts], labels: NDArray[np.int64]) -> dict[str, Look]:
         labels: (N,) class of each, in the order of `CLASSES`.
     """
     return {
-        name: look([facts[which] for which in np.flatnonzero(labels == index).tolist()])
+        name: _look([facts[which] for which in np.flatnonzero(labels == index).tolist()])
         for index, name in enumerate(CLASSES)
         if (labels == index).any()
     }
 
 
-def look(facts: Sequence[Facts]) -> Look:
+def _look(facts: Sequence[FileFacts]) -> SliceLook:
     """Return how the files of one class look, at least one."""
     sizes = Counter((each.width, each.height) for each in facts)
     aspects = [width / height for width, height in sizes]
-    return Look(
+    return SliceLook(
         formats=dict(Counter(f"{each.stored.format} {each.stored.mode}" for each in facts).most_common()),
         sizes=len(sizes),
         size=sizes.most_common(1)[0][0],
         aspect=(min(aspects), max(aspects)),
-        mean=spread([each.mean for each in facts]),
-        border=spread([each.border for each in facts]),
+        mean=_spread([each.mean for each in facts]),
+        border=_spread([each.border for each in facts]),
     )
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the 5th, 50th and 95th percentile."""
     low, middle, high = np.percentile(values, (5, 50, 95)).round(4).tolist()
     return low, middle, high
 
 
-def oddities(manifest: Manifest, facts: Sequence[Facts]) -> dict[str, Oddity]:
+def oddities(manifest: Manifest, facts: Sequence[FileFacts]) -> dict[str, Oddity]:
     """Return the odd ones of N files, per kind of `ODDITIES`."""
     result = {}
     for kind in ODDITIES:
@@ -197,6 +198,3 @@ def oddities(manifest: Manifest, facts: Sequence[Facts]) -> dict[str, Oddity]:
         per_class = {label: counts[label] for label in CLASSES}
         result[kind] = Oddity(len(rows), per_class, tuple(rows[place].image for place in places))
     return result
-
-
-LISTED: Final = 200

@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from braintumor.data.duplicates import Pairs, similar_pairs
+from braintumor.data.duplicates.pairs import Pairs, similar_pairs
+from braintumor.data.duplicates.symmetries import ORIENTATIONS
+from braintumor.data.duplicates.thumbnails import Thumbnails
 from braintumor.data.layout import add_hashes
 from braintumor.data.manifest import Manifest, Row
-from braintumor.data.miniatures import Miniatures
-from braintumor.data.orientations import ORIENTATIONS
 from braintumor.errors import DataError
 from braintumor.text import from_cell
 
@@ -113,7 +113,7 @@ def read_reference(folder: Path) -> Reference:
     return Reference(Manifest(images, tuple(hashed)), tuple(line["tumor_outline_xy"] for line in lines))
 
 
-def match(found: Miniatures, reference: Reference, theirs: Miniatures) -> list[Match | None]:
+def match(found: Thumbnails, reference: Reference, theirs: Thumbnails) -> list[Match | None]:
     """Return the most similar slice of the reference for each of N images, None where none is similar enough.
 
     Args:
@@ -125,10 +125,10 @@ def match(found: Miniatures, reference: Reference, theirs: Miniatures) -> list[M
     best: list[int | None] = [None] * len(found)
     for index in np.argsort(pairs.score, kind="stable").tolist():
         best[int(pairs.first[index])] = index
-    return [None if index is None else described(pairs, index, reference) for index in best]
+    return [None if index is None else _described(pairs, index, reference) for index in best]
 
 
-def described(pairs: Pairs, index: int, reference: Reference) -> Match:
+def _described(pairs: Pairs, index: int, reference: Reference) -> Match:
     """Return one pair of an image and a reference slice as a match."""
     second = int(pairs.second[index])
     row = reference.manifest.rows[second]

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeClassifier
 
 from braintumor.classes import CLASSES
-from braintumor.data.quality import Facts
+from braintumor.data.quality import FileFacts
 from braintumor.data.split import fold_numbers
-from braintumor.evaluate.intervals import Estimate, accuracy
+from braintumor.intervals import Estimate, accuracy
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -46,7 +46,7 @@ class Shortcuts:
     recall: dict[str, float]
 
 
-def shortcuts(facts: Sequence[Facts], labels: Integers, groups: Integers) -> Shortcuts | None:
+def shortcuts(facts: Sequence[FileFacts], labels: Integers, groups: Integers) -> Shortcuts | None:
     """Return how far the facts of the files give the class away; None where there are fewer than five groups.
 
     Five folds of whole groups; a tree of at most six decisions in a row, fitted to four folds, names the classes of the
@@ -60,26 +60,26 @@ def shortcuts(facts: Sequence[Facts], labels: Integers, groups: Integers) -> Sho
     if len(np.unique(groups)) < FOLDS:
         return None
     folds = fold_numbers(groups, labels, folds=FOLDS)
-    columns = features(facts)
-    said = answers(np.column_stack(list(columns.values())), labels, folds)
+    columns = _features(facts)
+    said = _answers(np.column_stack(list(columns.values())), labels, folds)
     right = said == labels
     nothing = np.zeros((len(labels), 1))
     return Shortcuts(
         accuracy=accuracy(right, groups),
-        chance=float((answers(nothing, labels, folds) == labels).mean()),
-        alone={name: float((answers(values, labels, folds) == labels).mean()) for name, values in columns.items()},
+        chance=float((_answers(nothing, labels, folds) == labels).mean()),
+        alone={name: float((_answers(values, labels, folds) == labels).mean()) for name, values in columns.items()},
         recall={
             name: float(right[labels == index].mean()) for index, name in enumerate(CLASSES) if (labels == index).any()
         },
     )
 
 
-def features(facts: Sequence[Facts]) -> dict[str, Floats]:
+def _features(facts: Sequence[FileFacts]) -> dict[str, Floats]:
     """Return the values (N, 1 or more) of each of `FACTS`; of formats and modes one column per kind."""
     sizes = np.array([(each.width, each.height) for each in facts], np.float64)
     return {
-        "format": one_hot([each.stored.format for each in facts]),
-        "mode": one_hot([each.stored.mode for each in facts]),
+        "format": _one_hot([each.stored.format for each in facts]),
+        "mode": _one_hot([each.stored.mode for each in facts]),
         "size": sizes,
         "aspect": sizes[:, :1] / sizes[:, 1:],
         "mean": np.array([[each.mean] for each in facts]),
@@ -87,14 +87,14 @@ def features(facts: Sequence[Facts]) -> dict[str, Floats]:
     }
 
 
-def one_hot(names: Sequence[str]) -> Floats:
+def _one_hot(names: Sequence[str]) -> Floats:
     """Return (N, K) 1 where an image is of a kind, else 0, the K kinds in alphabetical order."""
     kinds = np.array(sorted(set(names)))
     columns: Floats = (np.array(names)[:, None] == kinds).astype(np.float64)
     return columns
 
 
-def answers(values: Floats, labels: Integers, folds: Integers) -> Integers:
+def _answers(values: Floats, labels: Integers, folds: Integers) -> Integers:
     """Return (N,) the class of each image as a tree fitted to the other folds names it."""
     said = np.empty_like(labels)
     for fold in np.unique(folds):

@@ -29,10 +29,10 @@ def split(manifest: Manifest, fraction: float = 0.15, seed: int = 0, part: str =
     """
     if not 0 < fraction < 1:
         raise ValueError(f"expected a fraction between 0 and 1, got {fraction}")
-    groups = movable_groups(manifest)
+    groups = _movable_groups(manifest)
     counts = np.array([[[row.label for row in rows].count(label) for label in CLASSES] for rows in groups])
     order = np.random.default_rng(seed).permutation(len(groups))
-    chosen = choose(counts.reshape(-1, len(CLASSES)), order, fraction, part)
+    chosen = _choose(counts.reshape(-1, len(CLASSES)), order, fraction, part)
     moved = {row.image for index in chosen for row in groups[index]}
     stay = {"": "train"}
     rows = (
@@ -42,7 +42,7 @@ def split(manifest: Manifest, fraction: float = 0.15, seed: int = 0, part: str =
     return Manifest(manifest.root, tuple(rows))
 
 
-def movable_groups(manifest: Manifest) -> list[list[Row]]:
+def _movable_groups(manifest: Manifest) -> list[list[Row]]:
     """Return the training rows by group, in the order of each group's first image name."""
     groups: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in sorted(manifest.rows, key=lambda row: row.image):
@@ -51,7 +51,7 @@ def movable_groups(manifest: Manifest) -> list[list[Row]]:
     return list(groups.values())
 
 
-def choose(counts: NDArray[np.int64], order: NDArray[np.int64], fraction: float, part: str) -> list[int]:
+def _choose(counts: NDArray[np.int64], order: NDArray[np.int64], fraction: float, part: str) -> list[int]:
     """Return the indices of the groups to move, given the (groups, classes) number of images in each.
 
     Raises:
@@ -63,10 +63,10 @@ def choose(counts: NDArray[np.int64], order: NDArray[np.int64], fraction: float,
     for index in order:
         with_it = moved + counts[index]
         nearer = np.linalg.norm((with_it - target) / scale) < np.linalg.norm((moved - target) / scale)
-        if nearer and leaves_some(with_it, total):
+        if nearer and _leaves_some(with_it, total):
             moved, chosen = with_it, [*chosen, int(index)]
     for label in np.flatnonzero((moved == 0) & (total > 0)):
-        spare = [int(index) for index in order if counts[index, label] and leaves_some(moved + counts[index], total)]
+        spare = [int(index) for index in order if counts[index, label] and _leaves_some(moved + counts[index], total)]
         if not spare:
             name, groups = CLASSES[label], np.count_nonzero(counts[:, label])
             raise DataError(
@@ -78,7 +78,7 @@ def choose(counts: NDArray[np.int64], order: NDArray[np.int64], fraction: float,
     return chosen
 
 
-def leaves_some(moved: NDArray[np.int64], total: NDArray[np.int64]) -> bool:
+def _leaves_some(moved: NDArray[np.int64], total: NDArray[np.int64]) -> bool:
     """Return whether every class that there is keeps an image on the training side."""
     return bool((moved[total > 0] < total[total > 0]).all())
 
@@ -102,7 +102,7 @@ def fold_numbers(groups: Integers, labels: Integers, given: Integers | None = No
         raise DataError(f"{len(names)} groups cannot be divided into {folds} folds; add images of other patients")
     counts = np.zeros((len(names), len(CLASSES)), np.int64)
     np.add.at(counts, (members, labels), 1)
-    fixed = given_folds(members, len(names), given)
+    fixed = _given_folds(members, len(names), given)
     target = np.maximum(counts.sum(axis=0) / folds, 1)
     filled = np.array([counts[fixed == fold].sum(axis=0) for fold in range(folds)])
     chosen = fixed.copy()
@@ -114,7 +114,7 @@ def fold_numbers(groups: Integers, labels: Integers, given: Integers | None = No
     return chosen[members]
 
 
-def given_folds(members: Integers, size: int, given: Integers | None) -> Integers:
+def _given_folds(members: Integers, size: int, given: Integers | None) -> Integers:
     """Return (size,) the fixed fold of each group, -1 where it has none.
 
     Raises:

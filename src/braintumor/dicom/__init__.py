@@ -1,1 +1,1 @@
-"""DICOM: what is read and what is written. Only modules in here know its attributes; none is imported before use."""
+"""DICOM as the standard says, without a network. Only modules here and in pacs know its attributes."""

@@ -13,6 +13,7 @@ from braintumor.errors import DECODE_ERRORS, DicomRefusalError
 
 CONVERSION_ERRORS: Final = (*DECODE_ERRORS, BytesLengthException)
 """What pydicom raises on reading a damaged value."""
+TOO_DEEP: Final = "sequences are nested too deeply; at most some hundred levels are read"
 
 
 def values(dataset: Dataset, keyword: str) -> tuple[Any, ...]:
@@ -45,7 +46,7 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     return found
 
 
-def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int:
+def integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     """Return an attribute's first value as a whole number, or the default if it is absent or empty.
 
     Raises:
@@ -61,10 +62,10 @@ def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     return int(found[0])
 
 
-def counted(dataset: Dataset, keyword: str, otherwise: int) -> int:
+def integer_or(dataset: Dataset, keyword: str, otherwise: int) -> int:
     """Return an attribute's first value as a whole number, another one where it is absent or none."""
     try:
-        return whole(dataset, keyword, otherwise)
+        return integer(dataset, keyword, otherwise)
     except DicomRefusalError:
         return otherwise
 
@@ -98,31 +99,28 @@ def items(dataset: Dataset, keyword: str) -> Sequence:
     return sequence if isinstance(sequence, Sequence) else Sequence()
 
 
-TOO_DEEP: Final = "sequences are nested too deeply; at most some hundred levels are read"
-
-
-def group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
+def functional_group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
     """Return a functional group's item for a frame, from 1: its own one, else the shared one, else none.
 
     Source: PS3.3 C.7.6.16.1.
     """
-    return next((found[0] for place in groups(dataset, frame) if (found := items(place, keyword))), None)
+    return next((found[0] for place in functional_groups(dataset, frame) if (found := items(place, keyword))), None)
 
 
-def groups(dataset: Dataset, frame: int) -> list[Dataset]:
+def functional_groups(dataset: Dataset, frame: int) -> list[Dataset]:
     """Return the functional groups of a frame, from 1: its own ones, then those that all share, as far as there are."""
     own, shared = items(dataset, "PerFrameFunctionalGroupsSequence"), items(dataset, "SharedFunctionalGroupsSequence")
     return [*own[frame - 1 : frame], *shared[:1]]
 
 
-def group_of_all(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
+def shared_functional_group(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
     """Yield the items of a functional group of all frames."""
     for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for place in items(dataset, sequence):
             yield from items(place, keyword)
 
 
-def place_of(dataset: Dataset, frame: int, keyword: str, attribute: str) -> Dataset:
+def functional_group_of(dataset: Dataset, frame: int, keyword: str, attribute: str) -> Dataset:
     """Return where an attribute of a frame is: in a functional group that holds it, else in the dataset itself."""
-    found = group(dataset, frame, keyword)
+    found = functional_group(dataset, frame, keyword)
     return found if found is not None and attribute in found else dataset

@@ -1,8 +1,8 @@
 """Which codes results use: those of the standard as pydicom's dictionaries hold them, and our own for the rest."""
 
-from typing import Final, NamedTuple
+from typing import Final
 
-from pydicom.dataset import Dataset
+from braintumor.dicom.coding import Code
 
 MANUFACTURER: Final = "braintumor"
 """Manufacturer of every result; by it results are known as ours."""
@@ -11,27 +11,6 @@ RESEARCH_ONLY: Final = "Research use only. Not for diagnostic use. Not verified 
 
 OWN: Final = "99BTMRI"
 OWN_NAME: Final = "braintumor: classes and decisions of a brain MRI classifier"
-
-
-class Code(NamedTuple):
-    """A coded concept: value and scheme are what it is, the meaning is for people (PS3.3 8)."""
-
-    value: str
-    scheme: str
-    meaning: str
-
-    def item(self) -> Dataset:
-        """Return the code as the item of a code sequence."""
-        return dataset(CodeValue=self.value, CodingSchemeDesignator=self.scheme, CodeMeaning=self.meaning)
-
-
-def dataset(**attributes: object) -> Dataset:
-    """Return a dataset with these attributes."""
-    made = Dataset()
-    for keyword, value in attributes.items():
-        setattr(made, keyword, value)
-    return made
-
 
 # Contributing equipment and images (context groups 7005, 7202, 7203, 7180)
 PROCESSING_EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")

@@ -10,19 +10,24 @@ from typing import Any, Final
 import numpy as np
 from pydicom.dataset import Dataset
 
-from braintumor.dicom import display, scope
-from braintumor.dicom.attributes import TOO_DEEP, counted, numbers, place_of
-from braintumor.dicom.frames import Layout, Pixels, check_amount, decode, frames, layout
-from braintumor.dicom.origin import extract
-from braintumor.dicom.parse import parse
-from braintumor.dicom.quiet import nothing
+from braintumor.dicom import eligibility, grayscale
+from braintumor.dicom.attributes import TOO_DEEP, functional_group_of, integer_or, numbers
+from braintumor.dicom.dataset import parse
+from braintumor.dicom.logging_guard import nothing
+from braintumor.dicom.pixels import Layout, Pixels, check_amount, decode, frames, layout
 from braintumor.dicom.series import File, described, volume_of
+from braintumor.dicom.source_attributes import extract_attributes
 from braintumor.errors import DicomRefusalError, ImageError, Refusal
-from braintumor.scan import Choice, Place, Scan, slice_name, unusable_size
-from braintumor.square import square_shape, squared
+from braintumor.io.scan import Scan, SlicePosition, SliceSelection, slice_name, unusable_size
+from braintumor.io.square import square_shape, squared
+
+UNREFERABLE: Final = "identifiers in the file are missing or invalid: no DICOM results can refer to it"
+OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."  # pydicom's are attributed to who calls it
+LOGGERS: Final = ("pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.utils")
+OWN_FILTER: Final = ("ignore", None, Warning, re.compile(OWN_MODULES), 0)
 
 
-def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[Scan]:
+def read_dicom(content: bytes, name: str, largest: int, choice: SliceSelection) -> Iterator[Scan]:
     """Yield the wanted slices of a DICOM file, MR of the head or Secondary Capture, one frame decoded at a time.
 
     Warnings and log records of pydicom, which may hold a patient's data, are dropped for the process from then on.
@@ -44,17 +49,17 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
         )
     try:
         header, pixels = parse(content)
-        if reason := scope.refusal(header):
+        if reason := eligibility.ineligibility(header):
             raise DicomRefusalError(reason, Refusal.NOT_MR)
         image = opened(header, pixels)
         if unusable := unusable_size(image.stored.columns, image.stored.rows, largest):
             raise DicomRefusalError(*unusable)
         check_amount(image.pixels, image.stored)
-        notes = scope.notes(header)
+        notes = eligibility.notes(header)
         for number, stored in image.wanted(choice):
-            shown, assumed = display.display(decode(stored, image.pixels, image.stored), header, number.frame)
-            origin = origin_of(header, number.frame)
-            spacing, aspect = display.spacing(header, number.frame), display.aspect(header)
+            shown, assumed = grayscale.display_values(decode(stored, image.pixels, image.stored), header, number.frame)
+            origin = _origin_of(header, number.frame)
+            spacing, aspect = grayscale.spacing(header, number.frame), grayscale.aspect(header)
             height, width = square_shape((image.stored.rows, image.stored.columns), *(spacing or aspect or (1, 1)))
             if unusable := unusable_size(width, height, largest):
                 raise DicomRefusalError(*unusable)
@@ -64,7 +69,7 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
                 spacing,
                 slice_name(name, number.shown, image.stored.frames),
                 (*notes, *assumed, *changed, *(() if origin else (UNREFERABLE,))),
-                place(header, number, name),
+                _place(header, number, name),
                 origin,
             )
     except DicomRefusalError as error:
@@ -73,13 +78,10 @@ def slices(content: bytes, name: str, largest: int, choice: Choice) -> Iterator[
         raise ImageError(name, TOO_DEEP) from error
 
 
-UNREFERABLE: Final = "identifiers in the file are missing or invalid: no DICOM results can refer to it"
-
-
-def origin_of(header: Dataset, frame: int) -> dict[str, Any] | None:
+def _origin_of(header: Dataset, frame: int) -> dict[str, Any] | None:
     """Return what results about a frame must repeat, None where they could not refer to it."""
     try:
-        return extract(header, frame)
+        return extract_attributes(header, frame)
     except ImageError:
         return None
 
@@ -90,11 +92,6 @@ def silence() -> None:
         warnings.filterwarnings("ignore", category=Warning, module=OWN_MODULES)
     for name in LOGGERS:
         logging.getLogger(name).addFilter(nothing)
-
-
-OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."  # pydicom's are attributed to who calls it
-LOGGERS: Final = ("pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.utils")
-OWN_FILTER: Final = ("ignore", None, Warning, re.compile(OWN_MODULES), 0)
 
 
 def describe(content: bytes, name: str) -> File:
@@ -126,7 +123,7 @@ class Number:
 
 
 @dataclass(frozen=True, eq=False)
-class Image:
+class OpenedImage:
     """An image of one or more frames, not decoded.
 
     Attributes:
@@ -139,20 +136,20 @@ class Image:
     pixels: Pixels
     stored: Layout
 
-    def wanted(self, choice: Choice) -> Iterator[tuple[Number, memoryview | bytes]]:
+    def wanted(self, choice: SliceSelection) -> Iterator[tuple[Number, memoryview | bytes]]:
         """Yield number and stored data of the wanted frames.
 
         Raises:
             DicomRefusalError: there are fewer frames than the header says.
         """
-        alone = max(1, counted(self.header, "InstanceNumber", 1))
+        alone = max(1, integer_or(self.header, "InstanceNumber", 1))
         for frame, stored in enumerate(frames(self.pixels, self.stored), start=1):
             number = Number(frame, frame if self.stored.frames > 1 else alone)
             if choice.wants(number.shown):
                 yield number, stored
 
 
-def opened(header: Dataset, pixels: Pixels | None) -> Image:
+def opened(header: Dataset, pixels: Pixels | None) -> OpenedImage:
     """Return an image, not decoded.
 
     Raises:
@@ -160,21 +157,21 @@ def opened(header: Dataset, pixels: Pixels | None) -> Image:
     """
     if pixels is None:
         raise DicomRefusalError("no pixel data; send the image itself", Refusal.NO_SLICE)
-    return Image(header, pixels, layout(header))
+    return OpenedImage(header, pixels, layout(header))
 
 
-def place(header: Dataset, number: Number, name: str) -> Place:
+def _place(header: Dataset, number: Number, name: str) -> SlicePosition:
     """Return where a slice of a file lies: in which series, its number, and its position along the normal."""
-    return Place(volume_of(header, name), number.shown, position(header, number.frame))
+    return SlicePosition(volume_of(header, name), number.shown, _position(header, number.frame))
 
 
-def position(header: Dataset, frame: int) -> float | None:
+def _position(header: Dataset, frame: int) -> float | None:
     """Return the distance in mm of a frame from the origin along the normal of its plane, None where it is not known.
 
     Source: PS3.3 C.7.6.2.1.1; the normal is the cross product of the directions of rows and columns.
     """
-    positions = place_of(header, frame, "PlanePositionSequence", "ImagePositionPatient")
-    orientations = place_of(header, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
+    positions = functional_group_of(header, frame, "PlanePositionSequence", "ImagePositionPatient")
+    orientations = functional_group_of(header, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
     try:
         corner = numbers(positions, "ImagePositionPatient")
         directions = numbers(orientations, "ImageOrientationPatient")

@@ -18,11 +18,18 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from braintumor.dicom.attributes import code, codes, counted, numbers, place_of, values
-from braintumor.dicom.scope import refusal
+from braintumor.dicom.attributes import code, codes, functional_group_of, integer_or, numbers, values
+from braintumor.dicom.eligibility import ineligibility
 from braintumor.errors import DicomRefusalError
 
 FEW: Final = 5
+UNNUMBERED: Final = 2**31
+POST_CONTRAST: Final = "T1 with contrast agent"
+CONTRASTS: Final = (POST_CONTRAST, "T1", "T2 or FLAIR", "unknown contrast")
+AGENT_WORDS: Final = frozenset(("GD", "GAD", "GADO", "POST", "CONTRAST", "CE", "KM", "GADOLINIUM", "POSTCONTRAST"))
+WITHOUT_WORDS: Final = frozenset(("PRE", "WITHOUT", "NATIVE", "NATIV", "PRECONTRAST"))
+T1_WORDS: Final = frozenset(("T1", "T1W", "MPRAGE", "SPGR", "FSPGR", "BRAVO", "VIBE", "TFE"))
+T2_WORDS: Final = frozenset(("T2", "T2W", "FLAIR", "TIRM", "DARKFLUID"))
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,11 @@ def described(header: Dataset, name: str) -> File:
         name,
         code(header, "SeriesInstanceUID"),
         volume_of(header, name),
-        refusal(header),
-        max(1, counted(header, "NumberOfFrames", 1)),
+        ineligibility(header),
+        max(1, integer_or(header, "NumberOfFrames", 1)),
         contrast(header),
-        is_axial(header),
-        counted(header, "SeriesNumber", UNNUMBERED),
+        _is_axial(header),
+        integer_or(header, "SeriesNumber", UNNUMBERED),
     )
 
 
@@ -92,18 +99,18 @@ def choose(files: Iterable[File], *, best: bool = False) -> list[Chosen]:
     for file in files:
         series.setdefault(file.volume, []).append(file)
     kept = {volume: [each for each in files if each.refusal is None] for volume, files in series.items()}
-    first = min((volume for volume, files in kept.items() if files), key=lambda each: rank(kept[each]), default=None)
+    first = min((volume for volume, files in kept.items() if files), key=lambda each: _rank(kept[each]), default=None)
     chosen = []
     for volume, every in series.items():
         slices = kept[volume]
         if not slices:
-            chosen.append(Chosen(volume, False, f"left out: {every[0].refusal}", names(every)))
+            chosen.append(Chosen(volume, False, f"left out: {every[0].refusal}", _names(every)))
         elif best and volume != first:
-            said = f"left out: another series comes first; this one is {summary(slices)}"
-            chosen.append(Chosen(volume, False, said, names(slices)))
+            said = f"left out: another series comes first; this one is {_summary(slices)}"
+            chosen.append(Chosen(volume, False, said, _names(slices)))
         else:
             why = "comes first: " if best else ""
-            chosen.append(Chosen(volume, True, f"{why}{summary(slices)}{others(every, slices)}", names(slices)))
+            chosen.append(Chosen(volume, True, f"{why}{_summary(slices)}{_others(every, slices)}", _names(slices)))
     return chosen
 
 
@@ -124,20 +131,10 @@ def series_code(study: str, series: str) -> str:
     return f"series {hashlib.blake2b(f'{study}/{series}'.encode(), digest_size=4).hexdigest()}"
 
 
-def rank(slices: list[File]) -> tuple[object, ...]:
+def _rank(slices: list[File]) -> tuple[object, ...]:
     """Return what sorts series, the best one first."""
     first, count = slices[0], sum(each.slices for each in slices)
     return count < FEW, CONTRASTS.index(first.contrast), not first.is_axial, -count, first.number, first.series_uid
-
-
-UNNUMBERED: Final = 2**31
-
-POST_CONTRAST: Final = "T1 with contrast agent"
-CONTRASTS: Final = (POST_CONTRAST, "T1", "T2 or FLAIR", "unknown contrast")
-AGENT_WORDS: Final = frozenset(("GD", "GAD", "GADO", "POST", "CONTRAST", "CE", "KM", "GADOLINIUM", "POSTCONTRAST"))
-WITHOUT_WORDS: Final = frozenset(("PRE", "WITHOUT", "NATIVE", "NATIV", "PRECONTRAST"))
-T1_WORDS: Final = frozenset(("T1", "T1W", "MPRAGE", "SPGR", "FSPGR", "BRAVO", "VIBE", "TFE"))
-T2_WORDS: Final = frozenset(("T2", "T2W", "FLAIR", "TIRM", "DARKFLUID"))
 
 
 def contrast(header: Dataset) -> str:
@@ -148,12 +145,12 @@ def contrast(header: Dataset) -> str:
     stated = code(header, "AcquisitionContrast")
     if stated in ("T2", "FLUID_ATTENUATED", "STIR") or words & T2_WORDS:
         return "T2 or FLAIR"
-    if stated == "T1" or words & T1_WORDS or is_short(header):
-        return POST_CONTRAST if has_agent(header, words) else "T1"
-    return "T2 or FLAIR" if is_long(header) else "unknown contrast"
+    if stated == "T1" or words & T1_WORDS or _is_short(header):
+        return POST_CONTRAST if _has_agent(header, words) else "T1"
+    return "T2 or FLAIR" if _is_long(header) else "unknown contrast"
 
 
-def has_agent(header: Dataset, words: set[str]) -> bool:
+def _has_agent(header: Dataset, words: set[str]) -> bool:
     """Tell whether a slice was taken after a contrast agent, as far as its attributes and description say."""
     if words & WITHOUT_WORDS:
         return False
@@ -164,19 +161,19 @@ def has_agent(header: Dataset, words: set[str]) -> bool:
     return given or bool(words & AGENT_WORDS)
 
 
-def is_short(header: Dataset) -> bool:
+def _is_short(header: Dataset) -> bool:
     """Tell whether echo and repetition time are those of T1: at most 30 and 1,000 ms."""
-    echo, repetition = times(header)
+    echo, repetition = _times(header)
     return echo is not None and repetition is not None and echo <= 30 and repetition <= 1_000
 
 
-def is_long(header: Dataset) -> bool:
+def _is_long(header: Dataset) -> bool:
     """Tell whether echo and repetition time are those of T2 or FLAIR: at least 70 and 1,500 ms."""
-    echo, repetition = times(header)
+    echo, repetition = _times(header)
     return echo is not None and repetition is not None and echo >= 70 and repetition >= 1_500
 
 
-def times(header: Dataset) -> tuple[float | None, float | None]:
+def _times(header: Dataset) -> tuple[float | None, float | None]:
     """Return echo and repetition time in milliseconds, None where the file does not say."""
     found: list[float | None] = []
     for keyword in ("EchoTime", "RepetitionTime"):
@@ -187,9 +184,9 @@ def times(header: Dataset) -> tuple[float | None, float | None]:
     return found[0], found[1]
 
 
-def is_axial(header: Dataset) -> bool:
+def _is_axial(header: Dataset) -> bool:
     """Tell whether the slice's normal is nearer to the body's length than to its other axes (PS3.3 C.7.6.2.1.1)."""
-    place = place_of(header, 1, "PlaneOrientationSequence", "ImageOrientationPatient")
+    place = functional_group_of(header, 1, "PlaneOrientationSequence", "ImageOrientationPatient")
     try:
         directions = numbers(place, "ImageOrientationPatient")
     except DicomRefusalError:
@@ -201,19 +198,18 @@ def is_axial(header: Dataset) -> bool:
     return normal[2] == max(normal)
 
 
-def summary(slices: list[File]) -> str:
+def _summary(slices: list[File]) -> str:
     """Return contrast, plane and number of slices in words."""
     count = sum(each.slices for each in slices)
     plane = "axial" if slices[0].is_axial else "not axial"
     return f"{slices[0].contrast}, {plane}, {count} slice{'s' * (count != 1)}"
 
 
-def others(files: list[File], slices: list[File]) -> str:
+def _others(files: list[File], slices: list[File]) -> str:
     """Return how many files of a series are left out though others are classified."""
     left = len(files) - len(slices)
     return f"; {left} file{'s' * (left != 1)} left out as no slices of the head in MR" if left else ""
 
 
-def names(files: list[File]) -> tuple[str, ...]:
-    """Return what files are called."""
+def _names(files: list[File]) -> tuple[str, ...]:
     return tuple(each.name for each in files)

@@ -7,10 +7,10 @@ from typing import Any
 
 from braintumor.dicom.series import CONTRASTS, Chosen, File, choose
 from braintumor.errors import ImageError
-from braintumor.read import UNDECODABLE, whole
-from braintumor.sandbox import Sandbox
-from braintumor.scan import SERIES
-from braintumor.untrusted import is_text
+from braintumor.io.read import UNDECODABLE, read_volume_file
+from braintumor.io.replies import is_text
+from braintumor.io.sandbox import Sandbox
+from braintumor.io.scan import SERIES
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def survey(paths: Iterable[Path], sandbox: Sandbox, *, best: bool = False) -> St
     unreadable: list[ImageError] = []
     for path in paths:
         try:
-            files.append(file_of(sandbox.describe(whole(path, str(path)), str(path)), str(path)))
+            files.append(file_of(sandbox.describe(read_volume_file(path, str(path)), str(path)), str(path)))
         except ImageError as error:
             unreadable.append(error)
     return Study(tuple(choose(files, best=best)), tuple(unreadable))

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from braintumor.classes import DISCLAIMER
 from braintumor.errors import DataError
-from braintumor.evaluate import pages
-from braintumor.evaluate.intervals import Estimate, accuracy_difference
+from braintumor.evaluate.report import html
 from braintumor.files import write_text
-from braintumor.model import ONNX_FILES, Card, card_in
+from braintumor.intervals import Estimate, accuracy_difference
+from braintumor.models.session import ONNX_FILES, Card, card_in
 from braintumor.text import from_cell, visible
 
 RATES = ("accuracy", "precision", "recall", "f1")
@@ -24,7 +24,7 @@ FEW = 25
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedModel:
     """One of the two models.
 
     Attributes:
@@ -91,8 +91,8 @@ class Comparison:
 
     n_images: int
     n_groups: int
-    first: Side
-    second: Side
+    first: ComparedModel
+    second: ComparedModel
     accuracy_difference: Estimate
     mcnemar: McNemar
     differences: tuple[Difference, ...]
@@ -102,7 +102,7 @@ class Comparison:
         """Return the accuracies with their intervals and the paired test, as lines."""
         test = self.mcnemar
         lines = [
-            f"{side.folder}: accuracy {pages.plain(side.metrics['accuracy'])}" for side in (self.first, self.second)
+            f"{side.folder}: accuracy {html.plain(side.metrics['accuracy'])}" for side in (self.first, self.second)
         ]
         only = f"only the first is right on {test.only_first:,}, only the second on {test.only_second:,}"
         last = f"of {self.n_images:,} images {only}; McNemar p = {test.p:.2g} ({test.test})"
@@ -137,28 +137,28 @@ def compare(first: Path, second: Path, out: Path) -> Comparison:
         ModelError: a card that cannot be used.
         StorageError: the files cannot be written.
     """
-    a, b = read_evaluation(Path(first)), read_evaluation(Path(second))
-    check_same_images(a, b)
+    a, b = _read_evaluation(Path(first)), _read_evaluation(Path(second))
+    _check_same_images(a, b)
     groups = np.array(a.report["groups"], np.int64)
     comparison = Comparison(
         n_images=len(a.rows),
         n_groups=a.report["n_groups"],
-        first=side(a),
-        second=side(b),
+        first=_side(a),
+        second=_side(b),
         accuracy_difference=accuracy_difference(a.right(), b.right(), groups),
         mcnemar=mcnemar(a.right(), b.right()),
         differences=tuple(
-            Difference(p["image"], p["label"], p["predicted"], q["predicted"], probability(p), probability(q))
+            Difference(p["image"], p["label"], p["predicted"], q["predicted"], _probability(p), _probability(q))
             for p, q in zip(a.rows, b.rows, strict=True)
             if p["predicted"] != q["predicted"]
         ),
     )
-    pages.write_json(out / "compare.json", dataclasses.asdict(comparison))
-    write_text(out / "compare.html", pages.page("compare.html", comparison=comparison))
+    html.write_json(out / "compare.json", dataclasses.asdict(comparison))
+    write_text(out / "compare.html", html.page("compare.html", comparison=comparison))
     return comparison
 
 
-def read_evaluation(folder: Path) -> Evaluation:
+def _read_evaluation(folder: Path) -> Evaluation:
     """Return the evaluation in a model folder.
 
     Raises:
@@ -174,20 +174,21 @@ def read_evaluation(folder: Path) -> Evaluation:
             rows = [{name: from_cell(cell or "") for name, cell in row.items() if name} for row in csv.DictReader(file)]
         complete = len(rows) == len(report["groups"]) > 0 and {"fingerprint", "metrics"} <= set(report)
     except FileNotFoundError as error:
-        raise DataError(f"{error.filename} is missing; run: {command(folder)}") from error
+        raise DataError(f"{error.filename} is missing; run: {_command(folder)}") from error
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise DataError(f"{place} cannot be used ({error}); run again: {command(folder)}") from error
+        raise DataError(f"{place} cannot be used ({error}); run again: {_command(folder)}") from error
     if not complete:
-        raise DataError(f"report.json and predictions.csv in {place} do not fit together; run again: {command(folder)}")
+        raise DataError(
+            f"report.json and predictions.csv in {place} do not fit together; run again: {_command(folder)}"
+        )
     return Evaluation(folder, model, card, report, rows)
 
 
-def command(*folders: Path) -> str:
-    """Return the commands that evaluate model folders."""
+def _command(*folders: Path) -> str:
     return " && ".join(f"braintumor evaluate {folder} DATA_DIR" for folder in folders)
 
 
-def check_same_images(a: Evaluation, b: Evaluation) -> None:
+def _check_same_images(a: Evaluation, b: Evaluation) -> None:
     """Refuse evaluations of other images, labels or groups.
 
     Raises:
@@ -197,15 +198,15 @@ def check_same_images(a: Evaluation, b: Evaluation) -> None:
     if a.report["fingerprint"] != b.report["fingerprint"] or images[0] != images[1]:
         raise DataError(
             f"{a.folder} was evaluated on {len(a.rows)} images and {b.folder} on {len(b.rows)}, not all of them the "
-            f"same; evaluate both on one data folder: {command(a.folder, b.folder)}"
+            f"same; evaluate both on one data folder: {_command(a.folder, b.folder)}"
         )
 
 
-def side(evaluation: Evaluation) -> Side:
+def _side(evaluation: Evaluation) -> ComparedModel:
     """Return what the table says about one model."""
     card, report = evaluation.card, evaluation.report
     network = evaluation.model / ONNX_FILES["float32"]
-    return Side(
+    return ComparedModel(
         folder=evaluation.folder.name,
         name=card.name,
         version=card.version,
@@ -218,7 +219,7 @@ def side(evaluation: Evaluation) -> Side:
     )
 
 
-def probability(row: dict[str, str]) -> float:
+def _probability(row: dict[str, str]) -> float:
     """Return the probability of the predicted class in a row of predictions.csv."""
     return float(row[f"p_{row['predicted']}"])
 

@@ -6,14 +6,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from braintumor.data.alignment import related
-from braintumor.data.groups import group_numbers, known_images
+from braintumor.data.duplicates.alignment import related
+from braintumor.data.duplicates.groups import group_numbers, known_images
+from braintumor.data.duplicates.thumbnails import Thumbnails, make_thumbnails
 from braintumor.data.manifest import Manifest, at_hand, read_manifest
-from braintumor.data.miniatures import Miniatures, miniatures
-from braintumor.evaluate.intervals import Estimate, Floats, Integers, accuracy
 from braintumor.evaluate.planes import planes
 from braintumor.files import cache_folder
-from braintumor.model import Model
+from braintumor.intervals import Estimate, Floats, Integers, accuracy
+from braintumor.models.session import Model
 
 NO_RECORD: Final = "the model folder has no manifest.csv, so its training images are not known"
 Flags = NDArray[np.bool_]
@@ -106,8 +106,8 @@ def relate(test: Manifest, model: Model) -> Relation:
         test: N rows, with sha256.
         model: a loaded model folder.
     """
-    ours, _ = miniatures(test, cache_folder())
-    described = origins(test, ours), planes(ours.head), brightness(ours)
+    ours, _ = make_thumbnails(test, cache_folder())
+    described = _origins(test, ours), planes(ours.head), _brightness(ours)
     record = model.folder / "manifest.csv"
     if not record.is_file():
         return Relation(
@@ -119,8 +119,8 @@ def relate(test: Manifest, model: Model) -> Relation:
     present = at_hand(training)
     missing = len(training) - len(present)
     reason = f"{missing} of the {len(training)} training images are not in the data folder" if missing else ""
-    theirs, _ = miniatures(present, cache_folder())
-    groups = group_numbers(Manifest(test.root, (*test.rows, *present.rows)), Miniatures.stacked([ours, theirs]))
+    theirs, _ = make_thumbnails(present, cache_folder())
+    groups = group_numbers(Manifest(test.root, (*test.rows, *present.rows)), Thumbnails.stacked([ours, theirs]))
     pairs, same = related(ours, theirs)
     near = np.isin(np.arange(len(test)), pairs.first[same]) & ~exact
     shared = np.isin(groups[: len(test)], groups[len(test) :]) | exact | np.isin(np.arange(len(test)), pairs.first)
@@ -130,13 +130,13 @@ def relate(test: Manifest, model: Model) -> Relation:
 
 def unseen(test: Manifest) -> Relation:
     """Return the relation of the test images of folds to the training images of their fold: none, by the manifests."""
-    ours, _ = miniatures(test, cache_folder())
+    ours, _ = make_thumbnails(test, cache_folder())
     groups = np.array(test.group_numbers(), np.int64)
     none = np.zeros(len(test), np.bool_)
-    return Relation(True, "", groups, none, none, none, origins(test, ours), planes(ours.head), brightness(ours))
+    return Relation(True, "", groups, none, none, none, _origins(test, ours), planes(ours.head), _brightness(ours))
 
 
-def origins(test: Manifest, found: Miniatures) -> tuple[str, ...]:
+def _origins(test: Manifest, found: Thumbnails) -> tuple[str, ...]:
     """Return where each of N images comes from: as the shipped table knows it, else the row's own source."""
     known = known_images(test, found)
     return tuple(
@@ -145,7 +145,7 @@ def origins(test: Manifest, found: Miniatures) -> tuple[str, ...]:
     )
 
 
-def brightness(found: Miniatures) -> Floats:
+def _brightness(found: Thumbnails) -> Floats:
     """Return the (N,) mean grey values, in [0, 1], of the heads of N slices."""
     grey: Floats = found.head.mean(axis=(1, 2), dtype=np.float64)
     return grey / 255
@@ -164,11 +164,11 @@ def leakage_of(relation: Relation, right: Flags) -> Leakage:
         near=int(near.sum()) if relation.near is not None else None,
         shared=int((relation.shared & ~duplicate).sum()) if relation.near is not None else None,
         accuracy=accuracy(right, relation.groups),
-        accuracy_without=without(right, relation.groups, duplicate) if compared else None,
-        accuracy_clean=without(right, relation.groups, relation.shared) if compared else None,
+        accuracy_without=_without(right, relation.groups, duplicate) if compared else None,
+        accuracy_clean=_without(right, relation.groups, relation.shared) if compared else None,
     )
 
 
-def without(right: Flags, groups: Integers, left_out: Flags) -> Estimate | None:
+def _without(right: Flags, groups: Integers, left_out: Flags) -> Estimate | None:
     """Return the accuracy on the images that are not left out, None if there are none."""
     return None if left_out.all() else accuracy(right[~left_out], groups[~left_out])

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.classes import CLASSES
-from braintumor.evaluate.intervals import (
+from braintumor.intervals import (
     Estimate,
     Floats,
     Integers,
@@ -76,7 +76,7 @@ def measure(
             f"got {labels.shape}, {probabilities.shape} and {groups.shape}"
         )
     probabilities = probabilities.astype(np.float64)
-    behind = groups_behind(labels, probabilities, groups)
+    behind = _groups_behind(labels, probabilities, groups)
     found = interval(
         lambda weights: statistics(labels, probabilities, weights),
         groups,
@@ -84,7 +84,7 @@ def measure(
         resamples=resamples,
         seed=seed,
     )
-    found |= {name: mean_of_ends(found[name], found[f"{name}_by_class"]) for name in MACRO}
+    found |= {name: _mean_of_ends(found[name], found[f"{name}_by_class"]) for name in MACRO}
     support = np.bincount(labels, minlength=len(CLASSES))
     return Measured(
         overall={name: estimate(found[name], (), len(labels)) for name in OVERALL},
@@ -92,7 +92,7 @@ def measure(
             title: {name: estimate(found[f"{name}_by_class"], (c,), int(support[c])) for name in MACRO}
             for c, title in enumerate(CLASSES)
         },
-        reliability=bins(found, len(labels)),
+        reliability=_bins(found, len(labels)),
     )
 
 
@@ -106,13 +106,13 @@ class Calibration:
 
 def measure_calibration(labels: Integers, probabilities: Floats, groups: Integers) -> Calibration:
     """Return the calibration of answers alone, for arrays as `measure` takes them."""
-    behind = {"bin_accuracy": groups_of_bins(probabilities, groups)}
-    found = interval(lambda weights: calibration(labels, probabilities, weights), groups, rates=behind)
+    behind = {"bin_accuracy": _groups_of_bins(probabilities, groups)}
+    found = interval(lambda weights: _calibration(labels, probabilities, weights), groups, rates=behind)
     overall = {name: estimate(found[name], (), len(labels)) for name in CALIBRATION}
-    return Calibration(overall, bins(found, len(labels)))
+    return Calibration(overall, _bins(found, len(labels)))
 
 
-def bins(found: Mapping[str, tuple[Floats, Floats, Floats]], n: int) -> tuple[Bin, ...]:
+def _bins(found: Mapping[str, tuple[Floats, Floats, Floats]], n: int) -> tuple[Bin, ...]:
     """Return the bins in an answer of `interval` on n images."""
     return tuple(
         Bin(float(found["bin_confidence"][0][b]), estimate(found["bin_accuracy"], (b,), round(n / BINS)))
@@ -120,7 +120,7 @@ def bins(found: Mapping[str, tuple[Floats, Floats, Floats]], n: int) -> tuple[Bi
     )
 
 
-def groups_behind(labels: Integers, probabilities: Floats, groups: Integers) -> dict[str, Integers]:
+def _groups_behind(labels: Integers, probabilities: Floats, groups: Integers) -> dict[str, Integers]:
     """Return for each statistic that is a rate in how many groups the images lie that it counts: () or by class (4,).
 
     The areas count pairs of an image of the class and another one. So many pairs have no group in common as there are
@@ -146,12 +146,12 @@ def groups_behind(labels: Integers, probabilities: Floats, groups: Integers) -> 
         "auc_pr_by_class": rarer,
         "aurc": everything,
         **surest,
-        "bin_accuracy": groups_of_bins(probabilities, groups),
+        "bin_accuracy": _groups_of_bins(probabilities, groups),
     }
 
 
-def groups_of_bins(probabilities: Floats, groups: Integers) -> Integers:
-    """Return (15,) in how many groups the images of each share in `reliability` lie."""
+def _groups_of_bins(probabilities: Floats, groups: Integers) -> Integers:
+    """Return (15,) in how many groups the images of each share in `_reliability` lie."""
     confidence = probabilities.max(axis=1)
     ordered = np.sort(confidence)
     first, last = (np.searchsorted(ordered, confidence, side=side) for side in ("left", "right"))
@@ -159,7 +159,7 @@ def groups_of_bins(probabilities: Floats, groups: Integers) -> Integers:
     return groups_among((last[:, None] > borders[:-1]) & (first[:, None] < borders[1:]), groups)
 
 
-def mean_of_ends(
+def _mean_of_ends(
     found: tuple[Floats, Floats, Floats], by_class: tuple[Floats, Floats, Floats]
 ) -> tuple[Floats, Floats, Floats]:
     """Return a macro mean (), with the means of the classes' ends where drawing groups gave it no interval."""
@@ -184,17 +184,17 @@ def statistics(labels: Integers, probabilities: Floats, weights: Floats) -> dict
         "accuracy": weights @ (predicted == labels) / weights.sum(axis=1),
         **{name: mean_of_known(values) for name, values in by_class.items()},
         **{f"{name}_by_class": values for name, values in by_class.items()},
-        **calibration(labels, probabilities, weights),
+        **_calibration(labels, probabilities, weights),
         **selective(labels, probabilities, weights),
     }
 
 
-def calibration(labels: Integers, probabilities: Floats, weights: Floats) -> dict[str, Floats]:
+def _calibration(labels: Integers, probabilities: Floats, weights: Floats) -> dict[str, Floats]:
     """Return ece, brier and nll, each (R,), of R weighted samples, and the bins of the reliability diagram."""
     total = weights.sum(axis=1)
     truth = np.eye(len(CLASSES))[labels]  # (N, 4)
     surprise = -np.log(probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).eps, None))
-    confidence, accuracy = reliability(labels, probabilities, weights)
+    confidence, accuracy = _reliability(labels, probabilities, weights)
     return {
         "ece": np.abs(confidence - accuracy).mean(axis=1),
         "brier": weights @ ((probabilities - truth) ** 2).sum(axis=1) / total,
@@ -213,10 +213,10 @@ def selective(labels: Integers, probabilities: Floats, weights: Floats) -> dict[
     Source: Geifman and El-Yaniv, 2017, arXiv:1705.08500.
     """
     right = probabilities.argmax(axis=1) == labels
-    hits, wrong = counts_above(right, probabilities.max(axis=1), weights)  # (R, T + 1)
+    hits, wrong = _counts_above(right, probabilities.max(axis=1), weights)  # (R, T + 1)
     answered = hits + wrong
     total = answered[:, -1]
-    risk = ratio(wrong, answered, otherwise=0)
+    risk = _ratio(wrong, answered, otherwise=0)
     found = {"aurc": (np.diff(answered) * risk[:, 1:]).sum(axis=1) / total}
     for percent in COVERAGES:
         asked = total * percent / 100
@@ -228,7 +228,7 @@ def selective(labels: Integers, probabilities: Floats, weights: Floats) -> dict[
 def risk_coverage(labels: Integers, probabilities: Floats) -> tuple[Floats, Floats]:
     """Return coverage and share of wrong answers, each (T,), from the most confident images alone to all of them."""
     right = probabilities.argmax(axis=1) == labels
-    counted = counts_above(right, probabilities.max(axis=1), np.ones((1, len(labels))))
+    counted = _counts_above(right, probabilities.max(axis=1), np.ones((1, len(labels))))
     hits, wrong = (counts[0, 1:] for counts in counted)
     return (hits + wrong) / len(labels), wrong / (hits + wrong)
 
@@ -247,9 +247,9 @@ def rates(labels: Integers, predicted: Integers, weights: Floats) -> dict[str, F
     labelled, answered = counts.sum(axis=2), counts.sum(axis=1)
     absent = labelled == 0
     return {
-        "precision": np.where(absent, np.nan, ratio(hits, answered, otherwise=0)),
-        "recall": ratio(hits, labelled, otherwise=np.nan),
-        "f1": np.where(absent, np.nan, ratio(2 * hits, labelled + answered, otherwise=0)),
+        "precision": np.where(absent, np.nan, _ratio(hits, answered, otherwise=0)),
+        "recall": _ratio(hits, labelled, otherwise=np.nan),
+        "f1": np.where(absent, np.nan, _ratio(2 * hits, labelled + answered, otherwise=0)),
     }
 
 
@@ -259,12 +259,12 @@ def areas_under_curves(positive: NDArray[np.bool_], scores: Floats, weights: Flo
     The first is the chance that a positive scores above a negative, ties counting half; the second is the average
     precision, without interpolation. NaN without positives, the first also without negatives.
     """
-    hits, alarms = counts_above(positive, scores, weights)
+    hits, alarms = _counts_above(positive, scores, weights)
     positives, negatives = hits[:, -1], alarms[:, -1]
     trapezoids = (np.diff(alarms) * (hits[:, 1:] + hits[:, :-1]) / 2).sum(axis=1)
-    precision = ratio(hits, hits + alarms, otherwise=0)
+    precision = _ratio(hits, hits + alarms, otherwise=0)
     steps = (np.diff(hits) * precision[:, 1:]).sum(axis=1)
-    return ratio(trapezoids, positives * negatives, otherwise=np.nan), ratio(steps, positives, otherwise=np.nan)
+    return _ratio(trapezoids, positives * negatives, otherwise=np.nan), _ratio(steps, positives, otherwise=np.nan)
 
 
 def curves(positive: NDArray[np.bool_], scores: Floats) -> tuple[Floats, Floats, Floats]:
@@ -272,20 +272,20 @@ def curves(positive: NDArray[np.bool_], scores: Floats) -> tuple[Floats, Floats,
 
     Precision starts at 1 where nothing is called positive. A rate without images to count is NaN.
     """
-    hits, alarms = (counts[0] for counts in counts_above(positive, scores, np.ones((1, len(scores)))))
-    rate = ratio(alarms, alarms[-1:], otherwise=np.nan)
-    return rate, ratio(hits, hits[-1:], otherwise=np.nan), ratio(hits, hits + alarms, otherwise=1)
+    hits, alarms = (counts[0] for counts in _counts_above(positive, scores, np.ones((1, len(scores)))))
+    rate = _ratio(alarms, alarms[-1:], otherwise=np.nan)
+    return rate, _ratio(hits, hits[-1:], otherwise=np.nan), _ratio(hits, hits + alarms, otherwise=1)
 
 
-def counts_above(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def _counts_above(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return true and false positives, each (R, T), above nothing and then above each distinct score, falling."""
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     ordered, truth = weights[:, order], positive[order]
-    return cumulated(ordered * truth, ends), cumulated(ordered * ~truth, ends)
+    return _cumulated(ordered * truth, ends), _cumulated(ordered * ~truth, ends)
 
 
-def reliability(labels: Integers, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def _reliability(labels: Integers, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return mean confidence and accuracy, each (R, 15), of equally large shares of the images, by rising confidence.
 
     Confidence is the largest probability. An image on the border of two shares, and images of equal confidence, are
@@ -297,24 +297,24 @@ def reliability(labels: Integers, probabilities: Floats, weights: Floats) -> tup
     order = np.argsort(confidence, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
     ordered, right = weights[:, order], (probabilities.argmax(axis=1) == labels)[order]
-    mass = cumulated(ordered, ends)
+    mass = _cumulated(ordered, ends)
     borders = mass[:, -1:] * np.linspace(0, 1, BINS + 1)  # (R, 16)
 
     def shares(values: Floats) -> Floats:
-        sums = cumulated(ordered * values, ends)
+        sums = _cumulated(ordered * values, ends)
         at_borders = np.array([np.interp(b, m, s) for b, m, s in zip(borders, mass, sums, strict=True)])
         return (np.diff(at_borders) / (mass[:, -1:] / BINS)).clip(0, 1)  # rounding may pass the ends by 1e-16
 
     return shares(confidence[order]), shares(right.astype(np.float64))
 
 
-def cumulated(values: Floats, ends: NDArray[np.intp]) -> Floats:
+def _cumulated(values: Floats, ends: NDArray[np.intp]) -> Floats:
     """Return (R, T + 1): 0, then the running sums along axis 1 up to each of the T ends."""
     sums = np.cumsum(values, axis=1)[:, ends]
     return np.concatenate([np.zeros((len(values), 1)), sums], axis=1)
 
 
-def ratio(numerator: Floats, denominator: Floats, *, otherwise: float) -> Floats:
+def _ratio(numerator: Floats, denominator: Floats, *, otherwise: float) -> Floats:
     """Return numerator / denominator, `otherwise` where the denominator is 0."""
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
     result: Floats = np.full(shape, otherwise, np.float64)
@@ -325,4 +325,4 @@ def ratio(numerator: Floats, denominator: Floats, *, otherwise: float) -> Floats
 def mean_of_known(values: Floats) -> Floats:
     """Return the mean (R,) over the classes of (R, 4) that are not NaN; NaN if all are."""
     known = ~np.isnan(values)
-    return ratio(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64), otherwise=np.nan)
+    return _ratio(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64), otherwise=np.nan)

@@ -74,12 +74,12 @@ def features(miniatures: Floats) -> Floats:
         raise ValueError(f"expected miniatures (N, {SIDE}, {SIDE}), got {miniatures.shape}")
     grey = miniatures * np.float32(SIDE)  # variance 1
     down, across = np.gradient(grey, axis=(1, 2))
-    uneven = np.abs(halves(grey, -1))
-    maps = np.stack([halves(grey, 1), uneven, halves(np.abs(down), 1), halves(np.abs(across), 1)], axis=1)
+    uneven = np.abs(_halves(grey, -1))
+    maps = np.stack([_halves(grey, 1), uneven, _halves(np.abs(down), 1), _halves(np.abs(across), 1)], axis=1)
     return maps.reshape(len(grey), FEATURES).astype(np.float32, copy=False)
 
 
-def halves(values: Floats, sign: int) -> Floats:
+def _halves(values: Floats, sign: int) -> Floats:
     """Return the left half plus `sign` times the mirrored right half, over 2, as (N, 16, 8) means of 2 x 2 pixels."""
     left, right = values[:, :, : SIDE // 2], values[:, :, : SIDE // 2 - 1 : -1]
     half = (left + np.float32(sign) * right) / 2

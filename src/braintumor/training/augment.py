@@ -146,14 +146,14 @@ def resample(images: Tensor, variation: Variation, size: int) -> Tensor:
     turn = torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)  # (N, 2, 2)
     matrix = variation.flip[:, :, None] * turn
     pixel = (torch.arange(size, device=images.device) * 2 + 1) / size - 1
-    crop = positions(matrix, pixel)
-    grid = positions(matrix * variation.half[:, :, None], pixel).add_(variation.centre[:, :, None, None])
+    crop = _positions(matrix, pixel)
+    grid = _positions(matrix * variation.half[:, :, None], pixel).add_(variation.centre[:, :, None, None])
     sampled = functional.grid_sample(images, grid.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
     within = torch.maximum(*crop.abs_().unbind(dim=1)).le_(1)  # 1.0 or 0.0
     return sampled.mul_(within[:, None])
 
 
-def positions(matrix: Tensor, pixel: Tensor) -> Tensor:
+def _positions(matrix: Tensor, pixel: Tensor) -> Tensor:
     """Return (N, 2, S, S): each (N, 2, 2) matrix times every output position x, y, both running over `pixel` (S,).
 
     The coordinates are planes: pairs side by side would be added several times more slowly.

@@ -57,7 +57,9 @@ class State:
         return self.history[-1] if self.identity["settings"].get("keep_last") else self.best
 
 
-def save(folder: Path, state: State, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    folder: Path, state: State, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
     """Write the state, its tensors and, if the last epoch is to be kept, those to keep; then drop older ones."""
     last = state.history[-1].epoch
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
@@ -67,8 +69,8 @@ def save(folder: Path, state: State, network: nn.Module, averaged: nn.Module, op
         tensors |= {f"optimizer.{index}.{key}": value for key, value in entry.items()}
     write_tensors(folder / last_name(last), tensors)
     if state.kept.epoch == last:
-        write_tensors(folder / kept_name(last), averaged.state_dict())
-    names = (last_name(last), kept_name(state.kept.epoch))
+        write_tensors(folder / _kept_name(last), averaged.state_dict())
+    names = (last_name(last), _kept_name(state.kept.epoch))
     record = asdict(state) | {"files": {name: file_sha256(folder / name) for name in names}}
     write_text(folder / "state.json", json.dumps(record, indent=2))
     for file in folder.glob("*.safetensors"):
@@ -76,7 +78,7 @@ def save(folder: Path, state: State, network: nn.Module, averaged: nn.Module, op
             file.unlink()
 
 
-def load(folder: Path) -> State:
+def load_checkpoint(folder: Path) -> State:
     """Return the state in a checkpoint folder.
 
     Raises:
@@ -99,7 +101,7 @@ def load(folder: Path) -> State:
     return state
 
 
-def restore(
+def restore_checkpoint(
     folder: Path, state: State, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Put the network, its average and the optimizer into the state after the last finished epoch."""
@@ -111,18 +113,18 @@ def restore(
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in under(tensors, "optimizer.").items():
         index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = laid_out_like(parameters[int(index)], value)
+        entries.setdefault(int(index), {})[name] = _laid_out_like(parameters[int(index)], value)
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     """Return the value in the parameter's memory format: the fused optimizer walks both in memory order."""
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
 def restore_kept(folder: Path, state: State, network: nn.Module) -> None:
     """Put the network into the state after the epoch that is kept."""
-    network.load_state_dict(read_tensors(folder / kept_name(state.kept.epoch)))
+    network.load_state_dict(read_tensors(folder / _kept_name(state.kept.epoch)))
 
 
 def clear(folder: Path) -> None:
@@ -155,6 +157,6 @@ def last_name(epoch: int) -> str:
     return f"last-{epoch:03d}.safetensors"
 
 
-def kept_name(epoch: int) -> str:
+def _kept_name(epoch: int) -> str:
     """Return the name of the file with the weights to keep."""
     return f"kept-{epoch:03d}.safetensors"

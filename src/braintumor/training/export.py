@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from braintumor.classes import CLASSES
 from braintumor.errors import TrainingError
-from braintumor.evaluate.reject import Gate, fit_gate
 from braintumor.files import replacing
-from braintumor.model import OUTPUTS, Answers
+from braintumor.models.ood import OodScorer, fit_ood_scorer
+from braintumor.models.session import OUTPUTS, ModelOutput
 from braintumor.training.networks import Network
 
 PROBABILITY_TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ class WithClassMaps(nn.Module):
     centre: Tensor
     whitening: Tensor
 
-    def __init__(self, network: Network, gate: Gate) -> None:
+    def __init__(self, network: Network, gate: OodScorer) -> None:
         super().__init__()
         self.network = network.eval()
         self.register_buffer("centre", torch.from_numpy(gate.centre.astype(np.float32)))
@@ -52,7 +52,7 @@ class WithClassMaps(nn.Module):
         """Return what the network makes of (N, 1, H, W) grey values in [0, 1].
 
         Returns:
-            logits (N, 4); class maps (N, 4, h, w), non-negative, unscaled; OOD scores (N,), see `reject.Gate`.
+            logits (N, 4); class maps (N, 4, h, w), non-negative, unscaled; OOD scores (N,), see `ood.OodScorer`.
         """
         first, norm, rectify, _, last = self.network.head
         assert isinstance(first, nn.Linear)
@@ -67,7 +67,7 @@ class WithClassMaps(nn.Module):
         active = (hidden > 0).to(hidden.dtype) * slope
         gradient = (active[:, None, :] * last.weight[None]) @ first.weight  # (N, 4, K)
         ood_score = torch.matmul(described - self.centre, self.whitening).square().mean(dim=1)
-        return logits, class_maps(features, gradient, log_attention), ood_score
+        return logits, _class_maps(features, gradient, log_attention), ood_score
 
     def margin(self, image: Tensor) -> Tensor:
         """Return the (N,) distance of the head's hidden unit that is nearest to zero."""
@@ -80,7 +80,7 @@ class WithClassMaps(nn.Module):
         return cast(Tensor, norm(first(self.network.pool(features, log_attention))))
 
 
-def class_maps(features: Tensor, gradient: Tensor, log_attention: Tensor) -> Tensor:
+def _class_maps(features: Tensor, gradient: Tensor, log_attention: Tensor) -> Tensor:
     """Return the (N, C, h, w) maps: what each position adds to a logit, negative parts cut off.
 
     Args:
@@ -93,7 +93,7 @@ def class_maps(features: Tensor, gradient: Tensor, log_attention: Tensor) -> Ten
 
 
 @torch.no_grad()
-def gate_of(network: Network, batches: Iterable[Tensor]) -> Gate:
+def gate_of(network: Network, batches: Iterable[Tensor]) -> OodScorer:
     """Return the gate of a network on the CPU, fitted to (B, 1, H, W) batches of training images.
 
     Raises:
@@ -101,15 +101,15 @@ def gate_of(network: Network, batches: Iterable[Tensor]) -> Gate:
     """
     network.eval()
     described = [network.features_and_gate(batch)[1].double().numpy() for batch in batches]
-    return fit_gate(np.concatenate(described) if described else np.empty((0, 1)))
+    return fit_ood_scorer(np.concatenate(described) if described else np.empty((0, 1)))
 
 
-def export(network: Network, gate: Gate, size: int, target: Path) -> None:
+def export(network: Network, gate: OodScorer, size: int, target: Path) -> None:
     """Write the network as an ONNX file with the input `image` and the outputs `OUTPUTS`, for any batch size."""
     module = WithClassMaps(network.cpu(), gate)
     batch = torch.export.Dim("batch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with replacing(target) as aside, torch.no_grad(), warnings.catch_warnings(), silence():
+    with replacing(target) as aside, torch.no_grad(), warnings.catch_warnings(), _silence():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(
             module,
@@ -121,10 +121,10 @@ def export(network: Network, gate: Gate, size: int, target: Path) -> None:
             dynamo=True,
             external_data=False,
         )
-        forget_places(aside)
+        _forget_places(aside)
 
 
-def forget_places(file: Path) -> None:
+def _forget_places(file: Path) -> None:
     """Take from an ONNX file where on this machine the code lies that made it."""
     model = onnx.load(file)
     for node in model.graph.node:
@@ -134,19 +134,18 @@ def forget_places(file: Path) -> None:
     onnx.save(model, file)
 
 
-def silence() -> contextlib.redirect_stdout[io.StringIO]:
-    """Keep the exporter's progress messages off the terminal."""
+def _silence() -> contextlib.redirect_stdout[io.StringIO]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def run(file: Path, batches: Iterable[Tensor]) -> Answers:
+def run(file: Path, batches: Iterable[Tensor]) -> ModelOutput:
     """Return what an ONNX file answers for (B, 1, H, W) batches."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     answers = [session.run(OUTPUTS, {"image": batch.numpy()}) for batch in batches]
-    return Answers(*map(np.concatenate, zip(*answers, strict=True)))
+    return ModelOutput(*map(np.concatenate, zip(*answers, strict=True)))
 
 
-def check_parity(network: Network, gate: Gate, batches: list[Tensor], file: Path) -> dict[str, float]:
+def check_parity(network: Network, gate: OodScorer, batches: list[Tensor], file: Path) -> dict[str, float]:
     """Return the largest differences between the ONNX file and the network on real batches.
 
     A class map jumps where a unit of the head passes zero: there the gradient has no single value, and rounding alone

@@ -20,6 +20,7 @@ FINER_WIDTH = {"cnn": 64}  # channels of the features that join several stages
 DEFAULT_FINER_WIDTH = 128
 FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """With which networks of timm end that are given another size of image, or no pooling, than they can take."""
+STAGE_ENDS = (0, 2, 5, 8, 11)
 
 
 class Network(nn.Module):
@@ -37,9 +38,9 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.backbone = backbone
-        self.finer: Finer | None = None
+        self.finer: FeaturePyramid | None = None
         self.attention: nn.Conv2d | None = None
-        self.head = head(channels, dropout)
+        self.head = _head(channels, dropout)
 
     def features(self, image: Tensor) -> Tensor:
         """Return the (N, K, h, w) features of (N, 1, H, W) grey values in [0, 1].
@@ -109,7 +110,7 @@ def stages_of(backbone: nn.Module, image: Tensor, stages: Sequence[int] | None =
     return found
 
 
-class Finer(nn.Module):
+class FeaturePyramid(nn.Module):
     """Features of the size of an early stage that know what later stages see: from coarse to fine, stage by stage.
 
     Each stage is brought to the same number of channels and added to the enlarged sum of the coarser ones; a
@@ -140,7 +141,7 @@ class Finer(nn.Module):
         return cast(Tensor, self.smooth(torch.relu(joined)))
 
 
-def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: bool = False) -> Network:
+def build_network(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: bool = False) -> Network:
     """Return an untrained network: `cnn`, `resnet` (ResNet18) or a timm name whose features are (N, K, h, w).
 
     Convolutions start He-normal. The memory format is channels_last.
@@ -155,11 +156,11 @@ def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: b
         DataError: timm does not know the name, its features are not (N, K, h, w), as class maps need them, or it has
             no stage of this stride.
     """
-    backbone, channels, (strides, widths) = backbone_of(model)
+    backbone, channels, (strides, widths) = _backbone_of(model)
     finer = None
     if map_stride:
         channels = FINER_WIDTH.get(model, DEFAULT_FINER_WIDTH)
-        finer = finer_features(model, strides, widths, map_stride, channels)
+        finer = _finer_features(model, strides, widths, map_stride, channels)
     network = Network(backbone, channels, dropout, range(len(strides))[-GATE_STAGES:])
     network.finer = finer
     if attention:
@@ -168,22 +169,22 @@ def build(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: b
     return network.to(memory_format=torch.channels_last)
 
 
-def backbone_of(model: str) -> tuple[nn.Module, int, tuple[list[int], list[int]]]:
-    """Return an untrained backbone that takes images of any size, the number of its feature channels, and `shape_of`.
+def _backbone_of(model: str) -> tuple[nn.Module, int, tuple[list[int], list[int]]]:
+    """Return an untrained backbone that takes images of any size, the number of its feature channels, and `_shape_of`.
 
     Raises:
         DataError: timm does not know the name, or the network is of another kind.
     """
     if model == "cnn":
         own = CustomCNN()
-        return own, own.channels, shape_of(own)
+        return own, own.channels, _shape_of(own)
     name = TIMM_NAMES.get(model, model)
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
         raise DataError(f"no model is called {name!r}; choose cnn, resnet or a timm name ({near})")
     try:
-        backbone, channels = timm_backbone(name)
-        return backbone, channels, shape_of(backbone)
+        backbone, channels = _timm_backbone(name)
+        return backbone, channels, _shape_of(backbone)
     except FAILURES as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
@@ -193,13 +194,15 @@ def backbone_of(model: str) -> tuple[nn.Module, int, tuple[list[int], list[int]]
 
 
 @torch.no_grad()
-def shape_of(backbone: nn.Module) -> tuple[list[int], list[int]]:
+def _shape_of(backbone: nn.Module) -> tuple[list[int], list[int]]:
     """Return input pixels to one position, and channels, of each stage of a backbone."""
     stages = stages_of(backbone.eval(), torch.zeros(2, 3, 256, 256))[1]
     return [256 // stage.shape[2] for stage in stages], [stage.shape[1] for stage in stages]
 
 
-def finer_features(model: str, strides: Sequence[int], widths: Sequence[int], stride: int, width: int) -> Finer:
+def _finer_features(
+    model: str, strides: Sequence[int], widths: Sequence[int], stride: int, width: int
+) -> FeaturePyramid:
     """Return the untrained layers that join the stages of a backbone from this stride on.
 
     Raises:
@@ -208,10 +211,10 @@ def finer_features(model: str, strides: Sequence[int], widths: Sequence[int], st
     if stride not in strides:
         raise DataError(f"{model} has no features of stride {stride}; choose one of {', '.join(map(str, strides))}")
     chosen = [index for index, found in enumerate(strides) if found >= stride]
-    return Finer(chosen, [widths[index] for index in chosen], width)
+    return FeaturePyramid(chosen, [widths[index] for index in chosen], width)
 
 
-def timm_backbone(name: str) -> tuple[nn.Module, int]:
+def _timm_backbone(name: str) -> tuple[nn.Module, int]:
     """Return a timm backbone without its classifier, randomly initialised, and the number of its feature channels.
 
     Raises:
@@ -228,7 +231,7 @@ def timm_backbone(name: str) -> tuple[nn.Module, int]:
     return backbone, shape[1]
 
 
-def head(channels: int, dropout: float) -> nn.Sequential:
+def _head(channels: int, dropout: float) -> nn.Sequential:
     """Return Linear(512), BatchNorm, ReLU, Dropout, Linear(4) on pooled features (N, channels)."""
     return nn.Sequential(
         nn.Linear(channels, 512),
@@ -237,9 +240,6 @@ def head(channels: int, dropout: float) -> nn.Sequential:
         nn.Dropout(dropout),
         nn.Linear(512, len(CLASSES)),
     )
-
-
-STAGE_ENDS = (0, 2, 5, 8, 11)
 
 
 class CustomCNN(nn.Sequential):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from braintumor.training.recipe import TrainConfig
+from braintumor.training.config import TrainConfig
 
 
 def epoch_order(config: TrainConfig, number: int, images: int, *, smallest: int = 2) -> tuple[Tensor, ...]:

@@ -18,17 +18,17 @@ from braintumor.data.manifest import Manifest
 from braintumor.errors import DataError, TrainingError
 from braintumor.evaluate.metrics import mean_of_known, rates
 from braintumor.files import cache_folder
-from braintumor.model import Card
-from braintumor.training import augment, checkpoint, weights
-from braintumor.training.artefact import write_artefact
-from braintumor.training.board import Board
+from braintumor.models.session import Card
+from braintumor.training import augment, checkpoint, pretrained
 from braintumor.training.checkpoint import Epoch, State
-from braintumor.training.hardware import Processes, chosen_device, compute_dtype, processes
-from braintumor.training.loader import Images, decoded, outlined, prepare
+from braintumor.training.config import TrainConfig
+from braintumor.training.data import Images, decoded, outlined, prepare
+from braintumor.training.distributed import Processes, chosen_device, compute_dtype, processes
+from braintumor.training.model_folder import write_artefact
 from braintumor.training.networks import Network, WithAttention, freeze, train_mode
-from braintumor.training.recipe import TrainConfig
+from braintumor.training.prerequisites import TrainingStart, check_same_run, look_up, settings_of
 from braintumor.training.schedule import averaging_decay, epoch_order, epoch_seed, learning_rate, train_size
-from braintumor.training.start import Start, check_identity, look_up, settings_of
+from braintumor.training.tensorboard import CurveWriter
 
 UNFOLDING_BATCHES = 16
 GATE_IMAGES = 2048  # of training, unaugmented, to which OOD scores are fitted
@@ -48,7 +48,7 @@ class Progress(Protocol):
         """Take one finished epoch."""
 
 
-class Quiet:
+class SilentProgress:
     """Reports nothing: the progress of the processes beside the first."""
 
     def say(self, message: str) -> None:
@@ -145,7 +145,7 @@ def train(
     began = time.perf_counter()
     place = chosen_device(device)
     with processes(place) as group:
-        progress = progress if group.leads else Quiet()
+        progress = progress if group.leads else SilentProgress()
         check_share(config, group)
         start = look_up(config, out, place, resume=resume)
         group.wait()  # before the first one writes to it
@@ -166,15 +166,15 @@ def train(
         for image, reason in skipped.items():
             progress.say(f"left out {image}: {reason}")
         check_number_of_images(len(images.labels), group)
-        run, state = begin(start, config, manifest, images, validation, progress, place, group, out)
-        before, board = state.seconds, Board(out / "tensorboard")
+        run, state = _begin(start, config, manifest, images, validation, progress, place, group, out)
+        before, board = state.seconds, CurveWriter(out / "tensorboard")
 
         while not is_over(state, config):
             row = one_epoch(run, len(state.history))
             seconds = before + time.perf_counter() - began
             state = replace(state, history=[*state.history, row], seconds=seconds)
             if group.leads:
-                checkpoint.save(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
+                checkpoint.save_checkpoint(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
                 board.epoch(row)
             progress.epoch(row, config.epochs)
 
@@ -203,8 +203,8 @@ def check_number_of_images(images: int, group: Processes) -> None:
         raise DataError(f"expected at least {2 * group.size} training images, got {images}; add images")
 
 
-def begin(
-    start: Start,
+def _begin(
+    start: TrainingStart,
     config: TrainConfig,
     manifest: Manifest,
     images: Images,
@@ -218,17 +218,17 @@ def begin(
     network = start.network
     identity = {"settings": settings_of(config), "data": manifest.fingerprint()}
     if start.state:
-        check_identity(start.state, identity, out)
+        check_same_run(start.state, identity, out)
         state = replace(start.state, identity=identity)
     else:
         fast = group.same(float(compute_dtype(device) == torch.bfloat16))
         state = State(identity, "bfloat16" if fast else "float32", start.origin)
     freeze(network, config.frozen)
     if not start.state:
-        unfold(config, network, images, device)
+        measure_folded_norms(config, network, images, device)
     run = assemble(config, network, images, validation, progress, getattr(torch, state.precision), device, group)
     if start.state:
-        checkpoint.restore(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
+        checkpoint.restore_checkpoint(out / "checkpoint", state, run.network, run.averaged, run.optimizer)
         progress.say(f"resumed after epoch {state.history[-1].epoch}")
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     progress.say(
@@ -265,12 +265,14 @@ def inverse_frequency(labels: Tensor) -> Tensor:
     return torch.where(counts > 0, len(labels) / (len(CLASSES) * counts.clamp(min=1)), 0.0)
 
 
-def unfold(config: TrainConfig, network: Network, images: Images, device: torch.device) -> None:
+def measure_folded_norms(config: TrainConfig, network: Network, images: Images, device: torch.device) -> None:
     """Give batch norms that came folded into their convolutions real statistics, measured on varied training images."""
-    norms = weights.folded_norms(network, config.frozen)
+    norms = pretrained.folded_norms(network, config.frozen)
     if norms:
         order = epoch_order(config, 0, len(images.labels))[:UNFOLDING_BATCHES]
-        weights.unfold(network, norms, lambda: (varied(config, images, 0, indices, device).grey for indices in order))
+        pretrained.unfold_norms(
+            network, norms, lambda: (_varied(config, images, 0, indices, device).grey for indices in order)
+        )
 
 
 def is_over(state: State, config: TrainConfig) -> bool:
@@ -291,7 +293,7 @@ def one_epoch(run: Run, number: int) -> Epoch:
         rate = learning_rate(config, number + step / len(order))
         for settings in run.optimizer.param_groups:
             settings["lr"].fill_(rate)
-        value = backward(run, varied(config, run.train, number, group.share(indices), run.device))
+        value = backward(run, _varied(config, run.train, number, group.share(indices), run.device))
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         if (step + 1) % AVERAGING_STRIDE == 0:
@@ -306,7 +308,7 @@ def one_epoch(run: Run, number: int) -> Epoch:
         run.progress.step(number + 1, done, len(run.train.labels), value, rate)
     speed = done / (time.perf_counter() - began)
     measure_norms(run, order[: config.norm_batches])
-    val_loss, accuracy, macro_f1 = score(run)
+    val_loss, accuracy, macro_f1 = _score(run)
     elapsed = time.perf_counter() - began
     return Epoch(number + 1, rate, total / done, val_loss, accuracy, macro_f1, speed, elapsed)
 
@@ -388,7 +390,7 @@ def measure_norms(run: Run, order: Sequence[Tensor]) -> None:
         norm.momentum = momentum
 
 
-def varied(config: TrainConfig, images: Images, number: int, indices: Tensor, device: torch.device) -> Batch:
+def _varied(config: TrainConfig, images: Images, number: int, indices: Tensor, device: torch.device) -> Batch:
     """Return the images at these positions, augmented for this epoch."""
     grey, labels = images.batch(indices, device)
     variation = augment.draw(config.augment, config.seed, number, indices.tolist())
@@ -399,9 +401,9 @@ def varied(config: TrainConfig, images: Images, number: int, indices: Tensor, de
     return Batch(augment.apply(grey, variation, size), labels, masks)
 
 
-def score(run: Run) -> tuple[float, float, float]:
+def _score(run: Run) -> tuple[float, float, float]:
     """Return loss, accuracy and macro-F1 on the validation part, unaugmented."""
-    logits, labels = (torch.cat(parts) for parts in zip(*validation_logits(run), strict=True))
+    logits, labels = (torch.cat(parts) for parts in zip(*_validation_logits(run), strict=True))
     loss = float(functional.cross_entropy(logits, labels, weight=run.class_weights.cpu()))
     predicted = logits.argmax(dim=1).numpy()
     found = rates(labels.numpy(), predicted, np.ones((1, len(labels))))
@@ -409,7 +411,7 @@ def score(run: Run) -> tuple[float, float, float]:
 
 
 @torch.no_grad()
-def validation_logits(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+def _validation_logits(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits (B, 4) float32 and labels (B,) of the validation part, on the CPU."""
     network = run.averaged.eval()
     for batch, labels in run.validation.batches(run.config.batch_size, run.device):

@@ -1,0 +1,1 @@
+"""Copies of slices in any orientation, and the groups that must stay in the same split."""

@@ -1,0 +1,1 @@
+"""The DICOM objects that we write: overlay, class map and structured report."""

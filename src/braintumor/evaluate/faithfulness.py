@@ -1,0 +1,128 @@
+"""Whether a class map names the pixels that the answer rests on: tested by taking pixels away, without any outline.
+
+All three tests rank the pixels of the network's input by a map, enlarged bilinearly, and ask the model again and again
+for the probability of one class. A map that names the wrong pixels does no better than ranks drawn at random.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage, sparse
+from scipy.sparse.linalg import cg
+
+from braintumor.classes import CLASSES
+from braintumor.models.session import Model
+from braintumor.predictor import Predictor, PreparedSlice
+
+STEPS: Final = 10
+ROAD_SHARES: Final = (0.2, 0.4, 0.6, 0.8)
+ROAD_NOISE: Final = 2.0  # grey levels
+BLUR: Final = 0.05  # of the side
+TOLERANCE: Final = 1e-3
+EIGHT: Final = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column)
+STRAIGHT, DIAGONAL = 1 / 6, 1 / 12  # weights of the neighbours
+
+Floats = NDArray[np.float32]
+Levels = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+Ask = Callable[[Sequence[Levels]], NDArray[np.float64]]
+"""Answers with the probability of one class for each slice (S, S)."""
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """How faithful one map is.
+
+    Attributes:
+        deletion: mean probability while the pixels are blackened, the highest ranks first; low is good.
+        insertion: mean probability while they are uncovered in a blurred slice, likewise; high is good.
+        road: mean over four shares of the pixels of how much less probable the class becomes when the highest ranks
+            are filled from their neighbours than when the lowest are, halved: from -0.5 to 0.5, high is good.
+
+    Sources: deletion and insertion arXiv:1806.07421; ROAD arXiv:2202.00449.
+    """
+
+    deletion: float
+    insertion: float
+    road: float
+
+
+def measure_faithfulness(levels: Levels, class_map: Floats, ask: Ask, seed: int) -> Faithfulness:
+    """Return how faithful a map (h, w) of one class is for a slice (S, S); `seed` is that of ROAD's noise."""
+    order = ranks(class_map, levels.shape[0], seed)
+    black, blurred = np.zeros_like(levels), ndimage.gaussian_filter(levels, BLUR * levels.shape[0])
+    shares = np.arange(STEPS + 1) / STEPS
+    deleted = ask([np.where(order < share * order.size, black, levels) for share in shares])
+    inserted = ask([np.where(order < share * order.size, levels, blurred) for share in shares])
+    holes = [order < share * order.size for share in ROAD_SHARES]
+    holes += [order >= (1 - share) * order.size for share in ROAD_SHARES]
+    filled = ask([imputed(levels, hole, seed) for hole in holes])
+    most, least = filled[: len(ROAD_SHARES)], filled[len(ROAD_SHARES) :]
+    return Faithfulness(area(deleted), area(inserted), float((least - most).mean()) / 2)
+
+
+def asking(model: Model, name: str) -> Ask:
+    """Return what asks a model for the probability of a class."""
+
+    def ask(slices: Sequence[Levels]) -> NDArray[np.float64]:
+        answers = Predictor(model).predict([PreparedSlice("", levels) for levels in slices])
+        return np.array([answer.probabilities[CLASSES.index(name)] for answer in answers], np.float64)
+
+    return ask
+
+
+def ranks(class_map: Floats, side: int, seed: int) -> NDArray[np.int64]:
+    """Return the (S, S) ranks of pixels by a map (h, w), 0 for the highest value; equal values are ranked at random."""
+    enlarged = np.asarray(Image.fromarray(class_map).resize((side, side), Image.Resampling.BILINEAR))
+    chance = np.random.default_rng(seed).random(enlarged.size)
+    order = np.lexsort((chance, -enlarged.ravel()))
+    found = np.empty(order.size, np.int64)
+    found[order] = np.arange(order.size)
+    return found.reshape(enlarged.shape)
+
+
+def area(values: NDArray[np.float64]) -> float:
+    """Return the area under values at equal steps from 0 to 1, by trapezoids."""
+    return float((values[1:] + values[:-1]).mean() / 2)
+
+
+def imputed(levels: Levels, hole: Bools, seed: int) -> Levels:
+    """Return a slice (S, S) with a hole (S, S) filled: each pixel the weighted mean of its eight neighbours, and noise.
+
+    Neighbours straight across weigh twice as much as diagonal ones; those beyond the edge do not count.
+    """
+    if not hole.any() or hole.all():
+        return levels
+    count = int(hole.sum())
+    number = np.full(hole.shape, -1)
+    number[hole] = np.arange(count)
+    height, width = hole.shape
+    known, total = np.zeros(count), np.zeros(count)
+    rows: list[NDArray[np.int64]] = []
+    columns: list[NDArray[np.int64]] = []
+    weights: list[NDArray[np.float64]] = []
+    place = np.argwhere(hole)
+    for down, right in EIGHT:
+        weight = STRAIGHT if 0 in (down, right) else DIAGONAL
+        there = place + np.array([down, right])
+        inside = ((there >= 0) & (there < (height, width))).all(axis=1)
+        pixel = np.flatnonzero(inside)
+        beside = tuple(there[inside].T)
+        total[pixel] += weight
+        open_ = hole[beside]
+        known[pixel[~open_]] += weight * levels[beside][~open_]
+        rows.append(pixel[open_])
+        columns.append(number[beside][open_])
+        weights.append(np.full(int(open_.sum()), -weight))
+    entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
+    matrix = sparse.diags(total, format="csr") + sparse.csr_matrix(entries, shape=(count, count))
+    start = ndimage.gaussian_filter(levels.astype(np.float64), BLUR * height)[hole]
+    solution, _ = cg(matrix, known, x0=start, rtol=TOLERANCE)
+    noise = np.random.default_rng(seed).normal(0, ROAD_NOISE, count)
+    result = levels.copy()
+    result[hole] = np.rint(solution + noise).clip(0, 255)
+    return result

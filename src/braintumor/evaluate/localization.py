@@ -1,0 +1,439 @@
+"""Whether class maps look at the tumor: compared with experts' outlines, and by what the model says without the tumor.
+
+Every slice with a known outline counts, with the map of its true class, enlarged bilinearly to 512 x 512 pixels, never
+masked or stretched. A map of zeros points nowhere: its pointing, energy and overlap are 0.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage, sparse
+from scipy.sparse.linalg import spsolve
+
+from braintumor.classes import CLASSES
+from braintumor.data.manifest import Manifest, Row
+from braintumor.data.outlines import Polygon, mask, outlines
+from braintumor.errors import DataError
+from braintumor.evaluate.faithfulness import Faithfulness, asking, measure_faithfulness
+from braintumor.intervals import Estimate, Integers, mean
+from braintumor.io.read import read
+from braintumor.models.session import Model
+from braintumor.predictor import Prediction, Predictor, PreparedSlice
+
+SIDE: Final = 512
+NEAR_PIXELS: Final = 15  # of 512: the maximum of a map this close to the outline still points at the tumor
+STEPS: Final = 20
+THRESHOLDS: Final = np.arange(1, STEPS) / STEPS
+BATCH: Final = 32
+RIM_PIXELS: Final = 2  # of the network's input: how far around the outline a tumor is filled, too
+DARK: Final = 0.05  # of the brightest grey level: what is darker lies outside the head
+TRIES: Final = 400
+TESTED: Final = 60  # slices per model whose maps are tested for faithfulness
+CENTRE_SIGMA: Final = 0.2  # of the side, of the baseline that always points to the middle
+SIZES: Final = {"small": (0.0, 0.01), "medium": (0.01, 0.03), "large": (0.03, 1.0)}
+"""Tumor sizes by the share of the padded slice that the outline encloses."""
+BASELINES: Final = ("random", "centre", "head")
+
+Floats = NDArray[np.float32]
+Levels = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+LISTED: Final = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """How one map lies over one outline.
+
+    Attributes:
+        pointing: whether its maximum lies inside, or at most 15 of 512 pixels outside.
+        energy: share of the map that lies inside.
+        iou: (19,) intersection over union at each of `THRESHOLDS`, as fractions of the map's maximum.
+    """
+
+    pointing: bool
+    energy: float
+    iou: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class SliceLocalization:
+    """What a model looks at in one slice, and what it says without the tumor.
+
+    Attributes:
+        row: of the manifest.
+        predicted: the model's class.
+        area: share of the padded slice that the outline encloses.
+        found: of the model's map of the true class.
+        baselines: of maps that do not know the slice, by name.
+        outside: share of the map that lies outside the head.
+        without: the model's class where the tumor is filled from its surroundings.
+        control: its class where an equally large piece elsewhere in the head is filled; None where there is no room.
+    """
+
+    row: Row
+    predicted: str
+    area: float
+    found: Overlap
+    baselines: dict[str, Overlap]
+    outside: float
+    without: str | None
+    control: str | None
+
+
+@dataclass(frozen=True)
+class ShareInside:
+    """What is kept of one slice: the share of the padded slice inside the outline, and of the map."""
+
+    area: float
+    energy: float
+
+
+@dataclass(frozen=True)
+class Localization:
+    """How well maps agree with outlines; all rates are fractions, intervals are over groups.
+
+    Attributes:
+        overall: pointing, energy, iou, area, outside, flip, flip_control, of all slices with an outline.
+        per_class: the same by true class.
+        per_size: the same by `SIZES`.
+        baselines: pointing, energy and iou of maps that do not know the slice.
+        threshold: fraction of a map's maximum from which it counts as inside, for iou.
+        survivors: images whose answer was right and stays the same without the tumor, at most 200.
+        faithfulness: deletion, insertion and road, see `faithfulness.Faithfulness`, of the model's maps and of
+            `random` ones, on at most 60 slices per model.
+        per_image: by the image's name in the manifest.
+    """
+
+    overall: dict[str, Estimate]
+    per_class: dict[str, dict[str, Estimate]]
+    per_size: dict[str, dict[str, Estimate]]
+    baselines: dict[str, dict[str, Estimate]]
+    threshold: float
+    survivors: tuple[str, ...]
+    faithfulness: dict[str, dict[str, Estimate]]
+    per_image: dict[str, ShareInside]
+
+
+def overlap(heat: Floats, inside: Bools) -> Overlap:
+    """Return how a non-negative map (512, 512) lies over an outline (512, 512)."""
+    peak, total = float(heat.max()), float(heat.sum())
+    if peak <= 0 or not inside.any():
+        return Overlap(pointing=False, energy=0.0, iou=np.zeros(len(THRESHOLDS), np.float32))
+    at = np.unravel_index(int(heat.argmax()), heat.shape)
+    distance = 0.0 if inside[at] else float(np.sqrt(((np.argwhere(inside) - at) ** 2).sum(axis=1).min()))
+    steps = (heat * (STEPS / peak)).astype(np.int64)  # how many thresholds each value reaches
+    hits, reached = (_reaching(values) for values in (steps[inside], steps.ravel()))
+    iou = hits / (inside.sum() + reached - hits)
+    return Overlap(distance <= NEAR_PIXELS, float(heat[inside].sum()) / total, iou.astype(np.float32))
+
+
+def _reaching(steps: Integers) -> NDArray[np.float64]:
+    """Return (19,) how many values reach each of `THRESHOLDS`, given (N,) how many of these each value reaches."""
+    counts = np.bincount(steps, minlength=STEPS + 1).astype(np.float64)
+    return counts[::-1].cumsum()[::-1][1:STEPS]
+
+
+def enlarged(class_map: Floats) -> Floats:
+    """Return a map (h, w) enlarged bilinearly to (512, 512)."""
+    return np.asarray(Image.fromarray(class_map).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def head_of(levels: Levels) -> Bools:
+    """Return which pixels (S, S) of a slice belong to the head: its largest bright region, holes filled."""
+    regions, count = ndimage.label(levels > DARK * levels.max())
+    if not count:
+        return np.zeros(levels.shape, bool)
+    largest = 1 + int(np.argmax(ndimage.sum_labels(np.ones_like(levels), regions, range(1, count + 1))))
+    return np.asarray(ndimage.binary_fill_holes(regions == largest))
+
+
+def filled(levels: Levels, hole: Bools) -> Levels:
+    """Return a slice (S, S) with a hole (S, S) filled smoothly from its edge: each pixel the mean of its neighbours.
+
+    The equation is Laplace's; the slice's own edge has no neighbours beyond.
+    """
+    if not hole.any() or hole.all():
+        return levels
+    number = np.full(hole.shape, -1)
+    number[hole] = np.arange(hole.sum())
+    rows, columns, known = [], [], np.zeros(int(hole.sum()))
+    neighbours = np.zeros(len(known))
+    for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
+        there = np.roll(hole, step, axis)
+        edge = np.zeros_like(hole)
+        edge[(slice(None),) * axis + (0 if step == 1 else -1,)] = True
+        counted = hole & ~edge
+        neighbours[number[counted]] += 1
+        both = counted & there
+        rows.append(number[both])
+        columns.append(np.roll(number, step, axis)[both])
+        border = counted & ~there
+        known[number[border]] += np.roll(levels, step, axis)[border]
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    matrix = sparse.csc_matrix((-np.ones(len(row)), (row, column)), shape=(len(known), len(known)))
+    solution = spsolve(matrix + sparse.diags(neighbours, format="csc"), known)
+    result = levels.copy()
+    result[hole] = np.rint(solution).clip(0, 255)
+    return result
+
+
+def hole_of(polygon: Polygon, side: int) -> Bools:
+    """Return the pixels (S, S) of a slice that are filled to remove a tumor: inside its outline and a little around."""
+    return np.asarray(ndimage.binary_dilation(mask(polygon, side) > 127, iterations=RIM_PIXELS))
+
+
+def elsewhere(hole: Bools, head: Bools, seed: int) -> Bools | None:
+    """Return a hole of the same shape, moved within the head so that it does not touch the first; None without room.
+
+    Tried first is the place mirrored at the head's middle, then random ones.
+    """
+    places, room = np.argwhere(hole), np.argwhere(head)
+    if not len(places) or not len(room):
+        return None
+    random = np.random.default_rng(seed)
+    middle = room[:, 1].min() + room[:, 1].max()
+    mirrored = np.array([0, middle - places[:, 1].min() - places[:, 1].max()])
+    centre = places.mean(axis=0)
+    tries = [mirrored, *np.rint(room[random.integers(len(room), size=TRIES)] - centre).astype(int)]
+    for shift in tries:
+        moved = places + shift
+        if (moved < 0).any() or (moved >= hole.shape).any():
+            continue
+        at = tuple(moved.T)
+        if head[at].all() and not hole[at].any():
+            found = np.zeros_like(hole)
+            found[at] = True
+            return found
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class LocalizedModel:
+    """A model with the images that it is tested on and those that it was validated on."""
+
+    model: Model
+    test: Manifest
+    validation: Manifest
+
+
+def localize(
+    parts: Sequence[LocalizedModel],
+    groups: Mapping[str, int],
+    reference: Path,
+    cache: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> Localization:
+    """Return how well the maps of one or several models agree with the outlines that a reference folder knows.
+
+    Args:
+        parts: whose test images have no image in common.
+        groups: of each test image, by its name in the manifest.
+        reference: see `data.reference`.
+        cache: folder of the cache.
+        progress: called with the images done and in all.
+
+    Raises:
+        DataError: the reference folder cannot be used, or knows no outline of a test or validation image.
+    """
+    total = sum(len(part.test) + len(part.validation) for part in parts)
+    done = 0
+    found: list[SliceLocalization] = []
+    seen: list[SliceLocalization] = []
+    thresholds: list[float] = []
+    tested: list[tuple[Row, Faithfulness, Faithfulness]] = []
+    for part in parts:
+        before = _looks(part.model, part.validation, reference, cache, erase=False)
+        now = _looks(part.model, part.test, reference, cache, erase=True)
+        thresholds += [_best_threshold([look.found for look in before])] * len(now)
+        seen, found = [*seen, *before], [*found, *now]
+        tested += _faithfulness(part.model, part.test, [each.row for each in now])
+        done += len(part.test) + len(part.validation)
+        if progress:
+            progress(done, total)
+    blind = {name: _best_threshold([look.baselines[name] for look in seen]) for name in BASELINES}
+    numbers = np.array([groups[look.row.image] for look in found], np.int64)
+    members = np.array([groups[row.image] for row, _, _ in tested], np.int64)
+    own, random = ([pair[place] for _, *pair in tested] for place in (0, 1))
+    faithful = {"map": _summed(own, members), "random": _summed(random, members)}
+    return summarize_localization(found, numbers, thresholds, blind, faithful)
+
+
+def _faithfulness(model: Model, images: Manifest, rows: Sequence[Row]) -> list[tuple[Row, Faithfulness, Faithfulness]]:
+    """Return how faithful the maps of the true class are, and random maps, on some of the slices, evenly chosen."""
+    found = []
+    for seed, place in enumerate(np.unique(np.linspace(0, len(rows) - 1, min(TESTED, len(rows))).astype(int)).tolist()):
+        row = rows[place]
+        levels = model.card.preprocess.grey_levels(read(images.path(row)))
+        own = answers([levels], model)[0].class_maps[CLASSES.index(row.label)]
+        noise = np.random.default_rng(seed).random(own.shape, np.float32)
+        ask = asking(model, row.label)
+        found.append(
+            (row, measure_faithfulness(levels, own, ask, seed), measure_faithfulness(levels, noise, ask, seed))
+        )
+    return found
+
+
+def _summed(found: Sequence[Faithfulness], groups: Integers) -> dict[str, Estimate]:
+    """Return the means of N tests of faithfulness, with intervals over groups (N,)."""
+    names = [each.name for each in fields(Faithfulness)]
+    return {name: mean(np.array([getattr(each, name) for each in found]), groups) for name in names}
+
+
+def _looks(model: Model, images: Manifest, reference: Path, cache: Path, *, erase: bool) -> list[SliceLocalization]:
+    """Return what a model looks at in each image whose outline a reference folder knows.
+
+    `erase` asks the model again without the tumor and without another piece; otherwise its first answer stands there.
+
+    Raises:
+        DataError: the reference folder cannot be used, or knows no outline.
+    """
+    found = [
+        (row, polygon)
+        for row, polygon in zip(images, outlines(images, reference, cache), strict=True)
+        if polygon is not None
+    ]
+    answers: list[SliceLocalization] = []
+    for start in range(0, len(found), BATCH):
+        answers += _look(model, images, found[start : start + BATCH], start, erase=erase)
+    return answers
+
+
+def _look(
+    model: Model, images: Manifest, some: Sequence[tuple[Row, Polygon]], start: int, *, erase: bool
+) -> Iterator[SliceLocalization]:
+    """Yield what a model looks at in a few images with their outlines; `start` is the number of those before."""
+    side = model.card.preprocess.size
+    slices = [model.card.preprocess.grey_levels(read(images.path(row))) for row, _ in some]
+    heads = [head_of(levels) for levels in slices]
+    shown = answers(slices, model)
+    without: list[str | None] = [answer.predicted for answer in shown]
+    control: list[str | None] = [None] * len(some)
+    if erase:
+        holes = [hole_of(polygon, side) for _, polygon in some]
+        without = _said(slices, holes, model)
+        pieces = [elsewhere(*pair, start + n) for n, pair in enumerate(zip(holes, heads, strict=True))]
+        control = _said(slices, pieces, model)
+    for place, (row, polygon) in enumerate(some):
+        inside = mask(polygon, SIDE) > 127
+        heat = enlarged(shown[place].class_maps[CLASSES.index(row.label)])
+        head = np.asarray(Image.fromarray(heads[place]).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+        yield SliceLocalization(
+            row,
+            shown[place].predicted,
+            float(inside.mean()),
+            overlap(heat, inside),
+            {name: overlap(blind, inside) for name, blind in _blind_maps(head, start + place).items()},
+            float(heat[~head].sum() / max(heat.sum(), np.finfo(np.float32).tiny)),
+            without[place],
+            control[place],
+        )
+
+
+def answers(slices: Sequence[Levels], model: Model) -> list[Prediction]:
+    """Return the model's answers for slices."""
+    return Predictor(model).predict([PreparedSlice("", levels) for levels in slices])
+
+
+def _said(slices: Sequence[Levels], holes: Sequence[Bools | None], model: Model) -> list[str | None]:
+    """Return the model's class for each slice with its hole filled, None where there is no hole."""
+    changed = [filled(levels, hole) for levels, hole in zip(slices, holes, strict=True) if hole is not None]
+    found = iter(answers(changed, model))
+    return [None if hole is None else next(found).predicted for hole in holes]
+
+
+def _blind_maps(head: Bools, seed: int) -> dict[str, Floats]:
+    """Return maps (512, 512) that know nothing of the tumor: noise, the middle of the slice, the head (512, 512)."""
+    distance = (np.arange(SIDE) + 0.5) / SIDE - 0.5
+    bell = np.exp(-((distance / CENTRE_SIGMA) ** 2) / 2).astype(np.float32)
+    noise = np.random.default_rng(seed).random((SIDE, SIDE), np.float32)
+    return dict(zip(BASELINES, (noise, np.outer(bell, bell), head.astype(np.float32)), strict=True))
+
+
+def _best_threshold(found: Sequence[Overlap]) -> float:
+    """Return the fraction of a map's maximum at which maps overlap best with the outlines: for validation images."""
+    return float(THRESHOLDS[int(np.mean([each.iou for each in found], axis=0).argmax())])
+
+
+def summarize_localization(
+    found: Sequence[SliceLocalization],
+    groups: Integers,
+    thresholds: Sequence[float],
+    baseline_thresholds: dict[str, float],
+    faithful: dict[str, dict[str, Estimate]],
+) -> Localization:
+    """Return the rates of N looks.
+
+    Args:
+        found: N looks.
+        groups: (N,) group of each image.
+        thresholds: N fractions of a map's maximum, each chosen on the validation images of the model that answered.
+        baseline_thresholds: the same for each of `BASELINES`.
+        faithful: see `Localisation.faithfulness`.
+
+    Raises:
+        DataError: there are no looks.
+    """
+    if not found:
+        raise DataError("no test image has a known tumor outline; name a reference folder that the images come from")
+    columns = _columns_of(found, thresholds)
+    label = np.array([each.row.label for each in found])
+    size = np.array([size_class(each.area) for each in found])
+    survivors = [each.row.image for each in found if each.predicted == each.row.label == each.without]
+    blind = {
+        name: {
+            "pointing": mean(np.array([each.baselines[name].pointing for each in found], float), groups),
+            "energy": mean(np.array([each.baselines[name].energy for each in found]), groups),
+            "iou": mean(np.array([_at(each.baselines[name], baseline_thresholds[name]) for each in found]), groups),
+        }
+        for name in BASELINES
+    }
+    return Localization(
+        overall=_rates(columns, groups, np.ones(len(found), bool)),
+        per_class={name: _rates(columns, groups, label == name) for name in CLASSES if (label == name).any()},
+        per_size={name: _rates(columns, groups, size == name) for name in SIZES if (size == name).any()},
+        baselines=blind,
+        threshold=float(np.mean(thresholds)),
+        survivors=tuple(survivors[:LISTED]),
+        faithfulness=faithful,
+        per_image={each.row.image: ShareInside(each.area, each.found.energy) for each in found},
+    )
+
+
+def size_class(area: float) -> str:
+    """Return which of `SIZES` a tumor of this share of the slice has."""
+    return next(name for name, (low, high) in SIZES.items() if low <= area < high or high == 1.0)
+
+
+def _columns_of(found: Sequence[SliceLocalization], thresholds: Sequence[float]) -> dict[str, NDArray[np.float64]]:
+    """Return the N values behind each rate; NaN where a look does not count for it."""
+    right = np.array([each.predicted == each.row.label for each in found])
+    flip = np.array([each.without != each.predicted for each in found], float)
+    control = np.array([np.nan if each.control is None else each.control != each.predicted for each in found], float)
+    return {
+        "pointing": np.array([each.found.pointing for each in found], float),
+        "energy": np.array([each.found.energy for each in found]),
+        "iou": np.array([_at(each.found, threshold) for each, threshold in zip(found, thresholds, strict=True)]),
+        "area": np.array([each.area for each in found]),
+        "outside": np.array([each.outside for each in found]),
+        "flip": np.where(right, flip, np.nan),
+        "flip_control": np.where(right, control, np.nan),
+    }
+
+
+def _at(found: Overlap, threshold: float) -> float:
+    """Return the intersection over union at one of `THRESHOLDS`."""
+    return float(found.iou[int(np.abs(THRESHOLDS - threshold).argmin())])
+
+
+def _rates(columns: dict[str, NDArray[np.float64]], groups: Integers, chosen: Bools) -> dict[str, Estimate]:
+    """Return the mean of each column over the chosen looks that count for it."""
+    answers = {}
+    for name, values in columns.items():
+        counted = chosen & ~np.isnan(values)
+        answers[name] = mean(values[counted], groups[counted]) if counted.any() else Estimate(None, None, None, 0)
+    return answers

@@ -1,0 +1,1 @@
+"""The service: a page to look at slices and predictions, and the interface behind it."""

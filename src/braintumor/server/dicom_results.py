@@ -1,0 +1,81 @@
+"""Where the DICOM results of one request are put together: a ZIP archive in memory."""
+
+import io
+import re
+import threading
+import zipfile
+from importlib.util import find_spec
+from typing import Final
+
+from braintumor.errors import ImageError
+from braintumor.io.scan import Scan, number_in_file
+from braintumor.models.session import Model
+from braintumor.predictor import Prediction
+
+MOST: Final = 100
+"""Slices of one request whose results are put together; each takes about a quarter of a MiB."""
+
+
+def can_write() -> bool:
+    """Tell whether the libraries that write DICOM are installed."""
+    return find_spec("pydicom") is not None
+
+
+class DicomResultsArchive:
+    """The DICOM results of one request; calls from several threads are safe.
+
+    The files in the archive are called by the number of the file that came in, of a file of several slices by the
+    slice's number too, where several models answer by the model, and by their kind: `0001-overlay.dcm`,
+    `0002-0017-cnn-report.dcm`.
+    """
+
+    def __init__(self, models: int) -> None:
+        from braintumor.dicom.results.files import Distinct
+
+        self._models = models
+        self._distinct = Distinct()
+        self._count = 0
+        self._buffer = io.BytesIO()
+        self._archive = zipfile.ZipFile(self._buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+        self._lock = threading.Lock()
+
+    def add(self, file: int, scan: Scan, prediction: Prediction, model: Model) -> None:
+        """Write the results about a slice of a file that came in, counted from 1.
+
+        Raises:
+            ImageError: it comes from no DICOM file, or one that says to be another that came in, or there are too many.
+        """
+        from braintumor.dicom.results.files import file_name
+        from braintumor.dicom.results.images import result_files
+
+        if scan.origin is None:
+            raise ImageError(scan.source, "no DICOM image, or without valid identifiers: results could not refer to it")
+        number = number_in_file(scan.source, scan.place)
+        parts = (
+            f"{file:04d}",
+            f"{number:04d}" if number is not None else "",
+            re.sub(r"[^\w.-]+", "-", model.card.name) if self._models > 1 else "",
+        )
+        name = "-".join(filter(None, parts))
+        made = result_files(scan, prediction, model)
+        with self._lock:
+            if self._archive.fp is None:  # closed: nobody waits any more
+                return
+            if self._count == MOST * self._models:
+                raise ImageError(scan.source, f"more than {MOST} slices; ask for the results in several requests")
+            self._distinct.check(made, scan.source)
+            self._count += 1
+            for each, content in made:
+                entry = zipfile.ZipInfo(file_name(each, name))
+                entry.external_attr = 0o600 << 16
+                self._archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 1)
+
+    def close(self) -> None:
+        """Complete the archive; what is added afterwards is dropped."""
+        with self._lock:
+            self._archive.close()
+
+    def content(self) -> bytes:
+        """Return the archive, complete."""
+        self.close()
+        return self._buffer.getvalue()

@@ -1,0 +1,82 @@
+"""The page that describes the interface, made from its OpenAPI description without anything from other sites."""
+
+from html import escape
+from typing import Any
+
+from braintumor.classes import DISCLAIMER
+
+
+def reference_page(description: dict[str, Any]) -> str:
+    """Return the HTML page for an OpenAPI description."""
+    operations = [
+        _operation(path, method, details, description)
+        for path, methods in description["paths"].items()
+        for method, details in methods.items()
+    ]
+    title = escape(f"{description['info']['title']} {description['info']['version']}: interface")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="stylesheet" href="/static/reference.css"></head><body><main>'
+        f"<h1>{title}</h1><p><strong>{escape(DISCLAIMER)}</strong></p>"
+        '<p>For programs: <a href="/openapi.json">openapi.json</a>. The viewer: <a href="/">/</a>.</p>'
+        f"{''.join(operations)}</main></body></html>"
+    )
+
+
+def _operation(path: str, method: str, details: dict[str, Any], description: dict[str, Any]) -> str:
+    """Return the section about one address."""
+    parameters = [
+        (f"{each['name']} ({each['in']})", _kind(each["schema"]), each.get("description", ""))
+        for each in details.get("parameters", ())
+    ]
+    for media, content in details.get("requestBody", {}).get("content", {}).items():
+        properties = content["schema"]["properties"]
+        parameters += [(f"{name} ({media})", _kind(schema), "") for name, schema in properties.items()]
+    answers = [(status, answer.get("description", ""), "") for status, answer in sorted(details["responses"].items())]
+    fields = _fields_of(details["responses"]["200"], description)
+    return (
+        f"<section><h2><code>{escape(method.upper())} {escape(path)}</code></h2>"
+        f"<p>{escape(details.get('description', ''))}</p>"
+        f"{_table('Parameters', parameters)}{_table('Answers', answers)}"
+        f"{_table('Fields of the answer', fields)}</section>"
+    )
+
+
+def _fields_of(answer: dict[str, Any], description: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, kind and meaning of all fields of a JSON answer, those of parts below the whole."""
+    reference = answer.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref")
+    rows: list[tuple[str, str, str]] = []
+    waiting, seen = [reference] if reference else [], set()
+    while waiting:
+        name = waiting.pop(0).rsplit("/", 1)[-1]
+        if name in seen:
+            continue
+        seen.add(name)
+        for field, schema in description["components"]["schemas"][name].get("properties", {}).items():
+            rows.append((f"{name}.{field}", _kind(schema), schema.get("description", "")))
+            inner = schema.get("items", schema).get("$ref")
+            waiting += [inner] if inner else []
+    return rows
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """Return in a few words what a value looks like."""
+    if "$ref" in schema:
+        return str(schema["$ref"].rsplit("/", 1)[-1])
+    if "anyOf" in schema:
+        return " or ".join(_kind(each) for each in schema["anyOf"])
+    if schema.get("type") == "array" and "items" in schema:
+        return f"list of {_kind(schema['items'])}"
+    return str(schema.get("format") or schema.get("type", "any"))
+
+
+def _table(title: str, rows: list[tuple[str, str, str]]) -> str:
+    """Return a titled table, nothing without rows."""
+    if not rows:
+        return ""
+    lines = "".join(
+        f"<tr><th><code>{escape(name)}</code></th><td>{escape(second)}</td><td>{escape(third)}</td></tr>"
+        for name, second, third in rows
+    )
+    return f"<h3>{escape(title)}</h3><table>{lines}</table>"

@@ -1,1 +1,0 @@
-"""The service: a page to look at slices and answers, and the interface behind it."""
