@@ -1,4 +1,4 @@
-"""What the command line accepts: writes reference/cli.md from the program's own help texts."""
+"""Write reference/cli.md from the help texts of the program."""
 
 import contextlib
 import io
@@ -22,11 +22,11 @@ Long options may be written with hyphens or underscores: `--data-dir` and `--dat
 | exit status | meaning |
 |---|---|
 | 0 | done |
-| 1 | a fault of the program, with its traceback |
-| 2 | input or usage that cannot be used; the message says what to do |
-| 3 | finished, but some files could not be read |
+| 1 | a bug of the program, with its traceback |
+| 2 | wrong input or usage; the message says what to do |
+| 3 | finished with findings: unreadable files, images still waiting, or with `audit --strict` groups across splits |
 | 130 | interrupted |
-| 141 | nobody reads what is written: a closed pipe |
+| 141 | the output was closed, as by `\\| head` |
 """
 
 

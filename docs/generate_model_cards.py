@@ -1,4 +1,4 @@
-"""Write model-cards/ again: from the folds in runs/ (`make models`) with their reports, and from the packaged model."""
+"""Write reference/model-cards/: from the folds in runs/ (`make models`), and from the bundled model."""
 
 import json
 from pathlib import Path
@@ -17,13 +17,13 @@ def main() -> None:
         folds = ROOT / "runs" / "folds" / folder
         write(folder, name, folds / "0" / "card.json", folds / "evaluation" / "report.json")
     report = ROOT / "benchmarks" / "results" / "bundled.report.json"
-    write("cnn", "The model that comes with the package", BUNDLED / DEFAULT / "card.json", report)
+    write("cnn", "The bundled model", BUNDLED / DEFAULT / "card.json", report)
 
 
 def write(page: str, name: str, card: Path, report: Path) -> None:
     """Write a page from a card and a report."""
     text = model_card(Card.from_json(card.read_text()), json.loads(report.read_text()), name)
-    (ROOT / "docs" / "model-cards" / f"{page}.md").write_text(text)
+    (ROOT / "docs" / "reference" / "model-cards" / f"{page}.md").write_text(text)
 
 
 if __name__ == "__main__":

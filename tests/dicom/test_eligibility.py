@@ -192,6 +192,6 @@ def test_each_rule_has_its_own_name() -> None:
 
 
 def test_the_documentation_lists_the_rules_in_their_order() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "dicom.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "use" / "dicom.md").read_text()
     table = page.partition("| rule |")[2].partition("\n\n")[0]
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [rule.name for rule in RULES]

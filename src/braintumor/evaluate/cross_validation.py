@@ -37,7 +37,7 @@ def evaluate_folds(
     Args:
         folders: model folder of each fold; its `manifest.csv` says what was trained, validated and tested on.
         data_dir: the data folder of all.
-        out: where to write `structured_report.json`, `structured_report.html` and `predictions.csv`.
+        out: where to write `report.json`, `report.html` and `predictions.csv`.
         progress: called with the images done and in all.
         masks: a reference folder with outlines of tumors, with which the class maps are compared.
 

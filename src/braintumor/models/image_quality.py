@@ -51,7 +51,7 @@ def has_writing(grey: Grey) -> bool:
     The picture (H, W) is reduced to about 112 fields by the brightest pixel, which keeps thin strokes and joins the
     letters of a word. Of the connected bright regions the largest is the head. Of the others, those that lie outside
     it count as writing if a sharp edge is in them and their rows change between dark and bright 2.5 times on average;
-    downward writing is not found. Fixed by eye on the public set, see docs/how-to/audit.md.
+    downward writing is not found. Fixed by eye on the public set, see docs/data/audit.md.
     """
     step = max(1, round(max(grey.shape) / GRID))
     fields = _brightest(grey, step) > VISIBLE

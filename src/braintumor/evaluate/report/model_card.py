@@ -24,7 +24,7 @@ def model_card(card: Card, report: Mapping[str, Any], name: str) -> str:
 
     Args:
         card: of the model, or of the first one of folds.
-        report: the content of its `structured_report.json`.
+        report: the content of its `report.json`.
         name: what to call the model.
     """
     return "\n".join(_lines(card, report, name)) + "\n"

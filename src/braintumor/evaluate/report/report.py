@@ -163,7 +163,7 @@ def evaluate(
     Args:
         model: a loaded model folder; its `manifest.csv` says which images it was trained on.
         data_dir: a data folder with a test part, or the class folders that the model's test images were cut from.
-        out: where to write `structured_report.json`, `structured_report.html` and `predictions.csv`.
+        out: where to write `report.json`, `report.html` and `predictions.csv`.
         protocol: `official` for all test images, `clean` for those that share no group with training.
         masks: a reference folder with outlines of tumors, with which the class maps are compared.
         skip_unreadable: leave out images that cannot be read and list them in the report, instead of raising.
