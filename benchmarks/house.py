@@ -185,7 +185,7 @@ def write_phantom(folder: Path) -> None:
     """Write a few synthetic slices."""
     from braintumor.data.phantom import write_phantoms
 
-    write_phantoms(folder, per_class=1, size=128)
+    write_phantoms(folder, per_class=2, size=128)
 
 
 def tests() -> dict[str, Any]:
