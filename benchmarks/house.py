@@ -162,7 +162,7 @@ import onnxruntime
 before = onnxruntime.InferenceSession.run
 def counted(self, *arguments, **options):
     stack = traceback.extract_stack()
-    frames.append([f"{{frame.name}} {{frame.filename}}" for frame in stack if "src/braintumor" in frame.filename])
+    frames.append([f"{frame.name} {frame.filename}" for frame in stack if "src/braintumor" in frame.filename])
     return before(self, *arguments, **options)
 onnxruntime.InferenceSession.run = counted
 from braintumor.cli.main import main
