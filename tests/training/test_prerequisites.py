@@ -49,7 +49,7 @@ BOTH = {
     ("--model", "cnn", "--weights", "absent.safetensors"): "absent.safetensors cannot be read: there is no such file",
     ("--model", "cnn", "--weights", "w.pth"): "w.pth cannot be read as safetensors: it is a ZIP archive",
     ("--model", "cnn", "--recipe", "best", "--masks", "absent"): "absent is no reference folder",
-    ("--model", "cnn", "--recipe", "fast", "--masks", "absent"): "the recipe fast pools all positions alike",
+    ("--model", "cnn", "--recipe", "fast", "--masks", "absent"): "the recipe fast pools all positions evenly",
     ("--model", "cnn", "--out", "file"): "cannot write to file",
 }
 
@@ -163,10 +163,10 @@ def test_a_device_is_one_of_three() -> None:
 
 def test_every_process_needs_two_images() -> None:
     with pytest.raises(TrainingError, match="at least 2 images for each of the 4 processes, got 6"):
-        check_share(TrainConfig("cnn", batch_size=6), Processes(size=4))
+        check_share(TrainConfig("cnn", batch_size=6), Processes(world_size=4))
     with pytest.raises(DataError, match="expected at least 2 training images, got 1"):
         check_number_of_images(1, Processes())
-    check_share(TrainConfig("cnn", batch_size=8), Processes(size=4))
+    check_share(TrainConfig("cnn", batch_size=8), Processes(world_size=4))
     check_number_of_images(2, Processes())
 
 

@@ -245,7 +245,7 @@ def test_the_loss_is_the_weighted_smoothed_mean_and_the_distraction(guidance: fl
 
     network = Fixed()
     fields = dict.fromkeys(field.name for field in dataclasses.fields(module.Run))
-    known = {"config": config, "joined": network, "class_weights": weight, "processes": Processes()}
+    known = {"config": config, "parallel": network, "class_weights": weight, "processes": Processes()}
     run = module.Run(**{**fields, **known, "device": torch.device("cpu"), "dtype": torch.float32})
     masks = torch.zeros(2, 1, 4, 4)
     masks[1, 0, :2, :2] = 1  # only the second image has an outline: one field of four
@@ -423,5 +423,5 @@ def test_outlines_teach_the_network_where_to_look(data: Path, reference: Path, t
 
 
 def test_outlines_are_refused_where_they_cannot_teach(data: Path, reference: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="the recipe reference pools all positions alike"):
+    with pytest.raises(TrainingError, match="the recipe reference pools all positions evenly"):
         train(replace(TINY, masks=str(reference)), data, tmp_path / "run", Silent())
