@@ -123,10 +123,10 @@ def test_the_second_time_nothing_is_decoded(data: Path, cache: Path, monkeypatch
 def test_the_cache_holds_what_preprocess_makes_in_the_order_of_the_labels(data: Path, cache: Path) -> None:
     manifest = prepared(data, cache)[0].part("train")
     images = decoded(manifest, 40, cache, silent)
-    for place in (0, 17, len(manifest.rows) - 1):
-        row = manifest.rows[place]
-        assert np.array_equal(images.grey[place], Preprocess(40).grey_levels(read(manifest.path(row))))
-        assert ("glioma", "meningioma", "pituitary", "no_tumor")[int(images.labels[place])] == row.label
+    for index in (0, 17, len(manifest.rows) - 1):
+        row = manifest.rows[index]
+        assert np.array_equal(images.grey[index], Preprocess(40).grey_levels(read(manifest.path(row))))
+        assert ("glioma", "meningioma", "pituitary", "no_tumor")[int(images.labels[index])] == row.label
 
 
 def test_a_changed_image_makes_a_new_cache_entry(data: Path, cache: Path) -> None:

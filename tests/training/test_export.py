@@ -1,4 +1,4 @@
-"""Whether model.onnx answers as the network, and its class maps are those of Grad-CAM."""
+"""model.onnx answers as the network does, and its class maps are those of Grad-CAM."""
 
 import warnings
 from collections.abc import Callable
@@ -39,12 +39,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network: Network) -> dict
     with torch.no_grad():
         silent = WithClassMaps(resnet, ROUND[768])(IMAGES)[1].amax(dim=(0, 2, 3)) == 0
         resnet.head[4].weight[silent] *= -1  # so that every class has a map to compare
-    found = {}
+    networks = {}
     for name, one in (("cnn", network), ("resnet", resnet)):
         gate, file = gate_of(one, [IMAGES]), tmp_path_factory.mktemp(name) / "model.onnx"
         export(one, gate, 64, file)
-        found[name] = Exported(one, gate, file)
-    return found
+        networks[name] = Exported(one, gate, file)
+    return networks
 
 
 def varied_head(channels: int) -> nn.Sequential:
@@ -231,7 +231,7 @@ def test_the_scale_is_the_99th_percentile_of_the_true_classes_peaks() -> None:
 
 
 def test_an_exported_file_does_not_say_where_it_was_made(exported: dict[str, Exported]) -> None:
-    for each in exported.values():
-        content = each.file.read_bytes()
+    for network in exported.values():
+        content = network.file.read_bytes()
         assert b"pkg.torch" in content
         assert str(Path(export_module.__file__).parent).encode() not in content

@@ -95,8 +95,8 @@ def test_charts_obey_no_settings_of_the_working_folder_or_the_user(planted: Path
 
 
 def test_an_evaluation_imports_and_obeys_nothing_of_the_folder_it_runs_in(planted: Path) -> None:
-    said = run(COMMAND, planted, "evaluate", str(BUNDLED / DEFAULT), ".", "--out", "report", "--precision", "int8")
-    assert "report: report/report.html" in said
+    output = run(COMMAND, planted, "evaluate", str(BUNDLED / DEFAULT), ".", "--out", "report", "--precision", "int8")
+    assert "report: report/report.html" in output
 
 
 @pytest.mark.slow

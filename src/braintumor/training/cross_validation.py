@@ -92,7 +92,7 @@ def folds(
 def _look_up_all(config: TrainConfig, folders: Sequence[Path], resume: bool) -> None:
     """Raise where one of the folds in these folders could not begin or go on; see `prerequisites.look_up`."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise TrainingError("folds are trained side by side with --jobs, not under torchrun")
+        raise TrainingError("folds cannot be trained under torchrun; use --jobs to train several at the same time")
     interrupted = [folder for folder in folders if (folder / "checkpoint" / "state.json").exists()]
     new = [folder for folder in folders if folder not in interrupted]
     # One new fold stands for all of them: its starting weights are downloaded here, before processes race for them.

@@ -120,13 +120,13 @@ def _grouped(manifest: Manifest, cache: Path) -> tuple[Manifest, dict[str, str]]
         DataError: no image of a class can be decoded.
     """
     thumbnails, problems = make_thumbnails(manifest, cache)
-    kept = [index for index, row in enumerate(manifest.rows) if row.image not in problems]
-    usable = replace(manifest, rows=tuple(manifest.rows[index] for index in kept))
+    decodable = [index for index, row in enumerate(manifest.rows) if row.image not in problems]
+    usable = replace(manifest, rows=tuple(manifest.rows[index] for index in decodable))
     lost_labels = {row.label for row in manifest} - {row.label for row in usable}
     if lost_labels:
         lines = (f"  {image}: {reason}" for image, reason in sorted(problems.items()))
         raise DataError(f"no usable image of {', '.join(sorted(lost_labels))} in {manifest.root}:", *lines)
-    numbers = group_numbers(usable, thumbnails[kept])
+    numbers = group_numbers(usable, thumbnails[decodable])
     named = tuple(replace(row, group=name_of(number)) for row, number in zip(usable, numbers.tolist(), strict=True))
     return replace(manifest, rows=named), problems
 
@@ -171,7 +171,7 @@ def decoded(manifest: Manifest, size: int, cache: Path, report: Callable[[str], 
     file, seal = cache / "images" / f"{key}.npy", cache / "images" / f"{key}.json"
     shape = (len(manifest.rows), size, size)
     if not _is_sealed(file, seal, shape):
-        report(f"decoding {shape[0]} images once into the cache")
+        report(f"decoding {shape[0]} images into the cache, once for all runs")
         with replacing(file) as aside:
             images = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
             _reserve(aside)

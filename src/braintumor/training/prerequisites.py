@@ -102,7 +102,8 @@ def check_same_run(state: State, identity: dict[str, Any], out: Path) -> None:
     changed = list(_changes(before, now))
     if changed:
         raise TrainingError(
-            f"the run in {out} began differently ({'; '.join(changed)}); resume with the same settings and data"
+            f"the run in {out} was started with other settings or data ({'; '.join(changed)}); "
+            "resume with the same ones"
         )
 
 

@@ -16,16 +16,16 @@ from braintumor.files import cache_folder, file_sha256
 from braintumor.training.networks import Network, he_normal
 
 HOW_TO_CONVERT: Final = (
-    "which can hold programs and is therefore not opened. If you trust it, convert it once with: python -c "
+    "which can contain programs and is therefore not opened. If you trust it, convert it once with: python -c "
     '"import torch; from safetensors.torch import save_file; '
     "save_file(torch.load('{file}', weights_only=True), '{stem}.safetensors')\""
 )
 # By their first bytes; none of these files is opened any further.
 OTHER_FILES: Final = {
     b"PK\x03\x04": f"a ZIP archive, as torch.save writes it, {HOW_TO_CONVERT}",
-    b"\x80": f"a pickle, as torch.save of old versions writes it, {HOW_TO_CONVERT}",
+    b"\x80": f"a pickle, as old versions of torch.save write it, {HOW_TO_CONVERT}",
     b"\x89HDF": "an HDF5 file, as Keras writes it; expected the weights of a PyTorch network as safetensors",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; get it with: git lfs pull",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; download the file with: git lfs pull",
     b"<": "a web page, not the file itself; download it again",
 }
 
@@ -109,12 +109,12 @@ def _load_into(backbone: nn.Module, file: Path, name: str, *, allow_partial: boo
         reason = f"unexpected {_short(unexpected)}, other shapes {_short(misshapen)}"
         raise WeightsError(f"{file} is for another network: {reason}")
     if not all(bool(value.isfinite().all()) for value in usable.values()):
-        raise WeightsError(f"{file} holds values that are not finite; get the file again")
+        raise WeightsError(f"{file} holds values that are not finite; download it again")
     missing = sorted(set(expected) - set(usable))
     if missing and not allow_partial:
         raise WeightsError(
             f"{file} lacks {len(missing)} tensors ({', '.join(missing)}); "
-            "pass --allow_partial_weights to start these He-normal"
+            "pass --allow_partial_weights to start them at random (He-normal)"
         )
     for key in missing:
         if expected[key].dim() == 4:  # a convolution; the others keep the start that the network has given them
@@ -133,7 +133,7 @@ def _tensors_in(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except FileNotFoundError as error:
         raise WeightsError(
-            f"{file} cannot be read: there is no such file; pass --weights none or another one"
+            f"{file} cannot be read: there is no such file; pass another file or --weights none"
         ) from error
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{file} cannot be read as safetensors: it is {_kind_of(file) or error}") from error
@@ -146,7 +146,7 @@ def _kind_of(file: Path) -> str:
     with file.open("rb") as stream:
         beginning = stream.read(max(map(len, OTHER_FILES)))
     advice = next((text for magic, text in OTHER_FILES.items() if beginning.startswith(magic)), "")
-    return advice.format(file=file.name, stem=file.stem) if beginning else "empty; get the file again"
+    return advice.format(file=file.name, stem=file.stem) if beginning else "empty; download it again"
 
 
 def _short(names: list[str]) -> str:

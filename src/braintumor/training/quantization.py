@@ -38,7 +38,7 @@ def quantize(folder: Path, data_dir: Path, *, precision: str = "int8") -> Card:
         precision: `int8`.
 
     Raises:
-        ModelError: no usable model folder, or the new file answers too differently.
+        ModelError: no usable model folder, or the predictions of the new file differ too much.
         DataError: none of the validation images is in the data folder.
         ImageError: one of them cannot be read.
         StorageError: the folder cannot be written to.
@@ -78,7 +78,7 @@ def calibration_inputs(model: Model, images: Manifest) -> Floats:
 
 
 def compare_precisions(
-    expected: Sequence[Prediction], found: Sequence[Prediction], labels: Sequence[str]
+    expected: Sequence[Prediction], predictions: Sequence[Prediction], labels: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the card's entries about a model and about its variant, from their predictions for the same images.
 
@@ -87,21 +87,21 @@ def compare_precisions(
 
     Args:
         expected: the model's predictions.
-        found: the variant's predictions.
+        predictions: the variant's.
         labels: the images' true classes.
     """
-    differences = np.abs(_probabilities(found) - _probabilities(expected))
+    differences = np.abs(_probabilities(predictions) - _probabilities(expected))
     # The maps of the model's classes in both, even where the variant predicts another class.
     classes = [CLASSES.index(prediction.predicted) for prediction in expected]
-    maps, variant_maps = _class_maps(expected, classes), _class_maps(found, classes)
+    maps, variant_maps = _class_maps(expected, classes), _class_maps(predictions, classes)
     pairs = [pair for pair in zip(maps, variant_maps, strict=True) if all(np.ptp(values) > 0 for values in pair)]
     return {"accuracy": _accuracy(expected, labels)}, {
         "probability_difference": float(differences.max()),
         "probability_difference_mean": float(differences.mean()),
-        "agreement": _accuracy(found, [prediction.predicted for prediction in expected]),
+        "agreement": _accuracy(predictions, [prediction.predicted for prediction in expected]),
         "class_map_correlation": _correlation(maps, variant_maps),
         "class_map_correlation_median": float(np.median([_correlation(*pair) for pair in pairs])) if pairs else 0.0,
-        "accuracy": _accuracy(found, labels),
+        "accuracy": _accuracy(predictions, labels),
         "n": len(labels),
     }
 
@@ -137,13 +137,13 @@ def _refuse_differences(target: Path, reference: Mapping[str, float], measured: 
     """
     loss = reference["accuracy"] - measured["accuracy"]
     bounds = (
-        ("agreement in the class", measured["agreement"], LEAST_AGREEMENT),
+        ("agreement of the classes", measured["agreement"], LEAST_AGREEMENT),
         ("correlation of the class maps", measured["class_map_correlation"], LEAST_CORRELATION),
         ("share of the accuracy kept", 1 - loss, 1 - LARGEST_LOSS),
     )
     problems = [f"{name} {value:.4f}, at least {least} is needed" for name, value, least in bounds if value < least]
     if problems:
         raise ModelError(
-            f"{target.name} was not written, since its predictions would differ on {measured['n']} validation images: "
-            f"{'; '.join(problems)}; use float32"
+            f"{target.name} was not written, since it agrees too little with the model on {measured['n']} validation "
+            f"images: {'; '.join(problems)}; use float32"
         )

@@ -55,8 +55,8 @@ def _maps_of_classes(
 ) -> tuple[NDArray[np.float32], list[int]]:
     """Return the (N, h, w) maps of one class per image, by default the predicted one, and these classes."""
     logits, maps, _ = WithClassMaps(network, ood_scorer)(images)
-    chosen = logits.argmax(dim=1).tolist() if classes is None else list(classes)
-    return maps[torch.arange(len(images)), chosen].numpy(), chosen
+    selected = logits.argmax(dim=1).tolist() if classes is None else list(classes)
+    return maps[torch.arange(len(images)), selected].numpy(), selected
 
 
 def alike(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
