@@ -15,7 +15,7 @@ from braintumor.errors import DataError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TIMM_NAMES = {"resnet": "resnet18"}
-GATE_STAGES = 2  # the last ones of the backbone, whose channel means give the OOD score
+OOD_STAGES = 2  # the last ones of the backbone, whose channel means give the OOD score
 FINER_WIDTH = {"cnn": 64}  # channels of the features that join several stages
 DEFAULT_FINER_WIDTH = 128
 FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -27,7 +27,7 @@ class Network(nn.Module):
     """Backbone with spatial features, finer or not, their pooling and the head.
 
     Attributes:
-        gate: positions of the backbone's stages whose channel means give the OOD score.
+        ood_stages: positions of the backbone's stages whose channel means give the OOD score.
         finer: joins several stages to finer features; None for the backbone's last features.
         attention: scores of the positions for the pooling; None to pool evenly.
     """
@@ -35,9 +35,9 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, channels: int, dropout: float, gate: Sequence[int]) -> None:
+    def __init__(self, backbone: nn.Module, channels: int, dropout: float, ood_stages: Sequence[int]) -> None:
         super().__init__()
-        self.gate = list(gate)
+        self.ood_stages = list(ood_stages)
         # Constants, so not among the saved weights.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
@@ -61,12 +61,12 @@ class Network(nn.Module):
         These are the square roots of the channel means of the last stages. Means of rectified values spread the more,
         the larger they are; their roots spread evenly.
         """
-        stages = sorted({*self.gate, *(self.finer.stages if self.finer else ())})
+        stages = sorted({*self.ood_stages, *(self.finer.stages if self.finer else ())})
         last, selected = stages_of(self.backbone, self.normalised(image), stages)
         outputs = dict(zip(stages, selected, strict=True))
         features = self.finer([outputs[stage] for stage in self.finer.stages]) if self.finer else last
         # relu, since the stages of some timm networks are not rectified, and a root of less than 0 would be NaN.
-        return features, torch.cat([outputs[stage].mean(dim=(2, 3)).relu().sqrt() for stage in self.gate], dim=1)
+        return features, torch.cat([outputs[stage].mean(dim=(2, 3)).relu().sqrt() for stage in self.ood_stages], dim=1)
 
     def normalised(self, image: Tensor) -> Tensor:
         """Return (N, 3, H, W), the input of the backbone, for grey values (N, 1, H, W) in [0, 1]."""
@@ -170,7 +170,7 @@ def build_network(model: str, *, dropout: float = 0.6, map_stride: int = 0, atte
     if map_stride:
         channels = FINER_WIDTH.get(model, DEFAULT_FINER_WIDTH)
         finer = _finer_features(model, strides, widths, map_stride, channels)
-    network = Network(backbone, channels, dropout, range(len(strides))[-GATE_STAGES:])
+    network = Network(backbone, channels, dropout, range(len(strides))[-OOD_STAGES:])
     network.finer = finer
     if attention:
         network.attention = nn.Conv2d(channels, 1, 1, bias=False)
