@@ -13,6 +13,7 @@ from braintumor.data.split import leaks
 from braintumor.errors import DataError, StorageError, UnreadableDataError
 from braintumor.io.read import read
 from braintumor.models.preprocess import Preprocess
+from braintumor.training import data as data_module
 from braintumor.training.data import decoded, prepare
 
 
@@ -113,8 +114,8 @@ def test_a_class_of_which_nothing_can_be_decoded_is_no_small_loss(data: Path, ca
 def test_the_second_time_nothing_is_decoded(data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = prepared(data, cache)
     images = decoded(first.part("train"), 40, cache, silent)
-    monkeypatch.setattr(data, "read", None)
-    monkeypatch.setattr(data, "miniatures", None)
+    monkeypatch.setattr(data_module, "read", None)
+    monkeypatch.setattr(data_module, "make_thumbnails", None)
     second, _ = prepared(data, cache)
     assert second == first
     assert np.array_equal(decoded(second.part("train"), 40, cache, silent).grey, images.grey)
