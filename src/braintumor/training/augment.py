@@ -144,7 +144,7 @@ def apply(images: Tensor, variation: Variation, size: int) -> Tensor:
 
 
 def unblurred(images: Tensor, variation: Variation, size: int) -> Tensor:
-    """Return what `apply` does before the blur, for images and variations on the same device."""
+    """Return the images as `apply` has them before the blur, for images and variations on the same device."""
     resampled = resample(images.float() / 255, variation, size)
     return jitter(resampled, variation.brightness, variation.contrast)
 

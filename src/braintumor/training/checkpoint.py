@@ -34,7 +34,7 @@ class State:
     """State of a run after its last finished epoch.
 
     Attributes:
-        identity: settings and data fingerprint; a run goes on only where they are the same.
+        identity: settings and data fingerprint; a run is resumed only where they are the same.
         precision: `bfloat16` or `float32`, as measured when the run began.
         weights_origin: where the starting weights came from.
         seconds: wall time of the run so far, without the time between an interruption and the resume.

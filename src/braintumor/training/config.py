@@ -50,7 +50,7 @@ class TrainConfig:
             every validation; 0 keeps the running ones, which follow the augmented images. Source: arXiv:2105.07576.
         frozen: parts of the backbone that keep their weights and batch-norm statistics.
         weights: `imagenet`, `none` or a safetensors file.
-        allow_partial_weights: go on where the weights lack tensors; these start He-normal.
+        allow_partial_weights: accept weights that lack tensors; these start He-normal.
         size: side of the network's input in pixels.
         train_sizes: sides of the training images, each for an equal share of the epochs; empty for `size` throughout.
         source_size: side of the cached image that crops are taken from.

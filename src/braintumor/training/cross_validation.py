@@ -47,7 +47,7 @@ def folds(
     """Train a model per fold, each without the patients it is tested on, and return the report on all of them.
 
     Settings, network, starting weights and folders are checked before the data is opened. Folds that are finished are
-    kept, interrupted ones go on, so that the same command continues after an interruption. Every image is tested once.
+    kept, interrupted ones are resumed, so that the same command continues after an interruption. Every image is tested once.
     The folds of the public sets are fixed and shipped with the package.
 
     Args:
@@ -56,7 +56,7 @@ def folds(
         out: the folders of the folds, 0 to 4, and the pooled report in `evaluation`.
         say: receives what happens, a line at a time.
         jobs: folds that are trained at the same time, each on its share of the processor's cores.
-        resume: go on with interrupted folds.
+        resume: continue interrupted folds; without it they are refused.
         progress: called while the folds are evaluated.
         masks: a reference folder with outlines of tumors, with which the class maps are compared; what teaches the
             network is in `config`.
@@ -90,7 +90,7 @@ def folds(
 
 
 def _look_up_all(config: TrainConfig, folders: Sequence[Path], resume: bool) -> None:
-    """Raise where one of the folds in these folders could not begin or go on; see `prerequisites.look_up`."""
+    """Raise where one of the folds in these folders could not begin or be resumed; see `prerequisites.look_up`."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("folds cannot be trained under torchrun; use --jobs to train several at the same time")
     interrupted = [folder for folder in folders if (folder / "checkpoint" / "state.json").exists()]

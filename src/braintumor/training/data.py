@@ -48,7 +48,7 @@ class Images:
     masks: Tensor | None = None
 
     def on(self, device: torch.device) -> "Images":
-        """Return the images where a GPU reads them fastest: all of them in its own memory; unchanged for a CPU."""
+        """Return the images in the memory of a GPU, all of them, where it reads them fastest; unchanged for a CPU."""
         if device.type == "cpu":
             return self
         masks = None if self.masks is None else self.masks.to(device)

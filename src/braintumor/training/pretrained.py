@@ -56,7 +56,7 @@ def start(network: Network, model: str, weights: str, *, allow_partial: bool) ->
         network: as `networks.build_network` returns it.
         model: `cnn`, `resnet` or a timm name.
         weights: `imagenet`, `none` or the path of a safetensors file in the backbone's or torchvision's names.
-        allow_partial: go on where tensors are missing; they keep their He-normal start.
+        allow_partial: accept a file that lacks tensors; these start He-normal.
 
     Raises:
         WeightsError: nothing is pinned for this model, the download fails, or the file does not fit.
@@ -140,7 +140,7 @@ def _tensors_in(file: Path) -> dict[str, Tensor]:
 
 
 def _kind_of(file: Path) -> str:
-    """Return what a file is by its first bytes, where it is no safetensors file, and what to do; empty if unknown."""
+    """Return the kind of a file that is no safetensors file, by its first bytes, and what to do; empty if unknown."""
     if file.is_dir():
         return "a folder; name the file in it"
     with file.open("rb") as stream:

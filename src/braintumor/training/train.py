@@ -151,7 +151,7 @@ def train(
         out: the model folder to write; `checkpoint/` in it holds the last finished epoch meanwhile.
         progress: receives what happens.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
-        resume: go on after the last finished epoch in `out`.
+        resume: continue after the last finished epoch in `out`.
         skip_unreadable: leave out files that cannot be read instead of refusing the folder.
         manifest: which images of the folder to train and validate on, with their splits; by default all of them,
             with a validation part cut off.
@@ -189,7 +189,7 @@ def train(
             progress.epoch(epoch, config.epochs)
 
         if not process_group.leads:
-            return None  # leaving `processes` waits for the first process, which goes on alone
+            return None  # leaving `processes` waits for the first process, which exports the model
         checkpoint.restore_kept(out / "checkpoint", state, run.averaged)
         progress.say(f"epoch {state.kept.epoch} is kept; exporting and checking the model")
         state = replace(state, seconds=earlier_seconds + time.perf_counter() - began)
@@ -417,14 +417,14 @@ def backward(run: Run, batch: Batch) -> float:
 
 
 def distraction(log_attention: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how far the attention is from resting evenly on the tumor, summed over a batch, and how many have one.
+    """Return the divergence of the attention from an even one on the tumor, and the number of images with a tumor.
 
     Args:
         log_attention: (B, 1, h, w), normalised.
         masks: (B, 1, H, W) share of each field inside the outline; images without any do not count.
 
     Returns:
-        The Kullback-Leibler divergences in nats, and the number of images that count.
+        The Kullback-Leibler divergences in nats, summed over the batch, and the number of images that count.
     """
     height, width = log_attention.shape[2:]
     areas = functional.adaptive_avg_pool2d(masks, (height, width)).flatten(1)  # (B, h * w)
