@@ -48,7 +48,7 @@ class Images:
     masks: Tensor | None = None
 
     def on(self, device: torch.device) -> "Images":
-        """Return the images in the memory of a GPU, all of them, where it reads them fastest; unchanged for a CPU."""
+        """Return the images in the memory of a GPU, which reads them fastest there; unchanged for a CPU."""
         if device.type == "cpu":
             return self
         masks = None if self.masks is None else self.masks.to(device)

@@ -140,7 +140,7 @@ def _tensors_in(file: Path) -> dict[str, Tensor]:
 
 
 def _kind_of(file: Path) -> str:
-    """Return the kind of a file that is no safetensors file, by its first bytes, and what to do; empty if unknown."""
+    """Return the kind of a file that is not safetensors, by its first bytes, and what to do; empty if unknown."""
     if file.is_dir():
         return "a folder; name the file in it"
     with file.open("rb") as stream:
