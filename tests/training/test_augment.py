@@ -46,10 +46,10 @@ def test_flip_equals_torchvision(images: torch.Tensor, flip: list[float], operat
 def test_rotation_equals_torchvision(images: torch.Tensor, degrees: float) -> None:
     variation = replace(unvaried(3), angle=torch.full((3,), math.radians(degrees)))
     expected = tv.rotate(images, degrees, tv.InterpolationMode.BILINEAR)
-    found = resample(images, variation, 64)
+    rotated = resample(images, variation, 64)
     inside = tv.rotate(torch.ones_like(images), degrees, tv.InterpolationMode.BILINEAR) == 1
-    assert_close(found[inside], expected[inside], atol=1e-5, rtol=0)
-    assert (found[tv.rotate(torch.ones_like(images), degrees, tv.InterpolationMode.BILINEAR) == 0] == 0).all()
+    assert_close(rotated[inside], expected[inside], atol=1e-5, rtol=0)
+    assert (rotated[tv.rotate(torch.ones_like(images), degrees, tv.InterpolationMode.BILINEAR) == 0] == 0).all()
 
 
 def test_brightness_then_contrast_equals_torchvision(images: torch.Tensor) -> None:
@@ -60,9 +60,9 @@ def test_brightness_then_contrast_equals_torchvision(images: torch.Tensor) -> No
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0])
 def test_blur_equals_torchvision(images: torch.Tensor, sigma: float) -> None:
     chosen = torch.tensor([sigma, 0.0, sigma])
-    found = blur(images, chosen)
-    assert_close(found[[0, 2]], tv.gaussian_blur(images[[0, 2]], [3, 3], [sigma, sigma]), atol=1e-6, rtol=0)
-    assert torch.equal(found[1], images[1])
+    blurred = blur(images, chosen)
+    assert_close(blurred[[0, 2]], tv.gaussian_blur(images[[0, 2]], [3, 3], [sigma, sigma]), atol=1e-6, rtol=0)
+    assert torch.equal(blurred[1], images[1])
 
 
 def test_geometry_in_one_resampling_equals_torchvision_step_by_step(images: torch.Tensor) -> None:
@@ -77,9 +77,9 @@ def test_geometry_in_one_resampling_equals_torchvision_step_by_step(images: torc
     cropped = tv.resized_crop(images, 2, 10, 56, 52, [64, 64], antialias=False)
     expected = tv.rotate(tv.vertical_flip(tv.horizontal_flip(cropped)), 20, tv.InterpolationMode.BILINEAR)
     inside = tv.rotate(torch.ones_like(images), 20, tv.InterpolationMode.BILINEAR) == 1
-    found = resample(images, variation, 64)
-    assert (found - expected)[inside].abs().mean() < 0.002
-    assert (found - expected)[inside].abs().max() < 0.03
+    resampled = resample(images, variation, 64)
+    assert (resampled - expected)[inside].abs().mean() < 0.002
+    assert (resampled - expected)[inside].abs().max() < 0.03
 
 
 def test_variations_depend_on_seed_epoch_and_image_not_on_the_batch() -> None:
@@ -91,21 +91,21 @@ def test_variations_depend_on_seed_epoch_and_image_not_on_the_batch() -> None:
 
 
 def test_drawn_values_follow_the_documented_ranges() -> None:
-    found = draw(Augment(), 0, 0, range(4000))
-    area, aspect = found.half.prod(dim=1), found.half[:, 0] / found.half[:, 1]
+    variation = draw(Augment(), 0, 0, range(4000))
+    area, aspect = variation.half.prod(dim=1), variation.half[:, 0] / variation.half[:, 1]
     assert 0.69 < area.min() < 0.71
     assert 0.98 < area.max() <= 1
     assert aspect.min() > 0.89
     assert aspect.max() < 1.12
-    assert ((found.centre.abs() + found.half) <= 1 + 1e-6).all()
-    assert (found.flip[:, 0] < 0).float().mean() == pytest.approx(0.5, abs=0.03)
-    assert (found.flip[:, 1] < 0).float().mean() == pytest.approx(0.3, abs=0.03)
-    assert found.angle.abs().max() == pytest.approx(math.radians(30), abs=0.01)
-    assert found.brightness.min() == pytest.approx(0.8, abs=0.01)
-    assert found.contrast.max() == pytest.approx(1.2, abs=0.01)
-    assert (found.sigma > 0).float().mean() == pytest.approx(0.5, abs=0.03)
-    assert found.sigma.max() == pytest.approx(1.0, abs=0.01)
-    assert found.sigma[found.sigma > 0].min() >= 0.1
+    assert ((variation.centre.abs() + variation.half) <= 1 + 1e-6).all()
+    assert (variation.flip[:, 0] < 0).float().mean() == pytest.approx(0.5, abs=0.03)
+    assert (variation.flip[:, 1] < 0).float().mean() == pytest.approx(0.3, abs=0.03)
+    assert variation.angle.abs().max() == pytest.approx(math.radians(30), abs=0.01)
+    assert variation.brightness.min() == pytest.approx(0.8, abs=0.01)
+    assert variation.contrast.max() == pytest.approx(1.2, abs=0.01)
+    assert (variation.sigma > 0).float().mean() == pytest.approx(0.5, abs=0.03)
+    assert variation.sigma.max() == pytest.approx(1.0, abs=0.01)
+    assert variation.sigma[variation.sigma > 0].min() >= 0.1
 
 
 def test_a_batch_gives_what_its_images_give_alone() -> None:

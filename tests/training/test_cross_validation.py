@@ -78,8 +78,8 @@ def test_folds_are_the_same_every_time_and_balanced(data: Path) -> None:
     assert manifest == again
     assert np.array_equal(numbers, repeated)
     for label in CLASSES:
-        here = np.array([row.label == label for row in manifest])
-        assert np.ptp(np.bincount(numbers[here], minlength=FOLDS)) <= 2
+        in_class = np.array([row.label == label for row in manifest])
+        assert np.ptp(np.bincount(numbers[in_class], minlength=FOLDS)) <= 2
 
 
 def test_a_group_tested_in_two_folds_is_refused(tmp_path: Path) -> None:
@@ -115,10 +115,10 @@ def test_a_part_keeps_the_folds_images_for_the_test(data: Path) -> None:
 
 
 def test_a_reference_folder_is_divided_by_patient(tmp_path: Path) -> None:
-    write_phantoms(tmp_path / "made", 24, size=48)
+    write_phantoms(tmp_path / "phantoms", 24, size=48)
     (tmp_path / "figshare" / "images").mkdir(parents=True)
     lines = ["figshare_id,class,patient,tumor_outline_xy"]
-    files = sorted((tmp_path / "made" / "Training").glob("*/*.png"))
+    files = sorted((tmp_path / "phantoms" / "Training").glob("*/*.png"))
     for number, file in enumerate(file for file in files if "notumor" not in str(file)):
         (tmp_path / "figshare" / "images" / f"{number}.png").write_bytes(file.read_bytes())
         lines.append(f"{number},{file.parent.name},P{number // 2},1 1;5 1;5 5")
@@ -127,7 +127,7 @@ def test_a_reference_folder_is_divided_by_patient(tmp_path: Path) -> None:
     of_patient = {row.patient: set[int]() for row in manifest}
     for row, fold in zip(manifest, numbers.tolist(), strict=True):
         of_patient[row.patient].add(fold)
-    assert all(len(found) == 1 for found in of_patient.values())
+    assert all(len(folds_of_patient) == 1 for folds_of_patient in of_patient.values())
     assert set(numbers.tolist()) == set(range(FOLDS))
 
 

@@ -13,7 +13,7 @@ from braintumor.data.split import leaks
 from braintumor.errors import DataError, StorageError, UnreadableDataError
 from braintumor.io.read import read
 from braintumor.models.preprocess import Preprocess
-from braintumor.training import data as training_data
+from braintumor.training import data as data_module
 from braintumor.training.data import decoded, prepare
 
 
@@ -114,8 +114,8 @@ def test_a_class_of_which_nothing_can_be_decoded_is_no_small_loss(data: Path, ca
 def test_the_second_time_nothing_is_decoded(data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = prepared(data, cache)
     images = decoded(first.part("train"), 40, cache, silent)
-    monkeypatch.setattr(training_data, "read", None)
-    monkeypatch.setattr(training_data, "make_thumbnails", None)
+    monkeypatch.setattr(data_module, "read", None)
+    monkeypatch.setattr(data_module, "make_thumbnails", None)
     second, _ = prepared(data, cache)
     assert second == first
     assert np.array_equal(decoded(second.part("train"), 40, cache, silent).grey, images.grey)
@@ -124,10 +124,10 @@ def test_the_second_time_nothing_is_decoded(data: Path, cache: Path, monkeypatch
 def test_the_cache_holds_what_preprocess_makes_in_the_order_of_the_labels(data: Path, cache: Path) -> None:
     manifest = prepared(data, cache)[0].part("train")
     images = decoded(manifest, 40, cache, silent)
-    for place in (0, 17, len(manifest.rows) - 1):
-        row = manifest.rows[place]
-        assert np.array_equal(images.grey[place], Preprocess(40).grey_levels(read(manifest.path(row))))
-        assert ("glioma", "meningioma", "pituitary", "no_tumor")[int(images.labels[place])] == row.label
+    for index in (0, 17, len(manifest.rows) - 1):
+        row = manifest.rows[index]
+        assert np.array_equal(images.grey[index], Preprocess(40).grey_levels(read(manifest.path(row))))
+        assert ("glioma", "meningioma", "pituitary", "no_tumor")[int(images.labels[index])] == row.label
 
 
 def test_a_changed_image_makes_a_new_cache_entry(data: Path, cache: Path) -> None:

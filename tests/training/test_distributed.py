@@ -49,19 +49,19 @@ data, out = map(Path, sys.argv[1:])
 config = TrainConfig("cnn", epochs=9, size=64, source_size=72, batch_size=15, dropout=0.0, label_smoothing=0.1, seed=1)
 module.train_mode = lambda network, frozen: network.eval()
 cpu = torch.device("cpu")
-with processes(cpu) as group:
-    with group.first_on_each_machine():
+with processes(cpu) as process_group:
+    with process_group.first_on_each_machine():
         manifest, _ = prepare(data, out / "cache", fraction=0.15, seed=0, skip_unreadable=False)
         images = decoded(manifest.part("train"), config.source_size, out / "cache", lambda _: None)
     images = type(images)(images.grey[:70], images.labels[:70])
-    torch.manual_seed(group.rank)  # the processes must not need to begin alike
+    torch.manual_seed(process_group.rank)  # the processes must not need to begin alike
     network = build_network("cnn", dropout=0.0)
-    if group.leads:
+    if process_group.leads:
         torch.manual_seed(0)
         network = build_network("cnn", dropout=0.0)
-    run = module.assemble(config, network, images, images, module.Quiet(), torch.float32, cpu, group)
+    run = module.assemble(config, network, images, images, module.SilentProgress(), torch.float32, cpu, process_group)
     row = module.one_epoch(run, 0)
-    if group.leads:
+    if process_group.leads:
         write_tensors(out / "weights.safetensors", network.state_dict() | {"loss": torch.tensor(row.train_loss)})
 """
 
@@ -122,7 +122,7 @@ def test_alone_nothing_travels() -> None:
     assert alone.share(values).tolist() == [3.0, 4.0]
     assert alone.same(2.5) == 2.5
     network = torch.nn.Linear(1, 1)
-    assert alone.joined(network) is network
+    assert alone.parallel(network) is network
     alone.wait()
 
 

@@ -1,4 +1,4 @@
-"""Whether model.onnx answers as the network, and its class maps are those of Grad-CAM."""
+"""model.onnx answers as the network does, and its class maps are those of Grad-CAM."""
 
 import warnings
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from braintumor.training.networks import Network, build_network
 
 IMAGES = torch.rand(5, 1, 64, 64, generator=torch.Generator().manual_seed(3))
 ROUND = {channels: OodScorer(np.zeros(channels), np.eye(channels)) for channels in (2, 768)}
-"""Gates that measure the distance from zero, by channels."""
+"""Scorers that measure the distance from zero, by channels."""
 CamOf = Callable[[Network, Tensor, int], NDArray[np.float32]]
 
 
 class Exported(NamedTuple):
     network: Network
-    gate: OodScorer
+    ood_scorer: OodScorer
     file: Path
 
 
@@ -39,12 +39,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network: Network) -> dict
     with torch.no_grad():
         silent = WithClassMaps(resnet, ROUND[768])(IMAGES)[1].amax(dim=(0, 2, 3)) == 0
         resnet.head[4].weight[silent] *= -1  # so that every class has a map to compare
-    found = {}
-    for name, one in (("cnn", network), ("resnet", resnet)):
-        gate, file = gate_of(one, [IMAGES]), tmp_path_factory.mktemp(name) / "model.onnx"
-        export(one, gate, 64, file)
-        found[name] = Exported(one, gate, file)
-    return found
+    networks = {}
+    for name, model in (("cnn", network), ("resnet", resnet)):
+        ood_scorer, file = gate_of(model, [IMAGES]), tmp_path_factory.mktemp(name) / "model.onnx"
+        export(model, ood_scorer, 64, file)
+        networks[name] = Exported(model, ood_scorer, file)
+    return networks
 
 
 def varied_head(channels: int) -> nn.Sequential:
@@ -123,9 +123,9 @@ def hand_made() -> Network:
 
 
 def test_class_maps_worked_by_hand() -> None:
-    gate = OodScorer(np.array([1.0, 0.0]), np.array([[2.0, 1.0], [0.0, 3.0]]))
+    ood_scorer = OodScorer(np.array([1.0, 0.0]), np.array([[2.0, 1.0], [0.0, 3.0]]))
     with torch.no_grad():
-        logits, maps, ood_score = WithClassMaps(hand_made(), gate)(torch.zeros(1, 1, 2, 2))
+        logits, maps, ood_score = WithClassMaps(hand_made(), ood_scorer)(torch.zeros(1, 1, 2, 2))
     torch.testing.assert_close(logits, torch.tensor([[6.0, 2.0, -3.0, 0.5]]))
     # class 0: gradient (3, 0) over 4 positions; class 1: gradient (2, -4)
     torch.testing.assert_close(maps[0, 0], torch.tensor([[0.75, 1.5], [2.25, 4.5]]))
@@ -142,9 +142,9 @@ def test_finer_class_maps_are_gradient_times_activation(tmp_path: Path, attentio
     network.head.load_state_dict(varied_head(network.head[0].in_features).state_dict())
     if attention:
         nn.init.normal_(network.attention.weight)
-    gate = gate_of(network, [IMAGES])
-    export(network, gate, 64, tmp_path / "model.onnx")
-    check_parity(network, gate, [IMAGES], tmp_path / "model.onnx")
+    ood_scorer = gate_of(network, [IMAGES])
+    export(network, ood_scorer, 64, tmp_path / "model.onnx")
+    check_parity(network, ood_scorer, [IMAGES], tmp_path / "model.onnx")
     _, maps, _ = run(tmp_path / "model.onnx", [IMAGES])
     assert maps.shape == (5, 4, 8, 8)
     features = network.features(IMAGES).detach().requires_grad_()
@@ -178,8 +178,8 @@ def test_the_file_takes_any_batch_and_images_do_not_influence_each_other(
 
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
 def test_the_file_answers_as_the_network(exported: dict[str, Exported], name: str) -> None:
-    network, gate, file = exported[name]
-    differences = check_parity(network, gate, list(IMAGES.split(2)), file)
+    network, ood_scorer, file = exported[name]
+    differences = check_parity(network, ood_scorer, list(IMAGES.split(2)), file)
     assert set(differences) == {
         *("probability_difference", "class_map_difference", "ood_score_difference", "images_at_a_kink")
     }
@@ -191,27 +191,27 @@ def test_the_file_answers_as_the_network(exported: dict[str, Exported], name: st
 
 @pytest.mark.parametrize("part", ["backbone.0.0.weight", "head.4.bias", "head.4.weight"])
 def test_a_file_with_other_weights_is_refused(exported: dict[str, Exported], part: str) -> None:
-    network, gate, file = exported["cnn"]
+    network, ood_scorer, file = exported["cnn"]
     other = deepcopy(network)
     other.get_parameter(part).data[0] += 0.5
     with pytest.raises(TrainingError, match=r"the exported model\.onnx differs from the network: "):
-        check_parity(other, gate, [IMAGES], file)
+        check_parity(other, ood_scorer, [IMAGES], file)
 
 
 def test_an_image_at_a_kink_of_the_head_counts_for_its_probabilities_only(
     exported: dict[str, Exported],
 ) -> None:
-    network, gate, file = exported["cnn"]
+    network, ood_scorer, file = exported["cnn"]
     moved = deepcopy(network)
     with torch.no_grad():
         features = network.features(IMAGES)
-        hidden = WithClassMaps(network, gate).hidden(features, network.log_attention(features))[0]
+        hidden = WithClassMaps(network, ood_scorer).hidden(features, network.log_attention(features))[0]
         unit = int(hidden.abs().argmin())
         margin = hidden[unit]
         moved.head[1].bias[unit] -= margin * (1 + 1e-6)  # the unit of the first image now lies at zero
     target = file.parent.parent / "moved.onnx"
-    export(moved, gate, 64, target)
-    assert check_parity(moved, gate, [IMAGES[:1], IMAGES[1:]], target)["images_at_a_kink"] == 1
+    export(moved, ood_scorer, 64, target)
+    assert check_parity(moved, ood_scorer, [IMAGES[:1], IMAGES[1:]], target)["images_at_a_kink"] == 1
 
 
 def test_an_export_replaces_the_file_and_leaves_nothing_beside_it(exported: dict[str, Exported]) -> None:
@@ -231,7 +231,7 @@ def test_the_scale_is_the_99th_percentile_of_the_true_classes_peaks() -> None:
 
 
 def test_an_exported_file_does_not_say_where_it_was_made(exported: dict[str, Exported]) -> None:
-    for each in exported.values():
-        content = each.file.read_bytes()
+    for network in exported.values():
+        content = network.file.read_bytes()
         assert b"pkg.torch" in content
         assert str(Path(export_module.__file__).parent).encode() not in content

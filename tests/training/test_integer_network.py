@@ -1,4 +1,4 @@
-"""Whether a network computes with 8-bit integers where it should, and loses as little as it must."""
+"""A quantized network computes with 8-bit integers where it should, and loses little by it."""
 
 from collections import Counter
 from pathlib import Path
@@ -45,8 +45,8 @@ def answers(network: Path | ModelProto, images: NDArray[np.float32] = IMAGES) ->
     """Return logits and class maps."""
     content = network.read_bytes() if isinstance(network, Path) else network.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found: list[NDArray[np.float32]] = session.run(["logits", "class_maps"], {"image": images})
-    return found
+    outputs: list[NDArray[np.float32]] = session.run(["logits", "class_maps"], {"image": images})
+    return outputs
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
@@ -81,17 +81,17 @@ def test_head_and_names_stay_as_they_are(files: dict[str, tuple[Path, Path]], na
 
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
 def test_the_answers_are_near_those_of_float32(files: dict[str, tuple[Path, Path]], name: str) -> None:
-    for expected, found in zip(*map(answers, files[name]), strict=True):
-        assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.98
-        assert np.abs(found - expected).max() > 0  # it does round
+    for expected, quantized in zip(*map(answers, files[name]), strict=True):
+        assert np.corrcoef(expected.ravel(), quantized.ravel())[0, 1] > 0.98
+        assert np.abs(quantized - expected).max() > 0  # it does round
 
 
 def test_images_of_a_batch_do_not_influence_each_other(files: dict[str, tuple[Path, Path]]) -> None:
     logits, maps = answers(files["resnet"][1])
-    for place in range(len(IMAGES)):
-        alone = answers(files["resnet"][1], IMAGES[place : place + 1])
-        np.testing.assert_allclose(alone[0][0], logits[place], rtol=0, atol=1e-5 * np.abs(logits).max())
-        np.testing.assert_allclose(alone[1][0], maps[place], rtol=0, atol=1e-5 * np.abs(maps).max())
+    for index in range(len(IMAGES)):
+        alone = answers(files["resnet"][1], IMAGES[index : index + 1])
+        np.testing.assert_allclose(alone[0][0], logits[index], rtol=0, atol=1e-5 * np.abs(logits).max())
+        np.testing.assert_allclose(alone[1][0], maps[index], rtol=0, atol=1e-5 * np.abs(maps).max())
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
@@ -102,8 +102,8 @@ def test_grey_values_and_ones_give_what_three_normalised_channels_gave(
     before = answers(model)
     fold_normalisation(model)
     assert "Div" not in {node.op_type for node in model.graph.node if "image" in node.input}
-    for expected, found in zip(before, answers(model), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    for expected, folded in zip(before, answers(model), strict=True):
+        np.testing.assert_allclose(folded, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_the_256_grey_levels_are_the_integers(files: dict[str, tuple[Path, Path]]) -> None:

@@ -19,9 +19,9 @@ COMMAND = (
 )
 CHILDREN = """
 from pathlib import Path
-from braintumor.training.cross_validation import Log, side_by_side
+from braintumor.training.cross_validation import Log, _side_by_side
 if __name__ == "__main__":
-    with side_by_side(2, 1) as pool:  # whatever a child is given to do, it first imports all that folds need
+    with _side_by_side(2, 1) as pool:  # whatever a child is given to do, it first imports all that folds need
         print(len(list(pool.map(Log, [Path("a"), Path("b")]))))
 """
 LOADED = """
@@ -34,9 +34,9 @@ print([line for line in maps.splitlines() if os.getcwd() in line])
 OBEYED = "text.usetex: True\nbackend: module://planted\nfigure.hooks: planted:hook\nfont.size: 40\nlines.linewidth: 9\n"
 CHARTS = """
 import numpy as np
-from braintumor.evaluate.report import plots as charts
+from braintumor.evaluate.report import plots
 labels, probabilities = np.arange(40) % 4, np.random.default_rng(0).dirichlet(np.ones(4), 40)
-print(charts.class_reliability(labels, probabilities) + charts.accuracy_coverage(labels, probabilities))
+print(plots.class_reliability(labels, probabilities) + plots.accuracy_coverage(labels, probabilities))
 """
 
 
@@ -95,8 +95,8 @@ def test_charts_obey_no_settings_of_the_working_folder_or_the_user(planted: Path
 
 
 def test_an_evaluation_imports_and_obeys_nothing_of_the_folder_it_runs_in(planted: Path) -> None:
-    said = run(COMMAND, planted, "evaluate", str(BUNDLED / DEFAULT), ".", "--out", "report", "--precision", "int8")
-    assert "report: report/report.html" in said
+    output = run(COMMAND, planted, "evaluate", str(BUNDLED / DEFAULT), ".", "--out", "report", "--precision", "int8")
+    assert "report: report/report.html" in output
 
 
 @pytest.mark.slow

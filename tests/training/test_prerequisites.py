@@ -1,4 +1,4 @@
-"""Whatever can be wrong about a run is told before its data is opened: in one sentence, with status 2."""
+"""Everything that can be wrong about a run is reported before its data is opened, in one sentence and with status 2."""
 
 import json
 import os
@@ -24,7 +24,7 @@ CONFIG = TrainConfig("cnn", epochs=1, size=32, source_size=32)
 
 @pytest.fixture(autouse=True)
 def unopened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let whoever opens the data fail, and let no weights be reachable."""
+    """Fail whatever opens the data, and make all starting weights unreachable."""
 
     def opened(*_: object, **__: object) -> None:
         pytest.fail("the data was opened")
@@ -37,7 +37,7 @@ def unopened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BRAINTUMOR_CACHE", str(tmp_path / "cache"))
 
 
-BOTH = {
+REFUSED_BY_BOTH = {
     ("--model", "cnn", "--epochs", "0"): "epochs: expected a whole number from 1",
     ("--model", "cnn", "--epochs", "-1"): "epochs: expected a whole number from 1",
     ("--model", "cnn", "--seed", "-1"): "seed: expected a whole number from 0",
@@ -49,19 +49,19 @@ BOTH = {
     ("--model", "cnn", "--weights", "absent.safetensors"): "absent.safetensors cannot be read: there is no such file",
     ("--model", "cnn", "--weights", "w.pth"): "w.pth cannot be read as safetensors: it is a ZIP archive",
     ("--model", "cnn", "--recipe", "best", "--masks", "absent"): "absent is no reference folder",
-    ("--model", "cnn", "--recipe", "fast", "--masks", "absent"): "the recipe fast pools all positions alike",
+    ("--model", "cnn", "--recipe", "fast", "--masks", "absent"): "the recipe fast pools all positions evenly",
     ("--model", "cnn", "--out", "file"): "cannot write to file",
 }
 
 
 def refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one sentence with which a command is refused."""
+    """Run a command that is refused and return its sentence."""
     assert main(list(arguments)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
 
 
-@pytest.mark.parametrize(("options", "sentence"), [*BOTH.items()])
+@pytest.mark.parametrize(("options", "sentence"), [*REFUSED_BY_BOTH.items()])
 def test_train_and_folds_say_what_is_wrong_before_they_open_the_data(
     options: tuple[str, ...],
     sentence: str,
@@ -82,15 +82,15 @@ def test_what_only_one_of_them_takes_is_told_first_too(tmp_path: Path, capsys: p
     assert "batch_size: expected a whole number from 2" in refused((*train_options, "--batch_size", "1"), capsys)
     assert "nothing to resume" in refused((*train_options, "--resume"), capsys)
     for jobs in ("0", "-2"):
-        said = refused(("folds", "data", "--model", "cnn", "--jobs", jobs, "--out", str(tmp_path / "out")), capsys)
-        assert said == f"braintumor: jobs: expected a whole number of at least 1, got {jobs}"
+        sentence = refused(("folds", "data", "--model", "cnn", "--jobs", jobs, "--out", str(tmp_path / "out")), capsys)
+        assert sentence == f"braintumor: jobs: expected a whole number of at least 1, got {jobs}"
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "card.json").touch()
     assert "already holds a finished model" in refused(train_options, capsys)
 
 
-def begun(folder: Path, config: TrainConfig) -> None:
-    """Leave a checkpoint folder whose tensors are missing nothing, since it lists none."""
+def write_checkpoint(folder: Path, config: TrainConfig) -> None:
+    """Write the checkpoint of a run after one epoch; it lists no files of tensors, so none are missing."""
     (folder / "checkpoint").mkdir(parents=True)
     identity = {"settings": settings_of(config), "data": "0" * 64}
     epoch = vars(Epoch(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
@@ -100,18 +100,18 @@ def begun(folder: Path, config: TrainConfig) -> None:
 
 def test_a_changed_setting_is_told_before_an_interrupted_run_opens_its_data(tmp_path: Path) -> None:
     config = TrainConfig("cnn", epochs=2, size=32, source_size=32)
-    begun(tmp_path / "run", CONFIG)
-    with pytest.raises(TrainingError, match=r"began differently \(epochs: was 1, is 2\)"):
+    write_checkpoint(tmp_path / "run", CONFIG)
+    with pytest.raises(TrainingError, match=r"was started with other settings or data \(epochs: was 1, is 2\)"):
         train(config, tmp_path / "data", tmp_path / "run", train_module.SilentProgress(), resume=True)
-    begun(tmp_path / "folds" / "3", CONFIG)
-    with pytest.raises(TrainingError, match=r"3 began differently \(epochs: was 1, is 2\)"):
+    write_checkpoint(tmp_path / "folds" / "3", CONFIG)
+    with pytest.raises(TrainingError, match=r"3 was started with other settings or data \(epochs: was 1, is 2\)"):
         folds(config, tmp_path / "data", tmp_path / "folds", print)
     with pytest.raises(TrainingError, match="holds an unfinished run"):
         folds(config, tmp_path / "data", tmp_path / "folds", print, resume=False)
 
 
 def test_a_checkpoint_of_a_version_with_fewer_settings_goes_on(tmp_path: Path) -> None:
-    begun(tmp_path / "run", CONFIG)
+    write_checkpoint(tmp_path / "run", CONFIG)
     file = tmp_path / "run" / "checkpoint" / "state.json"
     record = json.loads(file.read_text())
     for younger in ("norm_batches", "train_sizes", "map_stride", "attention", "guidance", "masks", "keep_last"):
@@ -124,14 +124,14 @@ def test_a_checkpoint_of_a_version_with_fewer_settings_goes_on(tmp_path: Path) -
 def test_folds_that_are_finished_or_go_on_need_no_starting_weights(tmp_path: Path) -> None:
     config = TrainConfig("resnet", weights="imagenet", size=32, source_size=32)
     for fold in range(5):
-        begun(tmp_path / str(fold), config)
+        write_checkpoint(tmp_path / str(fold), config)
     with pytest.raises(pytest.fail.Exception, match="the data was opened"):
         folds(config, tmp_path / "data", tmp_path, print)
 
 
 def test_folds_are_not_for_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainingError, match="side by side with --jobs, not under torchrun"):
+    with pytest.raises(TrainingError, match="cannot be trained under torchrun; use --jobs"):
         folds(CONFIG, tmp_path / "data", tmp_path, print)
 
 
@@ -163,10 +163,10 @@ def test_a_device_is_one_of_three() -> None:
 
 def test_every_process_needs_two_images() -> None:
     with pytest.raises(TrainingError, match="at least 2 images for each of the 4 processes, got 6"):
-        check_share(TrainConfig("cnn", batch_size=6), Processes(size=4))
+        check_share(TrainConfig("cnn", batch_size=6), Processes(world_size=4))
     with pytest.raises(DataError, match="expected at least 2 training images, got 1"):
         check_number_of_images(1, Processes())
-    check_share(TrainConfig("cnn", batch_size=8), Processes(size=4))
+    check_share(TrainConfig("cnn", batch_size=8), Processes(world_size=4))
     check_number_of_images(2, Processes())
 
 

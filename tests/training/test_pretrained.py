@@ -152,7 +152,7 @@ def test_a_pickle_is_never_opened_and_how_to_convert_it_is_said(tmp_path: Path) 
     torch.save({"conv1.weight": torch.zeros(1), "planted": Planted(tmp_path / "ran")}, tmp_path / "resnet18.pth")
     (tmp_path / "old.pth").write_bytes(pickle.dumps(Planted(tmp_path / "ran"), protocol=2))
     for name in ("resnet18.pth", "old.pth"):
-        with pytest.raises(WeightsError, match="can hold programs and is therefore not opened") as refusal:
+        with pytest.raises(WeightsError, match="can contain programs and is therefore not opened") as refusal:
             pretrained.start(build_network("resnet"), "resnet", str(tmp_path / name), allow_partial=True)
         assert f"torch.load('{name}', weights_only=True), '{Path(name).stem}.safetensors')" in str(refusal.value)
         assert "\n" not in str(refusal.value)
@@ -179,7 +179,7 @@ def test_the_advice_how_to_convert_a_file_works(tmp_path: Path, monkeypatch: pyt
     [
         (b"", "it is empty"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (b"<!doctype html>", "a web page"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What `quantize` writes, what it measures, and when it refuses."""
+"""`quantize`: the files that it writes, the numbers that it measures, and its refusals."""
 
 import dataclasses
 import json
@@ -35,8 +35,8 @@ def folder(tmp_path: Path, model_folder: Path, data_dir: Path) -> Path:
     """Return a copy of the small model; two of the three training slices per class are its validation part."""
     copy = Path(shutil.copytree(model_folder, tmp_path / "model"))
     rows = list_images(data_dir, parts=("train",)).manifest.rows
-    parts = [dataclasses.replace(row, split="train" if place % 3 else "val") for place, row in enumerate(rows)]
-    others = [dataclasses.replace(row, split="val" if place % 3 == 1 else row.split) for place, row in enumerate(parts)]
+    parts = [dataclasses.replace(row, split="train" if index % 3 else "val") for index, row in enumerate(rows)]
+    others = [dataclasses.replace(row, split="val" if index % 3 == 1 else row.split) for index, row in enumerate(parts)]
     write_manifest(Manifest(data_dir, tuple(others)), copy / "manifest.csv")
     return copy
 
@@ -55,9 +55,9 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_the_variant_answers_nearly_as_the_model(folder: Path, data_dir: Path, slices: list[Path]) -> None:
     quantize(folder, data_dir)
     variant = load_folder(folder, precision="int8")
-    for expected, found in zip(predict(slices, load_folder(folder)), predict(slices, variant), strict=True):
-        assert found.model == "tiny 1.2 int8"
-        assert 0 < np.abs(found.probabilities - expected.probabilities).max() < 0.15
+    for expected, prediction in zip(predict(slices, load_folder(folder)), predict(slices, variant), strict=True):
+        assert prediction.model == "tiny 1.2 int8"
+        assert 0 < np.abs(prediction.probabilities - expected.probabilities).max() < 0.15
     assert (folder / "model.int8.onnx").stat().st_size < 0.35 * (folder / "model.onnx").stat().st_size
 
 
@@ -81,8 +81,8 @@ def test_the_card_gets_the_measured_agreement_and_nothing_else_changes(folder: P
     assert {name for name in before if before[name] != after[name]} == {"card.json"}
     written = json.loads(after["card.json"])
     assert written == json.loads(returned.to_json())
-    found = written.pop("precisions")
-    assert found.pop("other") == {"n": 1}
+    precisions = written.pop("precisions")
+    assert precisions.pop("other") == {"n": 1}
     files = validation_files(folder, data_dir)
     labels = ["no_tumor" if file.parent.name == "notumor" else file.parent.name for file in files]
     answers = {precision: predict(files, load_folder(folder, precision=precision)) for precision in ("float32", "int8")}
@@ -90,8 +90,8 @@ def test_the_card_gets_the_measured_agreement_and_nothing_else_changes(folder: P
         precision: float(np.mean([answer.predicted == label for answer, label in zip(given, labels, strict=True)]))
         for precision, given in answers.items()
     }
-    assert found["float32"] == {"probability_difference": 1e-6, "accuracy": right["float32"]}
-    parity = found["int8"]
+    assert precisions["float32"] == {"probability_difference": 1e-6, "accuracy": right["float32"]}
+    parity = precisions["int8"]
     gaps = [np.abs(a.probabilities - b.probabilities) for a, b in zip(*answers.values(), strict=True)]
     assert parity["n"] == len(files) == VALIDATION
     assert parity["accuracy"] == right["int8"]
@@ -119,12 +119,12 @@ def test_agreement_worked_by_hand() -> None:
         prediction("pituitary", [0.1, 0.2, 0.5, 0.2], [[9, 9], [9, 9], [0, 3], [9, 9]]),
         prediction("glioma", [0.4, 0.3, 0.2, 0.1], even),
     ]
-    found = [
+    predictions = [
         prediction("glioma", [0.6, 0.2, 0.1, 0.1], [[2, 0], [5, 7], [5, 7], [5, 7]]),
         prediction("meningioma", [0.1, 0.5, 0.2, 0.2], [[5, 7], [5, 7], [0, 2], [5, 7]]),
         prediction("glioma", [0.4, 0.3, 0.2, 0.1], even),
     ]
-    reference, measured = compare_precisions(expected, found, ["glioma", "pituitary", "no_tumor"])
+    reference, measured = compare_precisions(expected, predictions, ["glioma", "pituitary", "no_tumor"])
     assert reference == {"accuracy": pytest.approx(2 / 3)}
     # maps of the expected classes: 1 0 0 3 0 0 and 2 0 0 2 0 0
     correlation = np.corrcoef([1, 0, 0, 3, 0, 0], [2, 0, 0, 2, 0, 0])[0, 1]
@@ -208,7 +208,7 @@ def test_a_variant_that_answers_differently_is_refused_and_the_old_one_stays(
 @pytest.mark.parametrize(
     ("name", "bound", "message"),
     [
-        ("LEAST_AGREEMENT", 1.01, "agreement in the class 1.0000, at least 1.01 is needed; use float32"),
+        ("LEAST_AGREEMENT", 1.01, "agreement of the classes 1.0000, at least 1.01 is needed; use float32"),
         ("LEAST_CORRELATION", 1.01, r"correlation of the class maps 0.\d+, at least 1.01 is needed; use float32"),
         ("LARGEST_LOSS", -0.01, "share of the accuracy kept 1.0000, at least 1.01 is needed; use float32"),
     ],
@@ -249,7 +249,7 @@ def test_calibration_takes_images_from_the_whole_manifest(
     images = validation_images(folder, data_dir)
     inputs = quantizing.calibration_inputs(model, images)
     files = validation_files(folder, data_dir)
-    expected = [predict(files[place], model)[0].probabilities for place in (0, 4, 7)]
+    expected = [predict(files[index], model)[0].probabilities for index in (0, 4, 7)]
     logits = model(inputs).logits
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(powers / powers.sum(axis=1, keepdims=True), expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Whether shuffled weights destroy class maps, and how alike maps are."""
+"""Shuffled weights destroy class maps; similarity of maps is a rank correlation."""
 
 import copy
 
@@ -15,13 +15,16 @@ IMAGES = torch.rand(6, 1, 64, 64, generator=torch.Generator().manual_seed(5))
 
 def test_maps_change_from_the_head_down_and_the_network_stays(network: Network) -> None:
     before = copy.deepcopy(network.state_dict())
-    found = cascade(network, gate_of(network, [IMAGES]), IMAGES)
-    assert list(found) == ["head", *(f"{share} % of the layers".replace(" %", "%", 1) for share in (25, 50, 75, 100))]
-    assert all(-1 <= value <= 1 for value in found.values())
-    assert found["100% of the layers"] < 0.9
+    similarity = cascade(network, gate_of(network, [IMAGES]), IMAGES)
+    assert list(similarity) == [
+        "head",
+        *(f"{share} % of the layers".replace(" %", "%", 1) for share in (25, 50, 75, 100)),
+    ]
+    assert all(-1 <= value <= 1 for value in similarity.values())
+    assert similarity["100% of the layers"] < 0.9
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
-    assert found == cascade(network, gate_of(network, [IMAGES]), IMAGES)
+    assert similarity == cascade(network, gate_of(network, [IMAGES]), IMAGES)
 
 
 def test_alike_is_a_rank_correlation() -> None:

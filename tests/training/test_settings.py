@@ -83,7 +83,7 @@ def test_every_recipe_keeps_to_the_ranges() -> None:
 
 
 def test_outlines_are_refused_where_they_cannot_teach() -> None:
-    with pytest.raises(TrainingError, match="the recipe reference pools all positions alike"):
+    with pytest.raises(TrainingError, match="the recipe reference pools all positions evenly"):
         TrainConfig("cnn", masks="figshare")
     with pytest.raises(TrainingError, match="choose --recipe best, or leave --masks out"):
         TrainConfig("cnn", masks="figshare", attention=True)

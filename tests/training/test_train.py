@@ -209,9 +209,9 @@ def test_what_is_kept_is_the_moving_average_of_the_weights(data: Path, tmp_path:
 def test_frozen_parts_are_left_out_of_the_average() -> None:
     network = build_network("resnet")
     changing = {value.data_ptr() for value in module.tensors_that_change(network, recipe("reference", "resnet"))}
-    found = {name for name, value in network.state_dict().items() if value.data_ptr() in changing}
-    assert {name.split(".")[1] for name in found if name.startswith("backbone")} == {"layer3", "layer4"}
-    assert {"backbone.layer4.1.bn2.running_var", "head.1.running_mean", "head.4.bias"} <= found
+    names = {name for name, value in network.state_dict().items() if value.data_ptr() in changing}
+    assert {name.split(".")[1] for name in names if name.startswith("backbone")} == {"layer3", "layer4"}
+    assert {"backbone.layer4.1.bn2.running_var", "head.1.running_mean", "head.4.bias"} <= names
 
 
 def test_training_images_have_the_size_of_their_share_of_the_run(data: Path, tmp_path: Path) -> None:
@@ -245,13 +245,13 @@ def test_the_loss_is_the_weighted_smoothed_mean_and_the_distraction(guidance: fl
 
     network = Fixed()
     fields = dict.fromkeys(field.name for field in dataclasses.fields(module.Run))
-    known = {"config": config, "joined": network, "class_weights": weight, "processes": Processes()}
-    run = module.Run(**{**fields, **known, "device": torch.device("cpu"), "dtype": torch.float32})
+    values = {"config": config, "parallel": network, "class_weights": weight, "processes": Processes()}
+    run = module.Run(**{**fields, **values, "device": torch.device("cpu"), "dtype": torch.float32})
     masks = torch.zeros(2, 1, 4, 4)
     masks[1, 0, :2, :2] = 1  # only the second image has an outline: one field of four
-    found = module.backward(run, module.Batch(torch.zeros(2, 1, 8, 8), labels, masks if guidance else None))
+    loss = module.backward(run, module.Batch(torch.zeros(2, 1, 8, 8), labels, masks if guidance else None))
     expected = torch.nn.functional.cross_entropy(logits, labels, weight=weight, label_smoothing=0.1)
-    assert found == pytest.approx(float(expected) + guidance * np.log(4))
+    assert loss == pytest.approx(float(expected) + guidance * np.log(4))
     assert network.logits.grad is not None
     assert float(network.logits.grad.sum()) == pytest.approx(0, abs=1e-6)
 
@@ -288,7 +288,9 @@ def test_nothing_is_overwritten(data: Path, tmp_path: Path) -> None:
         train(TINY, data, tmp_path / "run", stop)
     with pytest.raises(TrainingError, match="holds an unfinished run; go on with --resume"):
         train(TINY, data, tmp_path / "run", Silent())
-    with pytest.raises(TrainingError, match=r"began differently .*weight_decay: was 0.01, is 0.5"):
+    with pytest.raises(
+        TrainingError, match=r"was started with other settings or data .*weight_decay: was 0.01, is 0.5"
+    ):
         train(replace(TINY, weight_decay=0.5), data, tmp_path / "run", Silent(), resume=True)
     train(TINY, data, tmp_path / "run", Silent(), resume=True)
     with pytest.raises(TrainingError, match="already holds a finished model"):
@@ -360,8 +362,8 @@ def test_the_reference_recipe_is_the_documented_one() -> None:
 
 
 def test_class_weights_are_inverse_frequencies() -> None:
-    found = inverse_frequency(torch.tensor([0, 0, 0, 0, 1, 1, 2, 3]))
-    assert found.tolist() == [0.5, 1.0, 2.0, 2.0]
+    weights = inverse_frequency(torch.tensor([0, 0, 0, 0, 1, 1, 2, 3]))
+    assert weights.tolist() == [0.5, 1.0, 2.0, 2.0]
 
 
 def test_the_card_records_every_setting(data: Path, tmp_path: Path) -> None:
@@ -379,8 +381,8 @@ def test_distraction_worked_by_hand() -> None:
     masks = torch.zeros(3, 1, 4, 4)
     masks[0, 0, :2, :2] = 1  # one of four fields: log 4
     masks[1, 0, :, 2:] = 0.5  # two of four: log 2; the third image has no outline
-    found, outlined = distraction(even, masks)
-    assert float(found) == pytest.approx(np.log(4) + np.log(2))
+    divergence, outlined = distraction(even, masks)
+    assert float(divergence) == pytest.approx(np.log(4) + np.log(2))
     assert float(outlined) == 2
     perfect = torch.full((1, 1, 2, 2), 1e-9)
     perfect[0, 0, 0, 0] = 1
@@ -423,5 +425,5 @@ def test_outlines_teach_the_network_where_to_look(data: Path, reference: Path, t
 
 
 def test_outlines_are_refused_where_they_cannot_teach(data: Path, reference: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="the recipe reference pools all positions alike"):
+    with pytest.raises(TrainingError, match="the recipe reference pools all positions evenly"):
         train(replace(TINY, masks=str(reference)), data, tmp_path / "run", Silent())

@@ -1,4 +1,4 @@
-"""How models are trained: networks, recipes, the loop, and what a run leaves behind. Needs torch.
+"""Training of models: networks, recipes, the loop, and the model folder that it writes. Needs torch.
 
 torch is imported here first of all, from a folder of our own: one of the libraries that it loads, NVIDIA's cuSPARSELt,
 looks for libcuda.so.1 in the working folder, which may be a stranger's.

@@ -1,4 +1,4 @@
-"""How training images are varied: parameters drawn per image in one place, applied to whole batches in another."""
+"""Augment training images: parameters are drawn per image in one place and applied to whole batches in another."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ CPU_CHUNK = 4  # images whose intermediate tensors stay in a core's cache: twice
 
 @dataclass(frozen=True)
 class Augment:
-    """The documented training pipeline. Ranges are drawn from uniformly, probabilities per image.
+    """Settings of the augmentation. Values are drawn uniformly from their ranges, once per image.
 
     Attributes:
         crop_scale: share of the image's area that is kept.
@@ -54,7 +54,7 @@ class Augment:
 
 @dataclass(frozen=True, eq=False)
 class Variation:
-    """What happens to each image of a batch; float32 tensors on the CPU.
+    """Parameters of the augmentation of each image of a batch; float32 tensors, drawn on the CPU.
 
     Attributes:
         centre: (N, 2) x, y of the crop's centre, in [-1, 1] over the source image.
@@ -85,37 +85,46 @@ class Variation:
 
 def draw(settings: Augment, seed: int, epoch: int, images: Sequence[int]) -> Variation:
     """Return the variations of the images: they depend on (seed, epoch, image) alone, not on the batch."""
+    # A generator per image: so the result is the same for any batch size, number of processes and after a resume.
     uniform = np.stack([np.random.default_rng((seed, epoch, int(image))).random(11) for image in images])
-    scale, aspect, x, y, mirror, upside, turn, bright, contrast, blurred, sigma = uniform.T
+    scale, aspect, x, y, horizontal, vertical, turn, brightness, contrast, blurred, sigma = uniform.T
 
     def between(low: float, high: float, share: np.ndarray) -> np.ndarray:
         return low + (high - low) * share
 
     area = between(*settings.crop_scale, scale)
+    # Log-uniform, so that a crop of ratio r is as likely as one of 1 / r.
     ratio = np.exp(between(math.log(settings.crop_aspect[0]), math.log(settings.crop_aspect[1]), aspect))
     half = np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], axis=1).clip(max=1)
     centre = between(-1, 1, np.stack([x, y], axis=1)) * (1 - half)
-    flip = np.stack([mirror < settings.flip_horizontal, upside < settings.flip_vertical], axis=1)
-    columns = (
-        centre,
-        half,
-        np.where(flip, -1.0, 1.0),
-        np.deg2rad(between(-settings.rotation, settings.rotation, turn)),
-        between(1 - settings.brightness, 1 + settings.brightness, bright),
-        between(1 - settings.contrast, 1 + settings.contrast, contrast),
-        np.where(blurred < settings.blur, between(*settings.blur_sigma, sigma), 0.0),
-    )
-    return Variation(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
+    flip = np.stack([horizontal < settings.flip_horizontal, vertical < settings.flip_vertical], axis=1)
+    values = {
+        "centre": centre,
+        "half": half,
+        "flip": np.where(flip, -1.0, 1.0),
+        "angle": np.deg2rad(between(-settings.rotation, settings.rotation, turn)),
+        "brightness": between(1 - settings.brightness, 1 + settings.brightness, brightness),
+        "contrast": between(1 - settings.contrast, 1 + settings.contrast, contrast),
+        "sigma": np.where(blurred < settings.blur, between(*settings.blur_sigma, sigma), 0.0),
+    }
+    return Variation(**{name: torch.from_numpy(value.astype(np.float32)) for name, value in values.items()})
 
 
 def unvaried(images: int) -> Variation:
-    """Return the variations that leave so many images as they are, whole and upright."""
-    one, two = torch.ones(images), torch.ones(images, 2)
-    return Variation(torch.zeros(images, 2), two, two, torch.zeros(images), one, one, torch.zeros(images))
+    """Return variations that leave this number of images as they are, whole and upright."""
+    return Variation(
+        centre=torch.zeros(images, 2),
+        half=torch.ones(images, 2),
+        flip=torch.ones(images, 2),
+        angle=torch.zeros(images),
+        brightness=torch.ones(images),
+        contrast=torch.ones(images),
+        sigma=torch.zeros(images),
+    )
 
 
 def apply(images: Tensor, variation: Variation, size: int) -> Tensor:
-    """Return the varied images: (N, 1, S, S) uint8 or float grey levels 0-255 to (N, 1, size, size) float32 in [0, 1].
+    """Return the augmented images, (N, 1, size, size) float32 in [0, 1], of (N, 1, S, S) grey levels 0-255.
 
     The order is crop, flip, rotation, brightness, contrast, blur; the geometry is one bilinear resampling. A GPU takes
     the whole batch at once and blurs all images, those without blur by a sigma of 0, which changes nothing.
@@ -123,19 +132,19 @@ def apply(images: Tensor, variation: Variation, size: int) -> Tensor:
     if images.device.type != "cpu":
         variation = variation.to(images.device)
         return blur(unblurred(images, variation, size), variation.sigma)
-    varied = torch.empty((len(images), 1, size, size))
+    augmented = torch.empty((len(images), 1, size, size))
     for start in range(0, len(images), CPU_CHUNK):
         part = slice(start, start + CPU_CHUNK)
-        some = variation.part(part)
-        chosen = some.sigma.nonzero().flatten()
-        sharp = unblurred(images[part], some, size)
-        sharp[chosen] = blur(sharp[chosen], some.sigma[chosen])
-        varied[part] = sharp
-    return varied
+        chunk = variation.part(part)
+        blurred = chunk.sigma.nonzero().flatten()
+        output = unblurred(images[part], chunk, size)
+        output[blurred] = blur(output[blurred], chunk.sigma[blurred])
+        augmented[part] = output
+    return augmented
 
 
 def unblurred(images: Tensor, variation: Variation, size: int) -> Tensor:
-    """Return what `apply` does before the blur, for images and variations on the same device."""
+    """Return the images as `apply` has them before the blur, for images and variations on the same device."""
     resampled = resample(images.float() / 255, variation, size)
     return jitter(resampled, variation.brightness, variation.contrast)
 
@@ -144,11 +153,13 @@ def resample(images: Tensor, variation: Variation, size: int) -> Tensor:
     """Return the cropped, flipped and rotated (N, 1, size, size) images; black where the turn leaves the crop."""
     cosine, sine = variation.angle.cos(), variation.angle.sin()
     turn = torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)  # (N, 2, 2)
+    # From output to source, as grid_sample wants it: an output position is turned, then mirrored, scaled and moved.
     matrix = variation.flip[:, :, None] * turn
-    pixel = (torch.arange(size, device=images.device) * 2 + 1) / size - 1
+    pixel = (torch.arange(size, device=images.device) * 2 + 1) / size - 1  # (S,) centres of pixels, in [-1, 1]
     crop = _positions(matrix, pixel)
     grid = _positions(matrix * variation.half[:, :, None], pixel).add_(variation.centre[:, :, None, None])
     sampled = functional.grid_sample(images, grid.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
+    # The crop's edge, not the image's: what lies beyond it was cut away before the rotation, so it is black.
     within = torch.maximum(*crop.abs_().unbind(dim=1)).le_(1)  # 1.0 or 0.0
     return sampled.mul_(within[:, None])
 
@@ -171,8 +182,9 @@ def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Return the (N, 1, H, W) images under a 3x3 Gaussian of the given sigma in pixels; unchanged where it is 0."""
-    side = torch.exp(-0.5 / sigma**2).view(-1, 1, 1, 1)  # over the middle's weight
+    # The weight beside the middle, relative to the middle's. A sigma of 0 gives exp(-inf), which is exactly 0.
+    side = torch.exp(-0.5 / sigma**2).view(-1, 1, 1, 1)
     padded = functional.pad(images, (1, 1, 1, 1), mode="reflect")
     rows = (padded[:, :, :-2] + padded[:, :, 2:]).mul_(side).add_(padded[:, :, 1:-1])
     columns = (rows[..., :-2] + rows[..., 2:]).mul_(side).add_(rows[..., 1:-1])
-    return columns.mul_((1 + 2 * side) ** -2)
+    return columns.mul_((1 + 2 * side) ** -2)  # the weights of each of the two passes sum to 1 + 2 * side

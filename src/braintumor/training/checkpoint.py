@@ -1,4 +1,4 @@
-"""Where an interrupted run goes on: the state after its last finished epoch, on disk whole or not at all."""
+"""Checkpoints: the state of a run after its last finished epoch, on disk whole or not at all."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from braintumor.files import file_sha256, replacing, write_text
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of history.csv: what an epoch did and how it scored on the validation part."""
+    """One line of history.csv: an epoch of training and its scores on the validation part."""
 
     epoch: int
     learning_rate: float
@@ -31,13 +31,13 @@ class Epoch:
 
 @dataclass(frozen=True)
 class State:
-    """A run after its last finished epoch.
+    """State of a run after its last finished epoch.
 
     Attributes:
-        identity: settings and data fingerprint; a run goes on only where they are the same.
+        identity: settings and data fingerprint; a run is resumed only where they are the same.
         precision: `bfloat16` or `float32`, as measured when the run began.
         weights_origin: where the starting weights came from.
-        seconds: wall time up to here, summed over sittings.
+        seconds: wall time of the run so far, without the time between an interruption and the resume.
     """
 
     identity: dict[str, Any]
@@ -48,19 +48,19 @@ class State:
 
     @property
     def best(self) -> Epoch:
-        """The first epoch with the highest validation macro-F1."""
+        """Return the first epoch with the highest validation macro-F1."""
         return max(self.history, key=lambda epoch: (epoch.val_macro_f1, -epoch.epoch))
 
     @property
     def kept(self) -> Epoch:
-        """The epoch whose weights the model has: the last one or the best one, as the settings want it."""
+        """Return the epoch whose weights the model gets: the last or the best one, depending on the settings."""
         return self.history[-1] if self.identity["settings"].get("keep_last") else self.best
 
 
 def save_checkpoint(
     folder: Path, state: State, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write the state, its tensors and, if the last epoch is to be kept, those to keep; then drop older ones."""
+    """Write the state after an epoch, its tensors and, where this is the epoch to keep, the weights to keep."""
     last = state.history[-1].epoch
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
     if averaged is not network:
@@ -70,6 +70,8 @@ def save_checkpoint(
     write_tensors(folder / last_name(last), tensors)
     if state.kept.epoch == last:
         write_tensors(folder / _kept_name(last), averaged.state_dict())
+    # The order matters: state.json names the files that count, so it comes after them and before older ones go. An
+    # interruption anywhere in between leaves a checkpoint that is whole, the old one or the new one.
     names = (last_name(last), _kept_name(state.kept.epoch))
     record = asdict(state) | {"files": {name: file_sha256(folder / name) for name in names}}
     write_text(folder / "state.json", json.dumps(record, indent=2))
@@ -110,6 +112,7 @@ def restore_checkpoint(
     if averaged is not network:
         averaged.load_state_dict(under(tensors, "averaged."))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # Tensors only: the settings of the optimizer are made anew from the run's, and the learning rate is set every step.
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in under(tensors, "optimizer.").items():
         index, name = key.split(".", 1)
@@ -128,7 +131,7 @@ def restore_kept(folder: Path, state: State, network: nn.Module) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove a checkpoint folder that is no longer needed."""
+    """Remove a checkpoint folder that is no longer needed; files that cannot be removed stay."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -140,7 +143,11 @@ def write_tensors(target: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file."""
+    """Return the tensors of a safetensors file of a checkpoint.
+
+    Raises:
+        TrainingError: it cannot be read.
+    """
     try:
         return safetensors.torch.load_file(file)
     except (OSError, SafetensorError) as error:
@@ -153,10 +160,9 @@ def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def last_name(epoch: int) -> str:
-    """Return the name of the file with everything needed to go on after an epoch."""
+    """Return the name of the file with everything that a resume after this epoch needs."""
     return f"last-{epoch:03d}.safetensors"
 
 
 def _kept_name(epoch: int) -> str:
-    """Return the name of the file with the weights to keep."""
     return f"kept-{epoch:03d}.safetensors"

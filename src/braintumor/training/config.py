@@ -1,4 +1,4 @@
-"""How a model is trained: every setting, with the published values as defaults."""
+"""Every setting of a training run, with the published values as defaults, and the named recipes."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -23,13 +23,13 @@ WHOLE_NUMBERS: Final = {
     "seed": (0, 2**63 - 1),
 }
 """The smallest and the largest value of each setting that is a whole number."""
-NO_EARLY_STOP = 1_000
+NO_EARLY_STOP = 1_000  # epochs of patience, more than any recipe has
 GUIDED: Final[dict[str, Any]] = {"map_stride": 8, "attention": True, "guidance": 0.3}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a training run depends on besides the data; the card records it whole.
+    """Everything that a training run depends on besides the data; the card records all of it.
 
     Attributes:
         model: `cnn`, `resnet` or a timm name.
@@ -50,7 +50,7 @@ class TrainConfig:
             every validation; 0 keeps the running ones, which follow the augmented images. Source: arXiv:2105.07576.
         frozen: parts of the backbone that keep their weights and batch-norm statistics.
         weights: `imagenet`, `none` or a safetensors file.
-        allow_partial_weights: go on where the weights lack tensors; these start He-normal.
+        allow_partial_weights: accept weights that lack tensors; these start He-normal.
         size: side of the network's input in pixels.
         train_sizes: sides of the training images, each for an equal share of the epochs; empty for `size` throughout.
         source_size: side of the cached image that crops are taken from.
@@ -101,8 +101,8 @@ class TrainConfig:
         check_text("masks", self.masks, empty=True)
         for name in ("keep_last", "allow_partial_weights", "attention"):
             check_flag(name, getattr(self, name))
-        for name, whole in WHOLE_NUMBERS.items():
-            check_whole(name, getattr(self, name), *whole)
+        for name, (lowest, highest) in WHOLE_NUMBERS.items():
+            check_whole(name, getattr(self, name), lowest, highest)
         for name in ("label_smoothing", "averaging", "dropout"):
             check_number(name, getattr(self, name), 0, 1, open_high=True)
         check_number("validation_fraction", self.validation_fraction, 0, 1, open_low=True, open_high=True)
@@ -113,13 +113,15 @@ class TrainConfig:
         check_number("guidance", self.guidance, 0, MOST_GUIDANCE)
         for prefix in check_tuple("frozen", self.frozen):
             check_text("frozen", prefix)
-        for side in check_tuple("train_sizes", self.train_sizes):
-            check_whole("train_sizes", side, *WHOLE_NUMBERS["size"])
+        lowest, highest = WHOLE_NUMBERS["size"]
+        for size in check_tuple("train_sizes", self.train_sizes):
+            check_whole("train_sizes", size, lowest, highest)
         if not isinstance(self.augment, Augment):
             raise TrainingError(f"augment: expected an Augment, got {self.augment!r}")
+        # Refused, not ignored: who passes outlines expects them to have an effect.
         if self.masks and not (self.attention and self.guidance):
             raise TrainingError(
-                f"the recipe {self.recipe} pools all positions alike, so outlines cannot teach it where to look; "
+                f"the recipe {self.recipe} pools all positions evenly, so outlines cannot teach it where to look; "
                 "choose --recipe best, or leave --masks out"
             )
 
@@ -159,6 +161,8 @@ RECIPES: Final = {
         ),
     },
 }
+# `best` is `fast` with finer, guided class maps and a smaller validation part. Its ResNet trains layer2 too, for fewer
+# epochs: more of them ended at a higher validation loss, see docs/concepts/training.md.
 RECIPES["best"] = {
     "cnn": replace(RECIPES["fast"]["cnn"], recipe="best", validation_fraction=0.1, **GUIDED),
     "resnet": replace(

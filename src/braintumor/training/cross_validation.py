@@ -1,4 +1,4 @@
-"""How good a recipe is on new patients: patient-disjoint cross-validation, one model folder per fold."""
+"""Patient-disjoint cross-validation of a recipe, one model folder per fold."""
 
 import multiprocessing
 import os
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,16 +47,16 @@ def folds(
     """Train a model per fold, each without the patients it is tested on, and return the report on all of them.
 
     Settings, network, starting weights and folders are checked before the data is opened. Folds that are finished are
-    kept, interrupted ones go on, so that the same command continues after an interruption. Every image is tested once.
+    kept, interrupted ones are resumed, so that the same command continues after an interruption. Every image is tested once.
     The folds of the public sets are fixed and shipped with the package.
 
     Args:
         config: all settings; the same for every fold.
         data_dir: a data folder in one of the known layouts, whose parts are pooled, or a reference folder.
         out: the folders of the folds, 0 to 4, and the pooled report in `evaluation`.
-        say: is told what happens, a line at a time.
+        say: receives what happens, a line at a time.
         jobs: folds that are trained at the same time, each on its share of the processor's cores.
-        resume: go on with interrupted folds.
+        resume: continue interrupted folds; without it they are refused.
         progress: called while the folds are evaluated.
         masks: a reference folder with outlines of tumors, with which the class maps are compared; what teaches the
             network is in `config`.
@@ -75,41 +76,41 @@ def folds(
         check_reference(masks)
     manifest, numbers = divided(data_dir)
     threads = max(1, torch.get_num_threads() // jobs)
-    settings = [
-        (replace(config), data_dir, folder, part_of(manifest, numbers, int(folder.name), config), threads, resume)
-        for folder in unfinished
-    ]
+    manifests = [part_of(manifest, numbers, int(folder.name), config) for folder in unfinished]
+    train_fold = partial(_train_fold, config, data_dir, threads=threads, resume=resume)
     if jobs == 1:
-        for setting in settings:
-            say(_train_fold(*setting))
-    elif settings:
-        with side_by_side(jobs, threads) as pool:
-            for line in pool.map(_train_fold, *zip(*settings, strict=True)):
+        for line in map(train_fold, unfinished, manifests):
+            say(line)
+    elif unfinished:
+        with _side_by_side(jobs, threads) as pool:
+            for line in pool.map(train_fold, unfinished, manifests):
                 say(line)
     finished = [out / str(fold) for fold in range(FOLDS)]
     return evaluate_folds(finished, data_dir, out / "evaluation", progress, masks=masks)
 
 
 def _look_up_all(config: TrainConfig, folders: Sequence[Path], resume: bool) -> None:
-    """Raise where one of the folds in these folders could not begin or go on; see `part10.look_up`."""
+    """Raise where one of the folds in these folders could not begin or be resumed; see `prerequisites.look_up`."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise TrainingError("folds are trained side by side with --jobs, not under torchrun")
-    begun = [folder for folder in folders if (folder / "checkpoint" / "state.json").exists()]
-    new = [folder for folder in folders if folder not in begun]
-    for folder in (*begun, *new[:1]):  # new ones are alike
-        look_up(config, folder, torch.device("cpu"), resume=resume and folder in begun)
+        raise TrainingError("folds cannot be trained under torchrun; use --jobs to train several at the same time")
+    interrupted = [folder for folder in folders if (folder / "checkpoint" / "state.json").exists()]
+    new = [folder for folder in folders if folder not in interrupted]
+    # One new fold stands for all of them: its starting weights are downloaded here, before processes race for them.
+    for folder in (*interrupted, *new[:1]):
+        look_up(config, folder, torch.device("cpu"), resume=resume and folder in interrupted)
 
 
 @contextmanager
-def side_by_side(jobs: int, threads: int) -> Iterator[ProcessPoolExecutor]:
-    """Give so many processes with so many threads each, which look for modules where this one does.
+def _side_by_side(jobs: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of this many processes with this many threads each.
 
-    Without PYTHONSAFEPATH they would look in the working folder first, which may be one of data.
+    Without PYTHONSAFEPATH they would look for modules in the working folder first, which may be a stranger's data.
     """
-    settings = {"OMP_NUM_THREADS": str(threads), "PYTHONSAFEPATH": "1"}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
+    variables = {"OMP_NUM_THREADS": str(threads), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)  # a spawned process reads both while it starts: too early for an initializer
     try:
+        # Spawned, since a fork of a process with torch's threads can hang.
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
             yield pool
     finally:
@@ -134,23 +135,26 @@ def divided(data_dir: Path) -> tuple[Manifest, Integers]:
     else:
         listing = list_images(data_dir)
         manifest, skipped = listing.manifest, listing.skipped
-    found, problems = make_thumbnails(manifest, cache_folder())
+    thumbnails, problems = make_thumbnails(manifest, cache_folder())
     if skipped or problems:
         raise UnreadableDataError(data_dir, skipped | problems)
-    groups = group_numbers(manifest, found)
+    groups = group_numbers(manifest, thumbnails)
     labels = np.array([CLASSES.index(row.label) for row in manifest], np.int64)
-    numbers = fold_numbers(groups, labels, _given(manifest, found), folds=FOLDS)
+    numbers = fold_numbers(groups, labels, _published_folds(manifest, thumbnails), folds=FOLDS)
     rows = (replace(row, group=name_of(number)) for row, number in zip(manifest, groups.tolist(), strict=True))
     return Manifest(data_dir, tuple(rows)), numbers
 
 
-def _given(manifest: Manifest, found: Thumbnails) -> Integers:
-    """Return (N,) the published fold of each image of the public sets, -1 for other images."""
+def _published_folds(manifest: Manifest, thumbnails: Thumbnails) -> Integers:
+    """Return (N,) the published fold of each image of the public sets, -1 for other images.
+
+    Images of the Kaggle set are recognised by name and pixels, those of the Figshare set by id and patient.
+    """
     published = known_folds()
     return np.array(
         [
-            known.fold if known else published.get((Path(row.image).stem, row.patient), -1)
-            for row, known in zip(manifest, known_images(manifest, found), strict=True)
+            image.fold if image else published.get((Path(row.image).stem, row.patient), -1)
+            for row, image in zip(manifest, known_images(manifest, thumbnails), strict=True)
         ],
         np.int64,
     )
@@ -165,12 +169,14 @@ def part_of(manifest: Manifest, numbers: Integers, fold: int, config: TrainConfi
     return split(Manifest(manifest.root, tuple(rows)), config.validation_fraction, config.seed, "val")
 
 
-def _train_fold(config: TrainConfig, data_dir: Path, out: Path, manifest: Manifest, threads: int, resume: bool) -> str:
-    """Train one fold in its own process; return the line that says how it ended."""
+def _train_fold(
+    config: TrainConfig, data_dir: Path, out: Path, manifest: Manifest, *, threads: int, resume: bool
+) -> str:
+    """Train one fold, in its own process where there are several; return the line that says how it ended."""
     torch.set_num_threads(threads)
-    unfinished = (out / "checkpoint" / "state.json").exists()
-    card = train(config, data_dir, out, Log(out), manifest=manifest, resume=resume and unfinished, device="auto")
-    assert card, "only processes of torchrun beside the first have none"
+    was_interrupted = (out / "checkpoint" / "state.json").exists()
+    card = train(config, data_dir, out, Log(out), manifest=manifest, resume=resume and was_interrupted, device="auto")
+    assert card, "only the other processes of torchrun have none"
     validation = card.metrics["validation"]
     return (
         f"fold {out.name}: {card.metrics['train_minutes']} minutes, "
@@ -180,7 +186,7 @@ def _train_fold(config: TrainConfig, data_dir: Path, out: Path, manifest: Manife
 
 
 class Log:
-    """Training's lines, appended to `training.log` beside the fold's model."""
+    """Progress of a fold, appended line by line to `training.log` beside its model."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

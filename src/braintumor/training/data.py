@@ -1,4 +1,4 @@
-"""What training reads: the manifest with its validation part, and the decoded images from a cache."""
+"""Data for training: the manifest with its validation part, and the decoded images from a cache."""
 
 import json
 import os
@@ -28,8 +28,8 @@ from braintumor.io.read import read
 from braintumor.models.preprocess import Preprocess
 
 CACHE_VERSION = 2
-DECODERS = 4
-MASK_SIDE = 112
+DECODERS = 4  # threads; decoding releases the interpreter's lock
+MASK_SIDE = 112  # half of the usual input: masks guide class maps of a quarter of that or less
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Images:
     Attributes:
         grey: (N, S, S) uint8, mapped from a file or on a GPU.
         labels: (N,) int64.
-        masks: (N, M, M) uint8, which share of each field lies inside the tumor's outline, 0 everywhere where no outline
-            is known; None without a reference.
+        masks: (N, M, M) uint8, the share of each field that lies inside the tumor's outline, 0 to 255; all 0 for an
+            image without a known outline; None without a reference.
     """
 
     grey: NDArray[np.uint8] | Tensor
@@ -48,7 +48,7 @@ class Images:
     masks: Tensor | None = None
 
     def on(self, device: torch.device) -> "Images":
-        """Return the images where a GPU reads them fastest: all of them in its own memory; unchanged for a CPU."""
+        """Return the images in the memory of a GPU, which reads them fastest there; unchanged for a CPU."""
         if device.type == "cpu":
             return self
         masks = None if self.masks is None else self.masks.to(device)
@@ -86,27 +86,29 @@ def prepare(
 
     Raises:
         DataError: the folder cannot be used, or a group lies in training and in the given validation part.
+        UnreadableDataError: files cannot be read, and they are not to be skipped.
     """
     listing = list_images(data_dir, parts={"train", "val"})
-    settings = [CACHE_VERSION, RELATED, CANDIDATE, DUPLICATE, listing.manifest.fingerprint(), fraction, seed]
-    kept = cache / "manifests" / sha256(json.dumps(settings).encode()).hexdigest()[:32]
-    known = _recall(kept, data_dir)
-    manifest, undecodable = known or _grouped(listing.manifest, cache)
+    # The thresholds of the search for duplicates belong to the key: other thresholds make other groups.
+    key = [CACHE_VERSION, RELATED, CANDIDATE, DUPLICATE, listing.manifest.fingerprint(), fraction, seed]
+    entry = cache / "manifests" / sha256(json.dumps(key).encode()).hexdigest()[:32]
+    cached = _read_entry(entry, data_dir)
+    manifest, undecodable = cached or _grouped(listing.manifest, cache)
     skipped = {**listing.skipped, **undecodable}
     if skipped and not skip_unreadable:
         raise UnreadableDataError(data_dir, skipped)
-    if not known:
-        manifest = _arranged(manifest, fraction, seed)
-        write_manifest(manifest, kept / "manifest.csv")
-        write_text(kept / "undecodable.json", json.dumps(undecodable, indent=2))
+    if not cached:
+        manifest = _with_splits(manifest, fraction, seed)
+        write_manifest(manifest, entry / "manifest.csv")
+        write_text(entry / "undecodable.json", json.dumps(undecodable, indent=2))
     return manifest, skipped
 
 
-def _recall(kept: Path, data_dir: Path) -> tuple[Manifest, dict[str, str]] | None:
-    """Return what `prepare` kept in a folder: manifest and undecodable files; None if it is absent or damaged."""
+def _read_entry(entry: Path, data_dir: Path) -> tuple[Manifest, dict[str, str]] | None:
+    """Return manifest and undecodable files from an entry of the cache; None where it is absent or damaged."""
     try:
-        undecodable = json.loads((kept / "undecodable.json").read_text())
-        return read_manifest(kept / "manifest.csv", data_dir), undecodable
+        undecodable = json.loads((entry / "undecodable.json").read_text())
+        return read_manifest(entry / "manifest.csv", data_dir), undecodable
     except (OSError, ValueError, DataError):
         return None
 
@@ -117,19 +119,19 @@ def _grouped(manifest: Manifest, cache: Path) -> tuple[Manifest, dict[str, str]]
     Raises:
         DataError: no image of a class can be decoded.
     """
-    found, problems = make_thumbnails(manifest, cache)
-    kept = [index for index, row in enumerate(manifest.rows) if row.image not in problems]
-    usable = replace(manifest, rows=tuple(manifest.rows[index] for index in kept))
-    lost = {row.label for row in manifest} - {row.label for row in usable}
-    if lost:
-        listed = (f"  {image}: {reason}" for image, reason in sorted(problems.items()))
-        raise DataError(f"no usable image of {', '.join(sorted(lost))} in {manifest.root}:", *listed)
-    numbers = group_numbers(usable, found[kept])
+    thumbnails, problems = make_thumbnails(manifest, cache)
+    decodable = [index for index, row in enumerate(manifest.rows) if row.image not in problems]
+    usable = replace(manifest, rows=tuple(manifest.rows[index] for index in decodable))
+    lost_labels = {row.label for row in manifest} - {row.label for row in usable}
+    if lost_labels:
+        lines = (f"  {image}: {reason}" for image, reason in sorted(problems.items()))
+        raise DataError(f"no usable image of {', '.join(sorted(lost_labels))} in {manifest.root}:", *lines)
+    numbers = group_numbers(usable, thumbnails[decodable])
     named = tuple(replace(row, group=name_of(number)) for row, number in zip(usable, numbers.tolist(), strict=True))
     return replace(manifest, rows=named), problems
 
 
-def _arranged(manifest: Manifest, fraction: float, seed: int) -> Manifest:
+def _with_splits(manifest: Manifest, fraction: float, seed: int) -> Manifest:
     """Return the grouped manifest with a validation part, and with a test part where the layout has no parts."""
     if not any(row.split for row in manifest.rows):
         manifest = split(manifest, fraction, seed, "test")
@@ -145,29 +147,37 @@ def _refuse_leaks(manifest: Manifest) -> None:
     if shared:
         images = [row.image for row in manifest.rows if row.group in shared and row.split == "val"]
         raise DataError(
-            f"{len(images)} validation image(s) have a duplicate in the training part, so validation would flatter:",
+            f"{len(images)} validation image(s) have a duplicate in the training part, so the validation scores would "
+            "be too good:",
             *(f"  {image}" for image in images),
-            "Remove them, or remove the val folder to have a validation part cut safely.",
+            "Remove them, or remove the val folder; a validation part without duplicates is then cut off.",
         )
 
 
 def decoded(manifest: Manifest, size: int, cache: Path, report: Callable[[str], None]) -> Images:
     """Return the images of a manifest as `Preprocess(size)` makes them, memory-mapped from the cache.
 
-    The cache entry is keyed by the manifest's fingerprint and carries the SHA-256 of its pixels; where it is absent,
+    The cache entry is keyed by the manifest's fingerprint and carries the SHA-256 of its file; where it is absent,
     stale or damaged it is made again.
+
+    Args:
+        manifest: of the images.
+        size: side of the decoded images in pixels.
+        cache: folder of the cache.
+        report: called with a sentence where images are decoded.
     """
     order = [row.image for row in manifest.rows]
     key = sha256(json.dumps([CACHE_VERSION, size, manifest.fingerprint(), order]).encode()).hexdigest()[:32]
     file, seal = cache / "images" / f"{key}.npy", cache / "images" / f"{key}.json"
     shape = (len(manifest.rows), size, size)
     if not _is_sealed(file, seal, shape):
-        report(f"decoding {shape[0]} images once into the cache")
+        report(f"decoding {shape[0]} images into the cache, once for all runs")
         with replacing(file) as aside:
             images = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
             _reserve(aside)
             _fill(images, manifest, Preprocess(size))
             images.flush()
+        # Written last: without its seal an entry is made again, so one that was interrupted is never used.
         write_text(seal, json.dumps({"sha256": file_sha256(file)}))
     grey = np.load(file, mmap_mode="r")
     labels = torch.tensor([CLASSES.index(row.label) for row in manifest.rows], dtype=torch.int64)
@@ -188,18 +198,19 @@ def outlined(images: Images, manifest: Manifest, reference: Path, cache: Path) -
 
 
 def _reserve(file: Path) -> None:
-    """Claim the file's whole length on the disk: a full disk is an error here, not a crash while writing to the map."""
+    """Allocate the file's whole length on the disk: a full disk is an error here, but SIGBUS in a memory map."""
     with file.open("rb+") as stream:
         os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
 def _fill(images: NDArray[np.uint8], manifest: Manifest, preprocess: Preprocess) -> None:
+    """Decode the images of a manifest into an array (N, S, S)."""
 
-    def one(place: tuple[int, Row]) -> None:
-        images[place[0]] = preprocess.grey_levels(read(manifest.path(place[1])))
+    def decode(index: int, row: Row) -> None:
+        images[index] = preprocess.grey_levels(read(manifest.path(row)))
 
     with ThreadPoolExecutor(DECODERS) as pool:
-        for _ in pool.map(one, enumerate(manifest.rows)):
+        for _ in pool.map(decode, range(len(manifest.rows)), manifest.rows):  # asking for results raises their errors
             pass
 
 

@@ -1,4 +1,4 @@
-"""What a run is computed on: device, precision, and the processes that share its batches under torchrun."""
+"""Device and precision of a run, and the processes that share its batches under torchrun."""
 
 import contextlib
 import math
@@ -15,7 +15,7 @@ from braintumor.errors import TrainingError
 
 DEVICES = ("auto", "cpu", "cuda")
 TIMING_ROUNDS = 12
-PATIENCE = timedelta(hours=1)  # one process exports the model while the others wait
+PROCESS_TIMEOUT = timedelta(hours=1)  # one process exports the model while the others wait
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Processes:
 
     Attributes:
         rank: from 0; the process 0 reports and writes.
-        size: how many there are.
+        world_size: how many there are.
         local_rank: from 0 on each machine; selects the GPU.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
 
     @property
@@ -38,8 +38,8 @@ class Processes:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Return when all processes have come here."""
-        if self.size > 1:
+        """Wait until all processes have come here."""
+        if self.world_size > 1:
             distributed.barrier()
 
     @contextlib.contextmanager
@@ -47,35 +47,39 @@ class Processes:
         """Let one process per machine do something before its others, so that they find it done."""
         if self.local_rank > 0:
             self.wait()
-        yield
-        if self.local_rank == 0:
-            self.wait()
+        try:
+            yield
+        finally:
+            # Also after an error: the others are waiting here. They then meet the same error and report it themselves.
+            if self.local_rank == 0:
+                self.wait()
 
     def share(self, batch: Tensor) -> Tensor:
-        """Return this process's part of the positions in a batch that all know."""
-        return batch[self.rank :: self.size]
+        """Return this process's part of a batch (B,) of positions, which is the same in all processes."""
+        return batch[self.rank :: self.world_size]
 
     def total(self, value: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes."""
-        if self.size > 1:
-            value = value.clone()
+        if self.world_size > 1:
+            value = value.clone()  # all_reduce works in place, and the caller's tensor is the caller's
             distributed.all_reduce(value)
         return value
 
     def same(self, value: float) -> float:
-        """Return the value that the process 0 gave."""
+        """Return the value that process 0 passes."""
+        # The sum of the first one's value and zeros, so that one collective serves both this and `total`.
         agreed = torch.tensor([value if self.leads else 0.0], dtype=torch.float64)
-        return float(self.total(agreed.to(self.device))) if self.size > 1 else value
+        return float(self.total(agreed.to(self.device))) if self.world_size > 1 else value
 
     @property
     def device(self) -> torch.device:
-        """Return where tensors must lie that travel between the processes."""
-        nccl = self.size > 1 and distributed.get_backend() == "nccl"
-        return torch.device("cuda", self.local_rank) if nccl else torch.device("cpu")
+        """Return the device for tensors that travel between the processes: nccl takes those on GPUs only."""
+        is_nccl = self.world_size > 1 and distributed.get_backend() == "nccl"
+        return torch.device("cuda", self.local_rank) if is_nccl else torch.device("cpu")
 
-    def joined(self, network: nn.Module) -> nn.Module:
-        """Return the network that averages its gradients over all processes; all start from those of process 0."""
-        return nn.parallel.DistributedDataParallel(network) if self.size > 1 else network
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """Return the network that averages its gradients over all processes; all start from the first one's weights."""
+        return nn.parallel.DistributedDataParallel(network) if self.world_size > 1 else network
 
 
 @contextlib.contextmanager
@@ -84,17 +88,18 @@ def processes(device: torch.device) -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
-    group = Processes(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    rank, world_size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    process_group = Processes(rank, world_size, local_rank)
     if device.type == "cuda":
-        torch.cuda.set_device(group.local_rank)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    yield group
+        torch.cuda.set_device(local_rank)  # nccl would otherwise put every process on the first GPU
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PROCESS_TIMEOUT)
+    yield process_group
     distributed.barrier()  # a process that leaves early would abort the others
     distributed.destroy_process_group()
 
 
 def chosen_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is a GPU where there is one, and torchrun's processes have one each.
+    """Return the device with this name; `auto` is a GPU where there is one, and torchrun's processes have one each.
 
     Raises:
         TrainingError: another name, or `cuda` without a GPU.
@@ -114,6 +119,7 @@ def compute_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     convolution = torch.nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
     image = torch.rand(4, 64, 56, 56).contiguous(memory_format=torch.channels_last)
+    # The fastest of several rounds, both types in turn: other programs can only slow a round down.
     fastest = {torch.float32: math.inf, torch.bfloat16: math.inf}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # what other programs do on the other cores must not decide

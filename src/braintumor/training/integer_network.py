@@ -1,4 +1,4 @@
-"""How a network's graph is made to compute with 8-bit integers: its backbone; head and class maps stay in float32."""
+"""Conversion of a network's backbone to 8-bit integers; its head and class maps stay in float32."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +14,11 @@ from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType,
 from braintumor.errors import ModelError
 
 OPERATORS: Final = ("Conv", "Relu", "Clip", "MaxPool", "Add")
-MEAN, STD, HEAD = "network.mean", "network.std", "network.head.0.weight"
-BATCH: Final = 4
+MEAN, STD, HEAD = "network.mean", "network.std", "network.head.0.weight"  # names of tensors, as `export` writes them
+BATCH: Final = 4  # images whose activations are in memory at a time
 BINS: Final = 2048
 SMALLEST: Final = float(np.finfo(np.float32).tiny)
-STRIDE: Final = 5  # this share of the values is counted
+STRIDE: Final = 5  # every fifth value is counted, enough for a histogram
 SHARES: Final = np.linspace(1, 0.2, 81)
 """Candidates for the part of a range that the 256 steps cover; what lies outside is clipped."""
 
@@ -48,20 +48,20 @@ def write_integers(source: Path, target: Path, images: NDArray[np.float32]) -> N
         raise ModelError(f"{source} was not written by `braintumor train`; train the model again with this version")
     fold_normalisation(model)
     tensors = _activations(model, nodes)
-    spans, means = extremes(model, tensors, images)
-    ranges = {name: tuple(map(np.float32, ends)) for name, ends in _clipped(model, spans, images).items()}
+    full_ranges, means = extremes(model, tensors, images)
+    ranges = {name: tuple(map(np.float32, ends)) for name, ends in _clipped(model, full_ranges, images).items()}
     correct_biases(model, means)
     quantizer = QDQQuantizer(
         onnx.shape_inference.infer_shapes(model),
-        True,  # one scale per output channel
-        False,  # all 8 bits, see `integer_sums_saturate`
-        QuantType.QInt8,
-        QuantType.QUInt8,
-        TensorsData(CalibrationMethod.MinMax, ranges),
-        nodes,
-        [],
-        list(OPERATORS),
-        {},
+        per_channel=True,  # one scale per output channel
+        reduce_range=False,  # all 8 bits, see `session.integer_sums_saturate`
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        nodes_to_quantize=nodes,
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(OPERATORS),
+        extra_options={},
     )
     quantizer.quantize_model()
     quantizer.model.save_model_to_file(str(target))
@@ -69,23 +69,26 @@ def write_integers(source: Path, target: Path, images: NDArray[np.float32]) -> N
 
 def _backbone(model: ModelProto) -> list[str]:
     """Return the names of the nodes between the image and the head that can be computed with integers."""
-    maker = {output: node for node in model.graph.node for output in node.output}
-    waiting = [node.input[0] for node in model.graph.node if node.op_type == "Gemm" and HEAD in node.input]
-    found: dict[str, NodeProto] = {}
-    while waiting:
-        node = maker.get(waiting.pop())
-        if node and node.name not in found:
-            found[node.name] = node
-            waiting += node.input
-    return [name for name, node in found.items() if node.op_type in OPERATORS]
+    producers = {output: node for node in model.graph.node for output in node.output}
+    # Backwards from the head's first layer to the image: so the class maps, which branch off, are not among them.
+    pending = [node.input[0] for node in model.graph.node if node.op_type == "Gemm" and HEAD in node.input]
+    nodes: dict[str, NodeProto] = {}
+    while pending:
+        node = producers.get(pending.pop())  # None for the image and stored tensors
+        if node and node.name not in nodes:
+            nodes[node.name] = node
+            pending += node.input
+    return [name for name, node in nodes.items() if node.op_type in OPERATORS]
 
 
 def fold_normalisation(model: ModelProto) -> None:
-    """Let the first convolution see the grey values and a channel of ones instead of three normalised channels.
+    """Give the first convolution the grey values and a channel of ones instead of three normalised channels.
 
     Its sums stay the same, at the padded edge too. Nothing is changed where the normalised image does not go into a
     convolution alone.
     """
+    # sum_c w_c * (grey - mean_c) / std_c = grey * sum_c (w_c / std_c) - 1 * sum_c (w_c * mean_c / std_c). The second
+    # term is no bias: beyond the padded edge the normalised image is 0, and so are grey values and ones.
     graph = model.graph
     weights = initializers(model)
     subtract, divide = (node for node in graph.node if {MEAN, STD} & set(node.input))
@@ -101,6 +104,7 @@ def fold_normalisation(model: ModelProto) -> None:
     extra = [numpy_helper.from_array(pads, "ones.pads"), numpy_helper.from_array(one, "ones.value")]
     widen = helper.make_node("Pad", [subtract.input[0], "ones.pads", "ones.value"], [divide.output[0]], "node_ones")
     kept = [node for node in graph.node if node not in (subtract, divide)]
+    # Repeated fields of protobuf cannot be assigned to. The new node comes first: nodes stand in the order they run in.
     for field, values in ((graph.initializer, [*weights.values(), *extra]), (graph.node, [widen, *kept])):
         del field[:]
         field.extend(values)
@@ -118,20 +122,21 @@ def _set_values(tensor: TensorProto, values: NDArray[np.float64]) -> None:
 
 
 def _activations(model: ModelProto, nodes: list[str]) -> list[str]:
-    """Return the names of what the nodes take and make, without stored tensors."""
-    known = initializers(model)
+    """Return the names of the inputs and outputs of the nodes, without stored tensors."""
+    stored = initializers(model)
     names = [name for node in model.graph.node if node.name in nodes for name in (*node.input, *node.output)]
-    return [name for name in dict.fromkeys(names) if name not in known]
+    return [name for name in dict.fromkeys(names) if name not in stored]
 
 
 def observed(model: ModelProto, names: list[str], images: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the named activations, (B, K, h, w) each, for a few images at a time."""
+    # A copy of the graph whose outputs are the activations.
     probe = ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = 4  # fatal errors only
     session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     for start in range(0, len(images), BATCH):
         yield dict(zip(names, session.run(names, {"image": images[start : start + BATCH]}), strict=True))
@@ -149,13 +154,13 @@ def extremes(model: ModelProto, names: list[str], images: NDArray[np.float32]) -
     return ranges, {name: total / len(images) for name, total in totals.items()}
 
 
-def _clipped(model: ModelProto, spans: Ranges, images: NDArray[np.float32]) -> Ranges:
-    """Return for each activation the part of its span that is best cut into 256 steps."""
-    counts = {name: np.zeros(BINS) for name in spans}
-    for batch in observed(model, list(spans), images):
+def _clipped(model: ModelProto, ranges: Ranges, images: NDArray[np.float32]) -> Ranges:
+    """Return for each activation the part of its range that is best divided into 256 steps."""
+    counts = {name: np.zeros(BINS) for name in ranges}
+    for batch in observed(model, list(ranges), images):
         for name, values in batch.items():
-            counts[name] += np.histogram(values.ravel()[::STRIDE], BINS, spans[name])[0]
-    return {name: best_part(counts[name], *span) for name, span in spans.items()}
+            counts[name] += np.histogram(values.ravel()[::STRIDE], BINS, ranges[name])[0]
+    return {name: best_part(counts[name], low, high) for name, (low, high) in ranges.items()}
 
 
 def best_part(counts: NDArray[np.float64], low: float, high: float) -> tuple[float, float]:
@@ -175,6 +180,7 @@ def best_part(counts: NDArray[np.float64], low: float, high: float) -> tuple[flo
 def rounded(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
     """Return values as 8-bit integers of this range represent them, which hold 0 exactly."""
     step = max(high - low, SMALLEST) / 255
+    # 0 gets an integer of its own, since zero padding and the ReLU produce it all the time.
     zero = np.rint(-low / step)
     represented: NDArray[np.float64] = (np.clip(np.rint(values / step) + zero, 0, 255) - zero) * step
     return represented
@@ -187,8 +193,10 @@ def correct_biases(model: ModelProto, means: Means) -> None:
         if node.op_type != "Conv" or len(node.input) < 3:
             continue
         weights = numpy_helper.to_array(stored[node.input[1]]).astype(np.float64)  # (O, I / groups, k, k)
+        # The same step as the quantizer takes: symmetric, the largest weight of an output channel is 127.
         step = np.maximum(np.abs(weights).max(axis=(1, 2, 3), keepdims=True), SMALLEST) / 127
         lost = (weights - np.rint(weights / step) * step).sum(axis=(2, 3))
+        # Each output channel sees the inputs of its group alone.
         groups = means[node.input[0]].size // weights.shape[1]
         inputs = means[node.input[0]].reshape(groups, -1).repeat(len(weights) // groups, axis=0)
         bias = stored[node.input[2]]

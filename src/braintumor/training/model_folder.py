@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: the model folder with weights, ONNX file, manifest, history and card."""
+"""Model folder of a finished run: weights, ONNX file, manifest, history and card."""
 
 import csv
 import io
@@ -32,16 +32,25 @@ def write_artefact(
     network: Network,
     config: TrainConfig,
     state: State,
+    *,
     manifest: Manifest,
     skipped: Mapping[str, str],
     gate_images: Images,
     validation: Images,
     machine: Mapping[str, Any],
 ) -> Card:
-    """Write the model folder of a network that is in the state of the epoch to keep; the card comes last.
+    """Write the model folder of a network that is in the state of the epoch to keep; return its card.
 
-    `gate_images` are training images, unaugmented, to which OOD scores are fitted. `machine` is what
-    the card says about what the run was computed on.
+    Args:
+        out: the model folder.
+        network: is moved to the CPU.
+        config: of the run.
+        state: after the last epoch.
+        manifest: with the parts `train` and `val`.
+        skipped: reasons by the names of the files that were left out.
+        gate_images: training images, unaugmented, to which the OOD scores are fitted.
+        validation: images of the part `val`.
+        machine: entries of the card about the hardware of the run.
 
     Raises:
         TrainingError: the ONNX file does not answer as the network does.
@@ -51,15 +60,16 @@ def write_artefact(
     file = out / ONNX_FILES["float32"]
     checkpoint.write_tensors(out / "weights.safetensors", network.state_dict())
     cpu = torch.device("cpu")
-    gate = export.gate_of(network, (batch for batch, _ in gate_images.batches(config.batch_size, cpu)))
-    export.export(network, gate, config.size, file)
+    ood_scorer = export.gate_of(network, (batch for batch, _ in gate_images.batches(config.batch_size, cpu)))
+    export.export(network, ood_scorer, config.size, file)
     batches = [batch for batch, _ in validation.batches(config.batch_size, cpu)]
-    parity = export.check_parity(network, gate, batches[:PARITY_BATCHES], file)
-    sanity = cascade(network, gate, batches[0])
-    answers = export.run(file, batches)
+    parity = export.check_parity(network, ood_scorer, batches[:PARITY_BATCHES], file)
+    shuffled_maps = cascade(network, ood_scorer, batches[0])
+    # From here on by the ONNX file, not by the network: the card describes the file that is used.
+    outputs = export.run(file, batches)
     labels, groups = validation.labels.numpy(), np.array(manifest.part("val").group_numbers(), np.int64)
-    heat = temperature(answers.logits, labels)
-    shares = softmax(answers.logits / np.float32(heat)).astype(np.float64)
+    fitted_temperature = temperature(outputs.logits, labels)
+    probabilities = softmax(outputs.logits / np.float32(fitted_temperature)).astype(np.float64)
     write_manifest(manifest, out / "manifest.csv")
     write_text(out / "history.csv", _history_text(state.history))
     card = Card(
@@ -67,30 +77,30 @@ def write_artefact(
         version=braintumor.__version__,
         architecture=config.model,
         preprocess=Preprocess(config.size),
-        class_map_scale=export.class_map_scale(answers.class_maps, labels),
-        temperature=heat,
-        rejection={"float32": rejection(shares, answers.ood_score.astype(np.float64), labels, groups)},
+        class_map_scale=export.class_map_scale(outputs.class_maps, labels),
+        temperature=fitted_temperature,
+        rejection={"float32": rejection(probabilities, outputs.ood_score.astype(np.float64), labels, groups)},
         package_version=braintumor.__version__,
         recipe=config.recipe,
         train={**_settings(state), **machine},
         weights_origin=state.weights_origin,
         data=_data_facts(manifest, skipped),
         precisions={"float32": parity},
-        metrics=_metrics(network, config.size, state, answers.logits, labels) | {"shuffled_maps": sanity},
+        metrics=_metrics(network, config.size, state, outputs.logits, labels) | {"shuffled_maps": shuffled_maps},
     )
-    write_text(out / "card.json", card.to_json())
+    write_text(out / "card.json", card.to_json())  # last: a folder with a card is a finished model
     return card
 
 
 def _settings(state: State) -> dict[str, Any]:
-    """Return every setting of the run; of files and folders the name alone, since a path says nothing elsewhere."""
+    """Return every setting of the run; of files and folders only the name, since a path says nothing elsewhere."""
     recorded = state.identity["settings"]
     names = {name: Path(recorded[name]).name for name in ("weights", "masks")}
     return {**recorded, **names, "precision": state.precision}
 
 
 def _data_facts(manifest: Manifest, skipped: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the card says about the data: fingerprint, counts, split fractions and files left out."""
+    """Return the card's entry about the data: fingerprint, counts, split fractions and files left out."""
     counts = manifest.counts()
     total = sum(sum(classes.values()) for classes in counts.values())
     fractions = {part: round(sum(classes.values()) / total, 4) for part, classes in counts.items()}
@@ -104,7 +114,7 @@ def _data_facts(manifest: Manifest, skipped: Mapping[str, str]) -> dict[str, Any
 
 
 def _metrics(network: Network, size: int, state: State, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Return what the card says about the run: size, time, epochs and the validation part's scores."""
+    """Return the card's entry about the run: size, time, epochs and the validation part's scores."""
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "multiply_adds": multiply_adds(network, size),

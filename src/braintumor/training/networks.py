@@ -1,4 +1,4 @@
-"""Which networks can be trained: the custom CNN, ResNet18, any timm backbone with spatial features; one head."""
+"""Networks that can be trained: the custom CNN, ResNet18 or a timm backbone with spatial features, and one head."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,26 +15,30 @@ from braintumor.errors import DataError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TIMM_NAMES = {"resnet": "resnet18"}
-GATE_STAGES = 2  # the last ones of the backbone, whose means tell training images from others
+OOD_STAGES = 2  # the last ones of the backbone, whose channel means give the OOD score
 FINER_WIDTH = {"cnn": 64}  # channels of the features that join several stages
 DEFAULT_FINER_WIDTH = 128
 FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""With which networks of timm end that are given another size of image, or no pooling, than they can take."""
-STAGE_ENDS = (0, 2, 5, 8, 11)
+"""What timm networks raise that cannot take another image size, or cannot go without their pooling."""
+STAGE_ENDS = (0, 2, 5, 8, 11)  # positions of the last layer of each stage of `CustomCNN`
 
 
 class Network(nn.Module):
-    """A backbone with spatial features, finer or not, their pooling and the head.
+    """Backbone with spatial features, finer or not, their pooling and the head.
 
-    `gate` are the positions among the backbone's stages of those that tell training images from others.
+    Attributes:
+        ood_stages: positions of the backbone's stages whose channel means give the OOD score.
+        finer: joins several stages to finer features; None for the backbone's last features.
+        attention: scores of the positions for the pooling; None to pool evenly.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, channels: int, dropout: float, gate: Sequence[int]) -> None:
+    def __init__(self, backbone: nn.Module, channels: int, dropout: float, ood_stages: Sequence[int]) -> None:
         super().__init__()
-        self.gate = list(gate)
+        self.ood_stages = list(ood_stages)
+        # Constants, so not among the saved weights.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.backbone = backbone
@@ -52,19 +56,20 @@ class Network(nn.Module):
         return cast(Tensor, self.finer(stages_of(self.backbone, self.normalised(image), self.finer.stages)[1]))
 
     def features_and_gate(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same features, and the (N, C) features that tell training images from others.
+        """Return the same features, and the (N, C) features that the OOD score is computed from.
 
-        These are the roots of the channel means of the last stages: means of rectified values spread the more, the
-        larger they are, their roots evenly.
+        These are the square roots of the channel means of the last stages. Means of rectified values spread the more,
+        the larger they are; their roots spread evenly.
         """
-        stages = sorted({*self.gate, *(self.finer.stages if self.finer else ())})
-        last, found = stages_of(self.backbone, self.normalised(image), stages)
-        made = dict(zip(stages, found, strict=True))
-        features = self.finer([made[stage] for stage in self.finer.stages]) if self.finer else last
-        return features, torch.cat([made[stage].mean(dim=(2, 3)).relu().sqrt() for stage in self.gate], dim=1)
+        stages = sorted({*self.ood_stages, *(self.finer.stages if self.finer else ())})
+        last, selected = stages_of(self.backbone, self.normalised(image), stages)
+        outputs = dict(zip(stages, selected, strict=True))
+        features = self.finer([outputs[stage] for stage in self.finer.stages]) if self.finer else last
+        # relu, since the stages of some timm networks are not rectified, and a root of less than 0 would be NaN.
+        return features, torch.cat([outputs[stage].mean(dim=(2, 3)).relu().sqrt() for stage in self.ood_stages], dim=1)
 
     def normalised(self, image: Tensor) -> Tensor:
-        """Return grey values (N, 1, H, W) in [0, 1] as the (N, 3, H, W) that the backbone sees."""
+        """Return (N, 3, H, W), the input of the backbone, for grey values (N, 1, H, W) in [0, 1]."""
         return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def log_attention(self, features: Tensor) -> Tensor:
@@ -73,6 +78,7 @@ class Network(nn.Module):
             height, width = features.shape[2:]
             return features.new_full((features.shape[0], 1, height, width), -math.log(height * width))
         scores = self.attention(features)
+        # In float32 also under autocast: bfloat16 is too coarse for a softmax over hundreds of positions.
         return functional.log_softmax(scores.flatten(2).float(), dim=2).view(scores.shape)
 
     def pool(self, features: Tensor, log_attention: Tensor) -> Tensor:
@@ -93,27 +99,30 @@ class Network(nn.Module):
 
 
 class WithAttention(nn.Module):
-    """A network that answers with its attention too, for training in several processes."""
+    """Network that returns its attention beside the logits.
+
+    A module of its own, since DistributedDataParallel averages gradients for calls of `forward` only.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `Network.with_attention` does."""
+        """Return logits and log attention, see `Network.with_attention`."""
         return self.network.with_attention(image)
 
 
 def stages_of(backbone: nn.Module, image: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, list[Tensor]]:
-    """Return a backbone's features of (N, 3, H, W), and those after the stages at these positions, or after all."""
-    found: tuple[Tensor, list[Tensor]] = cast(Any, backbone).forward_intermediates(image, indices=stages)
-    return found
+    """Return a backbone's last features of (N, 3, H, W), and those after the given stages, by default all."""
+    features: tuple[Tensor, list[Tensor]] = cast(Any, backbone).forward_intermediates(image, indices=stages)
+    return features
 
 
 class FeaturePyramid(nn.Module):
-    """Features of the size of an early stage that know what later stages see: from coarse to fine, stage by stage.
+    """Layers that join a backbone's stages, from coarse to fine, to features of the size of an early stage.
 
-    Each stage is brought to the same number of channels and added to the enlarged sum of the coarser ones; a
+    Each stage is projected to the same number of channels and added to the enlarged sum of the coarser ones; a
     convolution smooths the result.
 
     Attributes:
@@ -134,11 +143,11 @@ class FeaturePyramid(nn.Module):
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Return (N, width, h, w) of the first stage's size from the features of all stages, from fine to coarse."""
-        parts = [norm(lateral(x)) for lateral, norm, x in zip(self.lateral, self.norms, stages, strict=True)]
-        joined = parts.pop()
+        parts = [norm(lateral(stage)) for lateral, norm, stage in zip(self.lateral, self.norms, stages, strict=True)]
+        total = parts.pop()
         for part in reversed(parts):
-            joined = part + functional.interpolate(joined, size=part.shape[2:], mode="nearest")
-        return cast(Tensor, self.smooth(torch.relu(joined)))
+            total = part + functional.interpolate(total, size=part.shape[2:], mode="nearest")
+        return cast(Tensor, self.smooth(torch.relu(total)))
 
 
 def build_network(model: str, *, dropout: float = 0.6, map_stride: int = 0, attention: bool = False) -> Network:
@@ -147,7 +156,7 @@ def build_network(model: str, *, dropout: float = 0.6, map_stride: int = 0, atte
     Convolutions start He-normal. The memory format is channels_last.
 
     Args:
-        model: which backbone.
+        model: name of the backbone.
         dropout: in the head.
         map_stride: input pixels to one position of the pooled features; 0 takes the backbone's last features.
         attention: pool under learnt weights instead of evenly.
@@ -161,23 +170,23 @@ def build_network(model: str, *, dropout: float = 0.6, map_stride: int = 0, atte
     if map_stride:
         channels = FINER_WIDTH.get(model, DEFAULT_FINER_WIDTH)
         finer = _finer_features(model, strides, widths, map_stride, channels)
-    network = Network(backbone, channels, dropout, range(len(strides))[-GATE_STAGES:])
+    network = Network(backbone, channels, dropout, range(len(strides))[-OOD_STAGES:])
     network.finer = finer
     if attention:
         network.attention = nn.Conv2d(channels, 1, 1, bias=False)
-        nn.init.zeros_(network.attention.weight)
+        nn.init.zeros_(network.attention.weight)  # training begins with even pooling
     return network.to(memory_format=torch.channels_last)
 
 
 def _backbone_of(model: str) -> tuple[nn.Module, int, tuple[list[int], list[int]]]:
-    """Return an untrained backbone that takes images of any size, the number of its feature channels, and `_shape_of`.
+    """Return an untrained backbone, the number of its feature channels, and its stages' strides and channels.
 
     Raises:
         DataError: timm does not know the name, or the network is of another kind.
     """
     if model == "cnn":
-        own = CustomCNN()
-        return own, own.channels, _shape_of(own)
+        cnn = CustomCNN()
+        return cnn, cnn.channels, _shape_of(cnn)
     name = TIMM_NAMES.get(model, model)
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
@@ -195,7 +204,8 @@ def _backbone_of(model: str) -> tuple[nn.Module, int, tuple[list[int], list[int]
 
 @torch.no_grad()
 def _shape_of(backbone: nn.Module) -> tuple[list[int], list[int]]:
-    """Return input pixels to one position, and channels, of each stage of a backbone."""
+    """Return the stride in input pixels and the number of channels of each stage of a backbone."""
+    # Measured on an image, which works alike for `CustomCNN` and for every network of timm.
     stages = stages_of(backbone.eval(), torch.zeros(2, 3, 256, 256))[1]
     return [256 // stage.shape[2] for stage in stages], [stage.shape[1] for stage in stages]
 
@@ -210,7 +220,7 @@ def _finer_features(
     """
     if stride not in strides:
         raise DataError(f"{model} has no features of stride {stride}; choose one of {', '.join(map(str, strides))}")
-    chosen = [index for index, found in enumerate(strides) if found >= stride]
+    chosen = [index for index, stage_stride in enumerate(strides) if stage_stride >= stride]
     return FeaturePyramid(chosen, [widths[index] for index in chosen], width)
 
 
@@ -232,7 +242,10 @@ def _timm_backbone(name: str) -> tuple[nn.Module, int]:
 
 
 def _head(channels: int, dropout: float) -> nn.Sequential:
-    """Return Linear(512), BatchNorm, ReLU, Dropout, Linear(4) on pooled features (N, channels)."""
+    """Return Linear(512), BatchNorm, ReLU, Dropout, Linear(4) for pooled features (N, channels).
+
+    `export.WithClassMaps` differentiates these layers in closed form: a change here needs one there.
+    """
     return nn.Sequential(
         nn.Linear(channels, 512),
         nn.BatchNorm1d(512),
@@ -243,9 +256,9 @@ def _head(channels: int, dropout: float) -> nn.Sequential:
 
 
 class CustomCNN(nn.Sequential):
-    """Convolution blocks from (N, 3, H, W) to (N, 256, H/32, W/32); with the head 2.6 million parameters, 0.55 GMAC.
+    """Convolutions from (N, 3, H, W) to (N, 256, H/32, W/32); with the head 2.6 million parameters and 0.55 GMAC.
 
-    Each stage halves the side and goes on with residual blocks. The last positions see 247 pixels, more than the slice.
+    Each stage halves the side, then residual blocks follow. A last position sees 247 pixels, more than a slice has.
     """
 
     channels = 256
@@ -280,7 +293,7 @@ class CustomCNN(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """A 3x3 convolution with batch normalisation, added to its input (N, K, h, w) before the ReLU."""
+    """3x3 convolution with batch normalisation, added to its input (N, K, h, w) before the ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

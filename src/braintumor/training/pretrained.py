@@ -1,8 +1,5 @@
-"""Which weights a backbone starts from: the pinned ImageNet file, a file at hand, or none."""
+"""Starting weights of a backbone: the pinned ImageNet file, a file at hand, or none."""
 
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,35 +10,36 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from braintumor.errors import WeightsError
-from braintumor.files import cache_folder, file_sha256, replacing
+from braintumor.download import Remote, fetch, remote_size
+from braintumor.errors import DownloadError, WeightsError
+from braintumor.files import cache_folder, file_sha256
 from braintumor.training.networks import Network, he_normal
 
-CHUNK_BYTES = 1 << 20
-DOWNLOAD_TIMEOUT_S = 30
-CONVERTED: Final = (
-    "which can hold programs and is therefore not opened. If you trust it, convert it once with: python -c "
+HOW_TO_CONVERT: Final = (
+    "which can contain programs and is therefore not opened. If you trust it, convert it once with: python -c "
     '"import torch; from safetensors.torch import save_file; '
     "save_file(torch.load('{file}', weights_only=True), '{stem}.safetensors')\""
 )
+# By their first bytes; none of these files is opened any further.
 OTHER_FILES: Final = {
-    b"PK\x03\x04": f"a ZIP archive, as torch.save writes it, {CONVERTED}",
-    b"\x80": f"a pickle, as torch.save of old versions writes it, {CONVERTED}",
+    b"PK\x03\x04": f"a ZIP archive, as torch.save writes it, {HOW_TO_CONVERT}",
+    b"\x80": f"a pickle, as old versions of torch.save write it, {HOW_TO_CONVERT}",
     b"\x89HDF": "an HDF5 file, as Keras writes it; expected the weights of a PyTorch network as safetensors",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; get it with: git lfs pull",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; download the file with: git lfs pull",
     b"<": "a web page, not the file itself; download it again",
 }
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A file to download, only ever accepted with this SHA-256."""
+    """File to download, only ever accepted with this SHA-256."""
 
     name: str
     url: str
     sha256: str
 
 
+# By revision and hash, so that a run with the same settings starts from the same weights for ever.
 IMAGENET: Final = {
     "resnet": Pinned(
         "resnet18.tv_in1k",
@@ -58,7 +56,7 @@ def start(network: Network, model: str, weights: str, *, allow_partial: bool) ->
         network: as `networks.build_network` returns it.
         model: `cnn`, `resnet` or a timm name.
         weights: `imagenet`, `none` or the path of a safetensors file in the backbone's or torchvision's names.
-        allow_partial: go on where tensors are missing; they keep their He-normal start.
+        allow_partial: accept a file that lacks tensors; these start He-normal.
 
     Raises:
         WeightsError: nothing is pinned for this model, the download fails, or the file does not fit.
@@ -77,27 +75,19 @@ def download(pinned: Pinned, folder: Path) -> Path:
     """Return the verified local copy of a pinned file, downloading it if it is not there.
 
     Raises:
-        WeightsError: no network, no such file, or other content than pinned; nothing is left behind then.
+        WeightsError: no network, no such file, or other content than pinned, which is removed.
+        StorageError: the disk is full or the folder cannot be written to.
     """
     target = folder / "weights" / f"{pinned.sha256}.safetensors"
+    # Asked before the server is: a machine without network trains from the copy that it has.
     if target.is_file() and file_sha256(target) == pinned.sha256:
         return target
-    with replacing(target) as aside:
-        _fetch(pinned.url, aside)
-        received = file_sha256(aside)
-        if received != pinned.sha256:
-            raise WeightsError(f"{pinned.url} has the SHA-256 {received}, expected {pinned.sha256}; it was not used")
-    return target
-
-
-def _fetch(url: str, target: Path) -> None:
     try:
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer, target.open("wb") as file:
-            while chunk := answer.read(CHUNK_BYTES):
-                file.write(chunk)
-    except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as error:
+        remote = Remote(target.name, pinned.url, remote_size(pinned.url), pinned.sha256, "sha256")
+        return fetch(remote, target.parent, lambda _done, _total: None)
+    except DownloadError as error:
         raise WeightsError(
-            f"cannot download {url} ({error}); on a machine without network pass --weights FILE.safetensors "
+            f"{error}; on a machine without network pass --weights FILE.safetensors "
             "(and --allow_partial_weights if it lacks tensors), or --weights none for a random start"
         ) from error
 
@@ -108,31 +98,33 @@ def _load_into(backbone: nn.Module, file: Path, name: str, *, allow_partial: boo
     Tensors of a classifier (`fc.`, `classifier.`, `head.`) are ignored: the head is ours.
     """
     tensors = _tensors_in(file)
-    wanted = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
-    given = {key: value for key, value in tensors.items() if key in wanted}
-    foreign = [key for key in tensors if key not in wanted and not key.startswith(("fc.", "classifier.", "head."))]
-    foreign = [key for key in foreign if not key.endswith("num_batches_tracked")]
-    misshapen = [key for key in given if given[key].shape != wanted[key].shape]
-    if foreign or misshapen or not given:
-        reason = f"unexpected {_short(foreign)}, other shapes {_short(misshapen)}"
+    # Counters of batches are in some files and not in others. Nothing reads them where the momentum is a number.
+    expected = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
+    usable = {key: value for key, value in tensors.items() if key in expected}
+    ignored = ("fc.", "classifier.", "head.")
+    unexpected = [key for key in tensors if key not in expected and not key.startswith(ignored)]
+    unexpected = [key for key in unexpected if not key.endswith("num_batches_tracked")]
+    misshapen = [key for key in usable if usable[key].shape != expected[key].shape]
+    if unexpected or misshapen or not usable:
+        reason = f"unexpected {_short(unexpected)}, other shapes {_short(misshapen)}"
         raise WeightsError(f"{file} is for another network: {reason}")
-    if not all(bool(value.isfinite().all()) for value in given.values()):
-        raise WeightsError(f"{file} holds values that are not finite; get the file again")
-    missing = sorted(set(wanted) - set(given))
+    if not all(bool(value.isfinite().all()) for value in usable.values()):
+        raise WeightsError(f"{file} holds values that are not finite; download it again")
+    missing = sorted(set(expected) - set(usable))
     if missing and not allow_partial:
         raise WeightsError(
             f"{file} lacks {len(missing)} tensors ({', '.join(missing)}); "
-            "pass --allow_partial_weights to start these He-normal"
+            "pass --allow_partial_weights to start them at random (He-normal)"
         )
     for key in missing:
-        if wanted[key].dim() == 4:
+        if expected[key].dim() == 4:  # a convolution; the others keep the start that the network has given them
             he_normal(backbone.get_parameter(key))
-    backbone.load_state_dict(given, strict=False)
+    backbone.load_state_dict(usable, strict=False)
     return f"{name} (sha256 {file_sha256(file)})" + (f", He-normal: {', '.join(missing)}" if missing else "")
 
 
 def _tensors_in(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file; a file of another kind is never opened as that.
+    """Return the tensors of a safetensors file; a file of another kind, such as a pickle, is never loaded.
 
     Raises:
         WeightsError: there is no such file, or it is of another kind.
@@ -141,20 +133,20 @@ def _tensors_in(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except FileNotFoundError as error:
         raise WeightsError(
-            f"{file} cannot be read: there is no such file; pass --weights none or another one"
+            f"{file} cannot be read: there is no such file; pass another file or --weights none"
         ) from error
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{file} cannot be read as safetensors: it is {_kind_of(file) or error}") from error
 
 
 def _kind_of(file: Path) -> str:
-    """Return by its first bytes what a file that is no safetensors file is, and what to do; empty if unknown."""
+    """Return the kind of a file that is not safetensors, by its first bytes, and what to do; empty if unknown."""
     if file.is_dir():
         return "a folder; name the file in it"
     with file.open("rb") as stream:
         beginning = stream.read(max(map(len, OTHER_FILES)))
-    found = next((text for start, text in OTHER_FILES.items() if beginning.startswith(start)), "")
-    return found.format(file=file.name, stem=file.stem) if beginning else "empty; get the file again"
+    advice = next((text for magic, text in OTHER_FILES.items() if beginning.startswith(magic)), "")
+    return advice.format(file=file.name, stem=file.stem) if beginning else "empty; download it again"
 
 
 def _short(names: list[str]) -> str:
@@ -176,8 +168,9 @@ def _is_folded(norm: nn.BatchNorm2d) -> bool:
     """Tell whether a batch norm only adds a bias: mean 0, variance 1, weight 1 and some bias other than 0."""
     if norm.running_mean is None or norm.running_var is None:
         return False
-    identity = bool((norm.running_mean == 0).all()) and torch.allclose(norm.running_var, torch.ones(()), atol=1e-3)
-    return identity and torch.allclose(norm.weight, torch.ones(()), atol=1e-3) and bool((norm.bias != 0).any())
+    # Some files hold 1 - eps as the variance, hence the tolerance.
+    is_identity = bool((norm.running_mean == 0).all()) and torch.allclose(norm.running_var, torch.ones(()), atol=1e-3)
+    return is_identity and torch.allclose(norm.weight, torch.ones(()), atol=1e-3) and bool((norm.bias != 0).any())
 
 
 @torch.no_grad()
@@ -208,7 +201,10 @@ def unfold_norms(network: Network, norms: list[nn.BatchNorm2d], batches: Callabl
         assert norm.running_mean is not None
         assert norm.running_var is not None
         mean, square = torch.stack(parts).mean(dim=0)
+        # In float64, see `_moments`: the difference of two large numbers. Rounding can still make it negative.
         variance = (square - mean**2).clamp(min=0)
+        # What the norm computes now is slope * x + offset. The new statistics come with a weight and a bias that give
+        # the same slope and offset.
         slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         norm.bias.add_((mean - norm.running_mean) * slope)
         norm.weight.copy_(torch.sqrt(variance + norm.eps) * slope)

@@ -1,4 +1,4 @@
-"""When what happens in a run: order, learning rate and image size of every step, known before the first one."""
+"""Schedule of a run: order, learning rate and image size of every step, known before the first one."""
 
 import math
 
@@ -10,7 +10,7 @@ from braintumor.training.config import TrainConfig
 
 
 def epoch_order(config: TrainConfig, number: int, images: int, *, smallest: int = 2) -> tuple[Tensor, ...]:
-    """Return the batches of an epoch, counted from 0, as positions among so many images.
+    """Return the batches of an epoch, counted from 0, as positions among this number of images.
 
     A last batch of fewer than `smallest` images is left out: batch norm needs two in every process.
     """
@@ -20,12 +20,15 @@ def epoch_order(config: TrainConfig, number: int, images: int, *, smallest: int 
 
 
 def epoch_seed(config: TrainConfig, number: int) -> int:
-    """Return the seed of an epoch, so that it does not depend on the ones before."""
+    """Return the seed of an epoch, counted from 0; it does not depend on the epochs before, so a run can be resumed."""
     return int(np.random.SeedSequence((config.seed, number)).generate_state(1)[0])
 
 
 def learning_rate(config: TrainConfig, epochs: float) -> float:
-    """Return the learning rate after so many epochs: a straight rise, then half a cosine down to the last value."""
+    """Return the learning rate after this many epochs, fractions too.
+
+    It rises in a straight line during the warm-up, then falls along half a cosine to the final value.
+    """
     if epochs < config.warmup_epochs:
         share = epochs / config.warmup_epochs
     else:
@@ -34,14 +37,17 @@ def learning_rate(config: TrainConfig, epochs: float) -> float:
 
 
 def train_size(config: TrainConfig, number: int) -> int:
-    """Return the side in pixels of the training images in an epoch, counted from 0: equal shares of the run each."""
+    """Return the side in pixels of the training images in an epoch, counted from 0.
+
+    Each of the sizes gets an equal share of the epochs.
+    """
     sizes = config.train_sizes or (config.size,)
     return sizes[min(number * len(sizes) // config.epochs, len(sizes) - 1)]
 
 
 def averaging_decay(config: TrainConfig, steps: int) -> float:
-    """Return how much of the average stays after so many steps of the run: less in the beginning, then `averaging`.
+    """Return the decay of the moving average after this many steps of the run: at first less than `averaging`.
 
-    Source: the usual ramp (1 + t) / (10 + t), so that the average forgets the starting weights.
+    It follows the usual ramp (1 + t) / (10 + t), so that the average forgets the starting weights.
     """
     return min(config.averaging, (1 + steps) / (10 + steps))

@@ -1,4 +1,4 @@
-"""Whether a setting is of the kind and in the range that it must be; what is not is told in one sentence."""
+"""Checks of settings: type and range, refused in one sentence that says what came and what was expected."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from braintumor.errors import TrainingError
 
 
 def check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
-    """Raise where a value is no whole number from low to high, both included; True and 1.0 are none.
+    """Raise where a value is not a whole number from low to high, both included; neither True nor 1.0 is one.
 
     Raises:
         TrainingError: naming the setting, what came and what was expected.
@@ -20,11 +20,12 @@ def check_whole(name: str, value: object, low: int, high: int | None = None) -> 
 def check_number(
     name: str, value: object, low: float, high: float, *, open_low: bool = False, open_high: bool = False
 ) -> None:
-    """Raise where a value is no finite number from low to high; open ends do not belong to the range.
+    """Raise where a value is not a finite number from low to high; open ends do not belong to the range.
 
     Raises:
         TrainingError: naming the setting, what came and what was expected.
     """
+    # bool is a subclass of int in Python, but True is not meant as a number here.
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         above = low < value if open_low else low <= value
         below = value < high if open_high else value <= high
@@ -35,11 +36,12 @@ def check_number(
 
 
 def check_range(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    """Raise where a value is no pair of rising numbers between low and high.
+    """Raise where a value is not a pair of numbers between low and high, the smaller one first.
 
     Raises:
         TrainingError: naming the setting, what came and what was expected.
     """
+    # Lists too, as JSON has them; a string is a sequence, but of characters.
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         raise TrainingError(f"{name}: expected two numbers, the smallest and the largest, got {value!r}")
     for end in value:
@@ -59,7 +61,7 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_text(name: str, value: object, *, empty: bool = False) -> None:
-    """Raise where a value is no text, or an empty one unless that is allowed.
+    """Raise where a value is not a text, or is an empty one unless that is allowed.
 
     Raises:
         TrainingError: naming the setting and what came.
@@ -69,10 +71,10 @@ def check_text(name: str, value: object, *, empty: bool = False) -> None:
 
 
 def check_tuple(name: str, value: object) -> tuple[object, ...]:
-    """Return a value that is a tuple.
+    """Return a value after checking that it is a tuple.
 
     Raises:
-        TrainingError: it is none; naming the setting and what came.
+        TrainingError: it is not; naming the setting and what came.
     """
     if not isinstance(value, tuple):
         raise TrainingError(f"{name}: expected a tuple, got {value!r}")

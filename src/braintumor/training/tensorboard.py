@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run, where it is installed."""
+"""Curves of a run for TensorBoard, where it is installed."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ class CurveWriter:
     def epoch(self, row: Epoch) -> None:
         """Add one epoch to every curve."""
         if self._writer is None:
+            # At the first epoch, not before: a run that fails earlier leaves no folder.
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
