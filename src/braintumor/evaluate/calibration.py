@@ -44,7 +44,8 @@ def rejection(probabilities: Floats, ood_score: Floats, labels: Integers, groups
 def temperature(logits: NDArray[np.floating], labels: Integers) -> float:
     """Return the number to divide logits by so that the probabilities fit the labels best: least NLL.
 
-    The NLL is convex in the inverse of the temperature, so a golden-section search finds its minimum.
+    The NLL is convex in the inverse of the temperature, so a golden-section search finds its minimum. Where the NLL is
+    0 over a whole range, because every label is the most likely class by far, the largest such temperature is returned.
 
     Args:
         logits: (N, C) of validation images.
@@ -61,6 +62,7 @@ def temperature(logits: NDArray[np.floating], labels: Integers) -> float:
     low, high, ratio = 1 / HIGHEST, 1 / LOWEST, (np.sqrt(5) - 1) / 2
     for _ in range(STEPS):
         first, second = high - ratio * (high - low), low + ratio * (high - low)
+        # "<=" keeps the mildest of equally good temperatures; scipy's bounded search would run to the other end
         if nll(scores * first, labels) <= nll(scores * second, labels):
             high = second
         else:

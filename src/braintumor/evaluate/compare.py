@@ -3,13 +3,13 @@
 import csv
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from braintumor.classes import DISCLAIMER
 from braintumor.errors import DataError
@@ -234,9 +234,11 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     discordant = only_first + only_second
     if discordant < FEW:
-        tail = sum(math.comb(discordant, k) for k in range(min(only_first, only_second) + 1))
-        p, test = min(1.0, 2 * tail / 2**discordant), "exact binomial"
+        # binomtest refuses n = 0: models that never disagree in being right do not differ
+        p = float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
+        test = "exact binomial"
     else:
+        # the correction must not turn a difference of 0 into one of 1
         statistic = max(0, abs(only_first - only_second) - 1) ** 2 / discordant
-        p, test = math.erfc(math.sqrt(statistic / 2)), "chi-square with continuity correction"
+        p, test = float(stats.chi2.sf(statistic, df=1)), "chi-square with continuity correction"
     return McNemar(only_first, only_second, int((first & second).sum()), int((~first & ~second).sum()), p, test)

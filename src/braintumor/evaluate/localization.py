@@ -12,14 +12,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import spsolve
+from scipy import ndimage
 
 from braintumor.classes import CLASSES
 from braintumor.data.manifest import Manifest, Row
 from braintumor.data.outlines import Polygon, mask, outlines
 from braintumor.errors import DataError
-from braintumor.evaluate.faithfulness import Faithfulness, asking, measure_faithfulness
+from braintumor.evaluate.faithfulness import Faithfulness, asking, fill_hole, measure_faithfulness
 from braintumor.intervals import Estimate, Integers, mean
 from braintumor.io.read import read
 from braintumor.models.session import Model
@@ -31,6 +30,8 @@ STEPS: Final = 20
 THRESHOLDS: Final = np.arange(1, STEPS) / STEPS
 BATCH: Final = 32
 RIM_PIXELS: Final = 2  # of the network's input: how far around the outline a tumor is filled, too
+ADJACENT: Final = {(-1, 0): 1.0, (1, 0): 1.0, (0, -1): 1.0, (0, 1): 1.0}  # weights of the neighbours
+FILL_TOLERANCE: Final = 1e-9  # far below half a grey level
 DARK: Final = 0.05  # of the brightest grey level: what is darker lies outside the head
 TRIES: Final = 400
 TESTED: Final = 60  # slices per model whose maps are tested for faithfulness
@@ -157,29 +158,7 @@ def filled(levels: Levels, hole: Bools) -> Levels:
 
     The equation is Laplace's; the slice's own edge has no neighbours beyond.
     """
-    if not hole.any() or hole.all():
-        return levels
-    number = np.full(hole.shape, -1)
-    number[hole] = np.arange(hole.sum())
-    rows, columns, known = [], [], np.zeros(int(hole.sum()))
-    neighbours = np.zeros(len(known))
-    for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
-        there = np.roll(hole, step, axis)
-        edge = np.zeros_like(hole)
-        edge[(slice(None),) * axis + (0 if step == 1 else -1,)] = True
-        counted = hole & ~edge
-        neighbours[number[counted]] += 1
-        both = counted & there
-        rows.append(number[both])
-        columns.append(np.roll(number, step, axis)[both])
-        border = counted & ~there
-        known[number[border]] += np.roll(levels, step, axis)[border]
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    matrix = sparse.csc_matrix((-np.ones(len(row)), (row, column)), shape=(len(known), len(known)))
-    solution = spsolve(matrix + sparse.diags(neighbours, format="csc"), known)
-    result = levels.copy()
-    result[hole] = np.rint(solution).clip(0, 255)
-    return result
+    return fill_hole(levels, hole, ADJACENT, tolerance=FILL_TOLERANCE)
 
 
 def hole_of(polygon: Polygon, side: int) -> Bools:

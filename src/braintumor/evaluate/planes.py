@@ -16,6 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from braintumor.data.duplicates.descriptors import pixel_overlap
+
 PLANES: Final = ("axial", "coronal", "sagittal")
 SIDE: Final = 32
 FLAT: Final = 1e-3
@@ -51,9 +53,7 @@ def standardised(heads: NDArray[np.uint8]) -> Floats:
     if heads.ndim != 3 or heads.shape[1] != heads.shape[2] or heads.shape[1] < SIDE:
         raise ValueError(f"expected miniatures (N, S, S) of at least {SIDE} pixels, got {heads.shape}")
     side = heads.shape[1]
-    edges, pixel = np.linspace(0, side, SIDE + 1), np.arange(side)
-    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    average = (overlap.clip(min=0) * SIDE / side).astype(np.float32)  # (32, S)
+    average = (pixel_overlap(np.linspace(0, side, SIDE + 1), side) * SIDE / side).astype(np.float32)  # (32, S)
     grey = average @ (heads / np.float32(255)) @ average.T
     grey -= grey.mean(axis=(1, 2), keepdims=True)
     norm = np.linalg.norm(grey, axis=(1, 2), keepdims=True)

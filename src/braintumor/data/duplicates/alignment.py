@@ -5,12 +5,12 @@ original. They differ in the details, at the scale of 1 % of the side, once the 
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from braintumor.data.duplicates.descriptors import gaussian_mean
 from braintumor.data.duplicates.pairs import RELATED, Integers, Pairs, similar_pairs
 from braintumor.data.duplicates.symmetries import ORIENTATIONS, Floats
 from braintumor.data.duplicates.thumbnails import FINE_SIDE as SIDE
@@ -88,21 +88,12 @@ def detail_similarity(pairs: Pairs, a: Thumbnails, b: Thumbnails, enough: float 
 
 def _detail(levels: NDArray[np.uint8]) -> Floats:
     """Return the (N, 64, 64) float32 detail: the root grey level minus its Gaussian mean, over the local contrast."""
-    gauss = _gaussian()
+    gauss = gaussian_mean(SIDE, SIGMA)
     grey = np.sqrt(levels / np.float32(255))
     difference = grey - gauss @ grey @ gauss.T
     contrast = np.sqrt(np.maximum(gauss @ (difference * difference) @ gauss.T, 0))
     result: Floats = difference / (contrast + np.float32(CONTRAST_FLOOR))
     return result
-
-
-@cache
-def _gaussian() -> Floats:
-    """Return the (64, 64) matrix of a Gaussian mean, renormalised at the borders."""
-    position = np.arange(SIDE)
-    weights = np.exp(-0.5 * ((position[:, None] - position) / SIGMA) ** 2)
-    matrix: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return matrix
 
 
 def turned(pictures: Floats, windows: Floats, orientation: Integers) -> tuple[Floats, Floats]:

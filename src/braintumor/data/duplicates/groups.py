@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.data.duplicates.alignment import related
+from braintumor.data.duplicates.descriptors import pixel_overlap
 from braintumor.data.duplicates.pairs import Pairs, components
-from braintumor.data.duplicates.thumbnails import Thumbnails, sharing_bytes
+from braintumor.data.duplicates.thumbnails import SIDE, Thumbnails, sharing_bytes
 from braintumor.data.manifest import Manifest
 from braintumor.data.reference import Match
 from braintumor.errors import DataError
@@ -225,7 +226,4 @@ def picture_codes(found: Thumbnails) -> list[int]:
 
 def _averaging(fields: int) -> NDArray[np.float64]:
     """Return the (fields, 48) matrix that averages the pixels of a miniature's side to so many fields."""
-    edges = np.linspace(0, 48, fields + 1)
-    pixel = np.arange(48)
-    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    return overlap.clip(min=0) * fields / 48
+    return pixel_overlap(np.linspace(0, SIDE, fields + 1), SIDE) * fields / SIDE

@@ -13,6 +13,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from braintumor.data.duplicates.descriptors import SIDE, WHOLE, Floats, Window, structure_descriptor
 from braintumor.data.duplicates.search import Index, build_index
@@ -278,10 +280,9 @@ def components(size: int, links: Integers) -> Integers:
         size: number of nodes.
         links: (L, 2) pairs of linked nodes, in either direction.
     """
-    both = np.concatenate([links, links[:, ::-1]])
-    smallest, before = np.arange(size), np.full(size, -1)
-    while (smallest != before).any():
-        before = smallest.copy()
-        np.minimum.at(smallest, both[:, 0], smallest[both[:, 1]])
-        smallest = smallest[smallest]  # every node points at a node of its component that comes earlier
-    return np.unique(smallest, return_inverse=True)[1].astype(np.int64)
+    graph = sparse.coo_array((np.ones(len(links), np.bool_), (links[:, 0], links[:, 1])), shape=(size, size))
+    labels = csgraph.connected_components(graph, directed=False)[1]
+    # scipy does not promise in which order it numbers components, and group names must not depend on its version
+    _, first, component = np.unique(labels, return_index=True, return_inverse=True)
+    numbers: Integers = np.argsort(np.argsort(first))[component].astype(np.int64)
+    return numbers
