@@ -69,8 +69,8 @@ def contact_sheet(data_dir: Path, progress: Progress) -> ContactSheet:
     listing = list_images(data_dir)
     unreadable, sizes = dict(listing.skipped), {}
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda row: _size_of(listing.manifest.path(row)), listing.manifest)
-        for done, (row, size) in enumerate(zip(listing.manifest, found, strict=True), 1):
+        results = pool.map(lambda row: _size_of(listing.manifest.path(row)), listing.manifest)
+        for done, (row, size) in enumerate(zip(listing.manifest, results, strict=True), 1):
             if isinstance(size, str):
                 unreadable[row.image] = size
             else:
@@ -100,8 +100,8 @@ def _strip(label: str, rows: Sequence[Row], sizes: dict[Row, Size], data_dir: Pa
     source = f"{rows[0].source} · " if rows[0].source else ""
     count = f"{len(readable):,} image{'' if len(readable) == 1 else 's'}"
     caption = f"{source}{TITLES[label]} · {count}{_sizes_text([sizes[row] for row in readable])}"
-    places = np.linspace(0, len(readable) - 1, min(SLICES, len(readable))).round().astype(int).tolist()
-    return Strip(caption, tuple(data_dir / readable[place].image for place in places))
+    positions = np.linspace(0, len(readable) - 1, min(SLICES, len(readable))).round().astype(int).tolist()
+    return Strip(caption, tuple(data_dir / readable[position].image for position in positions))
 
 
 def _sizes_text(sizes: Sequence[Size]) -> str:
@@ -121,8 +121,8 @@ def _draw(strips: Sequence[Strip]) -> Image.Image:
     top = MARGIN // 2
     for row in strips:
         pen.text((MARGIN, top + CAPTION / 2), row.caption, INK, font(18), anchor="lm")
-        for place, image in enumerate(row.images):
-            page.paste(_tile(image), (MARGIN + place * (SIDE + GAP), top + CAPTION))
+        for column, image in enumerate(row.images):
+            page.paste(_tile(image), (MARGIN + column * (SIDE + GAP), top + CAPTION))
         top += CAPTION + SIDE + GAP
     pen.text((MARGIN, page.height - MARGIN), DISCLAIMER, FAINT_INK, font(16), anchor="lm")
     return page

@@ -121,26 +121,26 @@ def _part_folders(data_dir: Path) -> dict[str, Path]:
         DataError: no folder, no known layout, or two at once.
     """
     subfolders = _visible_folders(data_dir)
-    found = [(PARTS[folder.name.lower()], folder) for folder in subfolders if folder.name.lower() in PARTS]
+    part_folders = [(PARTS[folder.name.lower()], folder) for folder in subfolders if folder.name.lower() in PARTS]
     classes = [folder for folder in subfolders if class_of(folder.name)]
-    if found and classes:
-        both = _listed([*(folder for _, folder in found), *classes])
+    if part_folders and classes:
+        both = _listed([*(folder for _, folder in part_folders), *classes])
         raise DataError(f"{data_dir} mixes part folders and class folders: {both}.", *UNDERSTOOD)
-    if len({part for part, _ in found}) < len(found):
+    if len({part for part, _ in part_folders}) < len(part_folders):
         raise DataError(
-            f"{data_dir} has two folders for one part: {_listed(folder for _, folder in found)}; merge them"
+            f"{data_dir} has two folders for one part: {_listed(folder for _, folder in part_folders)}; merge them"
         )
-    if not found and not classes:
+    if not part_folders and not classes:
         advice = "".join(f" Give {folder}." for folder in subfolders if _has_layout(folder))
         raise DataError(f"no known layout in {data_dir}: it holds {_listed(subfolders)}.{advice}", *UNDERSTOOD)
     order = list(PARTS.values())
-    return dict(sorted(found, key=lambda item: order.index(item[0]))) if found else {"": data_dir}
+    return dict(sorted(part_folders, key=lambda item: order.index(item[0]))) if part_folders else {"": data_dir}
 
 
 def _has_layout(folder: Path) -> bool:
     """Tell whether a folder that may be listed holds a folder of a part or a class, as an unpacked archive does."""
     try:
-        names = [each.name for each in _visible_folders(folder)]
+        names = [path.name for path in _visible_folders(folder)]
     except DataError:
         return False
     return any(name.lower() in PARTS or class_of(name) for name in names)
@@ -197,8 +197,8 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
         folder: where to look, links followed.
         above: real paths of the folders passed on the way; a link to a folder that contains one of them is a loop.
     """
-    here = folder.resolve()
-    if any(passed.is_relative_to(here) for passed in above):
+    resolved = folder.resolve()
+    if any(passed.is_relative_to(resolved) for passed in above):
         yield folder, "symbolic link loop"
         return
     try:
@@ -213,7 +213,7 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
             yield path, "broken link" if isinstance(error, FileNotFoundError) else (error.strerror or "").lower()
             continue
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk(path, (*above, here))
+            yield from _walk(path, (*above, resolved))
         else:
             yield path, _file_problem(path, status)
 

@@ -80,9 +80,9 @@ class Manifest:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images per split that occurs, and in it per class, zeros included."""
-        found = Counter((row.split, row.label) for row in self.rows)
+        images = Counter((row.split, row.label) for row in self.rows)
         splits = [split for split in (*SPLITS, "") if any(row.split == split for row in self.rows)]
-        return {split: {label: found[split, label] for label in CLASSES} for split in splits}
+        return {split: {label: images[split, label] for label in CLASSES} for split in splits}
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of what the rows say (image, label, sha256, split, group); order and root do not count."""
@@ -167,9 +167,9 @@ def at_hand(manifest: Manifest) -> Manifest:
     """Return the rows whose file lies under the manifest's root with the recorded content."""
     with ThreadPoolExecutor(8) as pool:
         paths = [manifest.path(row) for row in manifest]
-        found = list(pool.map(lambda path: file_sha256(path) if path.is_file() else None, paths))
+        hashes = list(pool.map(lambda path: file_sha256(path) if path.is_file() else None, paths))
     return Manifest(
-        manifest.root, tuple(row for row, sha256 in zip(manifest, found, strict=True) if row.sha256 == sha256)
+        manifest.root, tuple(row for row, sha256 in zip(manifest, hashes, strict=True) if row.sha256 == sha256)
     )
 
 

@@ -40,28 +40,28 @@ def outlines(manifest: Manifest, folder: Path, cache: Path) -> list[Polygon | No
     reference = read_reference(folder)
     texts = {reference.identifier(index): text for index, text in enumerate(reference.outlines)}
     if (manifest.root / "images").resolve() == reference.manifest.root.resolve():
-        found = [_itself(manifest.path(row)) for row in manifest]
+        sources = [_itself(manifest.path(row)) for row in manifest]
     else:
-        found = _sources(manifest, reference, cache)
-    known = [source if source and source.reference_id in texts else None for source in found]
-    if not any(known):
+        sources = _sources(manifest, reference, cache)
+    outlined = [source if source and source.reference_id in texts else None for source in sources]
+    if not any(outlined):
         raise DataError(f"no image of {manifest.root} comes from a slice in {folder}, so no tumor outline is known")
     return [
         padded(carried_over(parsed(texts[source.reference_id]), source), *read(manifest.path(row)).pixels.shape)
         if source
         else None
-        for row, source in zip(manifest, known, strict=True)
+        for row, source in zip(manifest, outlined, strict=True)
     ]
 
 
 def _sources(manifest: Manifest, reference: Reference, cache: Path) -> list[Match | None]:
     """Return the source slice of each image, None where there is none."""
-    found, _ = make_thumbnails(manifest, cache)
-    shipped = known_images(manifest, found)
+    thumbnails, _ = make_thumbnails(manifest, cache)
+    shipped = known_images(manifest, thumbnails)
     if all(shipped):
-        return [_source_in(known.row) if known else None for known in shipped]
-    theirs, _ = make_thumbnails(reference.manifest, cache)
-    return match(found, reference, theirs)
+        return [_source_in(image.row) if image else None for image in shipped]
+    reference_thumbnails, _ = make_thumbnails(reference.manifest, cache)
+    return match(thumbnails, reference, reference_thumbnails)
 
 
 def _source_in(line: GroupRow) -> Match | None:

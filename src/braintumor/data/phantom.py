@@ -138,9 +138,9 @@ def _draw_glioma(head: Head, random: np.random.Generator) -> Field:
 def _draw_meningioma(head: Head, random: np.random.Generator) -> Field:
     """Return the head with a round, even, bright mass whose base lies on the inside of the skull."""
     extent = random.uniform(0.15, 0.27)
-    place = random.uniform(0, 2 * np.pi)
+    direction = random.uniform(0, 2 * np.pi)
     centre = BRAIN_EDGE - extent * random.uniform(0.55, 0.8)
-    radius, angle = _polar(head, centre * np.cos(place), centre * np.sin(place))
+    radius, angle = _polar(head, centre * np.cos(direction), centre * np.sin(direction))
     mass = head.brain * inside(radius, extent * (1 + 0.05 * _waves(angle, random, 4)), 0.015)
     rim = head.brain * inside(radius, extent * 1.12, 0.03)
     return _blend(_blend(head.image, rim, head.grey * 0.6), mass, random.uniform(0.75, 0.92))

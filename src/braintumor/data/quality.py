@@ -89,7 +89,7 @@ def _attempt(manifest: Manifest, row: Row) -> FileFacts | str:
 def facts(grey: Grey, stored: Stored) -> FileFacts:
     """Return the facts of a slice (H, W) of 8-bit grey values."""
     height, width = grey.shape
-    found = {
+    signs = {
         "text": has_writing(grey),
         "coloured": stored.coloured > COLOURED_SHARE,
         "frame": _has_frame(grey),
@@ -105,7 +105,7 @@ def facts(grey: Grey, stored: Stored) -> FileFacts:
         mean=float(grey.mean()) / 255,
         border=float(np.median(np.concatenate([side.ravel() for side in _sides(grey)]))) / 255,
         pixels=hashlib.blake2b(size + np.ascontiguousarray(grey).tobytes(), digest_size=16).digest(),
-        odd=tuple(name for name, holds in found.items() if holds),
+        odd=tuple(name for name, holds in signs.items() if holds),
     )
 
 
@@ -117,11 +117,11 @@ def _sides(grey: Grey) -> tuple[Grey, ...]:
 
 def _has_frame(grey: Grey) -> bool:
     """Return whether a light, even line runs along at least two edges."""
-    found = 0
+    light_edges = 0
     for side in _sides(grey):
         dark, light = np.percentile(side.max(axis=0), (10, 90))
-        found += bool(dark > LIGHT and light - dark < LIGHT)
-    return found >= 2
+        light_edges += bool(dark > LIGHT and light - dark < LIGHT)
+    return light_edges >= 2
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def looks(facts: Sequence[FileFacts], labels: NDArray[np.int64]) -> dict[str, Sl
         labels: (N,) class of each, in the order of `CLASSES`.
     """
     return {
-        name: _look([facts[which] for which in np.flatnonzero(labels == index).tolist()])
+        name: _look([facts[file] for file in np.flatnonzero(labels == index).tolist()])
         for index, name in enumerate(CLASSES)
         if (labels == index).any()
     }
@@ -170,15 +170,15 @@ def looks(facts: Sequence[FileFacts], labels: NDArray[np.int64]) -> dict[str, Sl
 
 def _look(facts: Sequence[FileFacts]) -> SliceLook:
     """Return how the files of one class look, at least one."""
-    sizes = Counter((each.width, each.height) for each in facts)
+    sizes = Counter((file.width, file.height) for file in facts)
     aspects = [width / height for width, height in sizes]
     return SliceLook(
-        formats=dict(Counter(f"{each.stored.format} {each.stored.mode}" for each in facts).most_common()),
+        formats=dict(Counter(f"{file.stored.format} {file.stored.mode}" for file in facts).most_common()),
         sizes=len(sizes),
         size=sizes.most_common(1)[0][0],
         aspect=(min(aspects), max(aspects)),
-        mean=_spread([each.mean for each in facts]),
-        border=_spread([each.border for each in facts]),
+        mean=_spread([file.mean for file in facts]),
+        border=_spread([file.border for file in facts]),
     )
 
 
@@ -192,9 +192,9 @@ def oddities(manifest: Manifest, facts: Sequence[FileFacts]) -> dict[str, Oddity
     """Return the odd ones of N files, per kind of `ODDITIES`."""
     result = {}
     for kind in ODDITIES:
-        rows = [row for row, each in zip(manifest, facts, strict=True) if kind in each.odd]
+        rows = [row for row, file in zip(manifest, facts, strict=True) if kind in file.odd]
         counts = Counter(row.label for row in rows)
-        places = np.linspace(0, len(rows) - 1, min(LISTED, len(rows))).round().astype(int).tolist()
+        positions = np.linspace(0, len(rows) - 1, min(LISTED, len(rows))).round().astype(int).tolist()
         per_class = {label: counts[label] for label in CLASSES}
-        result[kind] = Oddity(len(rows), per_class, tuple(rows[place].image for place in places))
+        result[kind] = Oddity(len(rows), per_class, tuple(rows[position].image for position in positions))
     return result

@@ -93,8 +93,8 @@ def read_reference(folder: Path) -> Reference:
             "braintumor data get figshare makes one"
         ) from error
     if not lines or not set(COLUMNS) <= set(lines[0]):
-        found = ",".join(lines[0]) if lines else "no lines"
-        raise DataError(f"{table}: expected the columns {','.join(COLUMNS)}, got {found}")
+        columns = ",".join(lines[0]) if lines else "no lines"
+        raise DataError(f"{table}: expected the columns {','.join(COLUMNS)}, got {columns}")
     present = {path.name for path in images.iterdir()} if images.is_dir() else set()
     names = [
         next((line["figshare_id"] + s for s in SUFFIXES if line["figshare_id"] + s in present), "") for line in lines
@@ -113,16 +113,16 @@ def read_reference(folder: Path) -> Reference:
     return Reference(Manifest(images, tuple(hashed)), tuple(line["tumor_outline_xy"] for line in lines))
 
 
-def match(found: Thumbnails, reference: Reference, theirs: Thumbnails) -> list[Match | None]:
+def match(thumbnails: Thumbnails, reference: Reference, reference_thumbnails: Thumbnails) -> list[Match | None]:
     """Return the most similar slice of the reference for each of N images, None where none is similar enough.
 
     Args:
-        found: N miniatures.
+        thumbnails: N miniatures.
         reference: the folder.
-        theirs: the miniatures of its slices, in order.
+        reference_thumbnails: the miniatures of its slices, in order.
     """
-    pairs = similar_pairs(found, theirs)
-    best: list[int | None] = [None] * len(found)
+    pairs = similar_pairs(thumbnails, reference_thumbnails)
+    best: list[int | None] = [None] * len(thumbnails)
     for index in np.argsort(pairs.score, kind="stable").tolist():
         best[int(pairs.first[index])] = index
     return [None if index is None else _described(pairs, index, reference) for index in best]

@@ -73,8 +73,11 @@ def grouping(groups: Integers, splits: Integers, labels: Integers, rows: Sequenc
     for index in np.flatnonzero(np.isin(groups, seen_as)).tolist():
         members[int(groups[index])].append(index)
     mixed = [
-        (rows[where[0]].group, {label: n for i, label in enumerate(CLASSES) if (n := int((labels[where] == i).sum()))})
-        for _, where in sorted(members.items())[:LISTED]
+        (
+            rows[images[0]].group,
+            {label: n for i, label in enumerate(CLASSES) if (n := int((labels[images] == i).sum()))},
+        )
+        for _, images in sorted(members.items())[:LISTED]
     ]
     return Groups(
         number=len(np.unique(groups)),
@@ -104,17 +107,17 @@ def patients_of(
         matches: N source slices where there is a reference folder.
         held_out: name of the held-out split, empty if there is none.
     """
-    known = [(image, row) for image, row in zip(manifest, rows, strict=True) if row.patient]
-    if not known:
+    named = [(image, row) for image, row in zip(manifest, rows, strict=True) if row.patient]
+    if not named:
         return None
-    held = {row.patient for image, row in known if held_out and image.split == held_out}
-    training = {row.patient for image, row in known if image.split != held_out}
+    held = {row.patient for image, row in named if held_out and image.split == held_out}
+    training = {row.patient for image, row in named if image.split != held_out}
     other = [
-        (row.image, row.label, found.reference_id, found.label)
-        for row, found in zip(manifest, matches or (), strict=bool(matches))
-        if found and found.label != row.label
+        (row.image, row.label, source.reference_id, source.label)
+        for row, source in zip(manifest, matches or (), strict=bool(matches))
+        if source and source.label != row.label
     ]
-    counts = Counter(image.label for image, _ in known)
+    counts = Counter(image.label for image, _ in named)
     return Patients(
         known_by="shipped" if matches is None else "reference",
         images={label: counts[label] for label in CLASSES},

@@ -104,12 +104,12 @@ def points(confidence: Floats, right: Bools) -> tuple[Point, ...]:
     if not len(right):
         raise DataError("no validation images to choose operating points on")
     order = np.sort(confidence)[::-1]
-    found = []
+    result = []
     for coverage in COVERAGES:
         least = 0.0 if coverage == 1 else float(order[int(np.ceil(coverage * len(order) - 1e-9)) - 1])
         answered = confidence >= least
-        found.append(Point(coverage, least, float(1 - right[answered].mean())))
-    return tuple(found)
+        result.append(Point(coverage, least, float(1 - right[answered].mean())))
+    return tuple(result)
 
 
 def conformal_quantiles(probabilities: Floats, labels: Integers, groups: Integers, error: float) -> Floats:
@@ -139,8 +139,8 @@ def conformal_quantiles(probabilities: Floats, labels: Integers, groups: Integer
         names, members, sizes = np.unique(groups[chosen], return_inverse=True, return_counts=True)
         if not len(names):
             continue
-        strange = 1 - probabilities[chosen, label]
-        order = np.argsort(strange, kind="stable")
+        scores = 1 - probabilities[chosen, label]
+        order = np.argsort(scores, kind="stable")
         share = (1 / sizes[members])[order].cumsum() / (len(names) + 1)
-        quantiles[label] = np.interp(1 - error, [*share, 1.0], [*strange[order], 1.0])
+        quantiles[label] = np.interp(1 - error, [*share, 1.0], [*scores[order], 1.0])
     return quantiles

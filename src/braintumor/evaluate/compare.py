@@ -165,21 +165,21 @@ def _read_evaluation(folder: Path) -> Evaluation:
         DataError: it is missing, or was not written by `evaluate`.
         ModelError: the card is not usable.
     """
-    place = folder / "evaluation"
+    evaluation_folder = folder / "evaluation"
     model = folder / "0" if (folder / "0" / "card.json").is_file() else folder
     try:
         card = card_in(model)
-        report = json.loads((place / "report.json").read_text(encoding="utf-8"))
-        with (place / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        report = json.loads((evaluation_folder / "report.json").read_text(encoding="utf-8"))
+        with (evaluation_folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
             rows = [{name: from_cell(cell or "") for name, cell in row.items() if name} for row in csv.DictReader(file)]
         complete = len(rows) == len(report["groups"]) > 0 and {"fingerprint", "metrics"} <= set(report)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} is missing; run: {_command(folder)}") from error
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise DataError(f"{place} cannot be used ({error}); run again: {_command(folder)}") from error
+        raise DataError(f"{evaluation_folder} cannot be used ({error}); run again: {_command(folder)}") from error
     if not complete:
         raise DataError(
-            f"report.json and predictions.csv in {place} do not fit together; run again: {_command(folder)}"
+            f"report.json and predictions.csv in {evaluation_folder} do not fit together; run again: {_command(folder)}"
         )
     return Evaluation(folder, model, card, report, rows)
 
@@ -194,7 +194,7 @@ def _check_same_images(a: Evaluation, b: Evaluation) -> None:
     Raises:
         DataError: with the commands to run.
     """
-    images = [[(row["image"], row["label"]) for row in each.rows] for each in (a, b)]
+    images = [[(row["image"], row["label"]) for row in evaluation.rows] for evaluation in (a, b)]
     if a.report["fingerprint"] != b.report["fingerprint"] or images[0] != images[1]:
         raise DataError(
             f"{a.folder} was evaluated on {len(a.rows)} images and {b.folder} on {len(b.rows)}, not all of them the "

@@ -48,7 +48,7 @@ def evaluate_folds(
     models = [load_folder(folder) for folder in folders]
     manifests = [read_manifest(folder / "manifest.csv", data_dir) for folder in folders]
     check_disjoint(manifests)
-    before = sum(len(manifest.part("test")) for manifest in manifests)
+    listed_images = sum(len(manifest.part("test")) for manifest in manifests)
     manifests = _regrouped(manifests, data_dir)
     answers: list[tuple[Row, Prediction]] = []
     mistakes: list[Mistake] = []
@@ -57,12 +57,12 @@ def evaluate_folds(
     for model, manifest in zip(models, manifests, strict=True):
         done = len(answers)
         report_progress = (lambda n, _, done=done: progress(done + n, total)) if progress else None
-        found, unreadable, spent = predict_images(manifest.part("test"), model, report_progress)
+        predictions, unreadable, fold_seconds = predict_images(manifest.part("test"), model, report_progress)
         if unreadable:
             raise UnreadableDataError(data_dir, unreadable)
-        answers, seconds = [*answers, *found], seconds + spent
-        answering += [model] * len(found)
-        mistakes += worst_mistakes(found, data_dir, model)
+        answers, seconds = [*answers, *predictions], seconds + fold_seconds
+        answering += [model] * len(predictions)
+        mistakes += worst_mistakes(predictions, data_dir, model)
     mistakes = sorted(mistakes, key=lambda mistake: mistake.probabilities[mistake.label])[:MISTAKES]
     relation = unseen(Manifest(data_dir, tuple(row for row, _ in answers)))
     maps, surviving = None, list[Survivor]()
@@ -73,7 +73,7 @@ def evaluate_folds(
         ]
         maps, surviving = compare_maps(parts, relation.groups, masks, progress)
     report = summarize_predictions(answering, "folds", answers, relation, maps, data_dir)
-    report = dataclasses.replace(report, excluded=before - total, images_per_second=total / seconds)
+    report = dataclasses.replace(report, excluded=listed_images - total, images_per_second=total / seconds)
     write_report(report, answers, mistakes, surviving, models[0], out)
     return report
 

@@ -85,9 +85,9 @@ def ranks(class_map: Floats, side: int, seed: int) -> NDArray[np.int64]:
     enlarged = np.asarray(Image.fromarray(class_map).resize((side, side), Image.Resampling.BILINEAR))
     chance = np.random.default_rng(seed).random(enlarged.size)
     order = np.lexsort((chance, -enlarged.ravel()))
-    found = np.empty(order.size, np.int64)
-    found[order] = np.arange(order.size)
-    return found.reshape(enlarged.shape)
+    rank = np.empty(order.size, np.int64)
+    rank[order] = np.arange(order.size)
+    return rank.reshape(enlarged.shape)
 
 
 def area(values: NDArray[np.float64]) -> float:

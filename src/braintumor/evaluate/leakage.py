@@ -136,18 +136,18 @@ def unseen(test: Manifest) -> Relation:
     return Relation(True, "", groups, none, none, none, _origins(test, ours), planes(ours.head), _brightness(ours))
 
 
-def _origins(test: Manifest, found: Thumbnails) -> tuple[str, ...]:
+def _origins(test: Manifest, thumbnails: Thumbnails) -> tuple[str, ...]:
     """Return where each of N images comes from: as the shipped table knows it, else the row's own source."""
-    known = known_images(test, found)
+    images = known_images(test, thumbnails)
     return tuple(
-        row.source or "unknown" if each is None else ("Figshare" if each.row.reference_id else "other sources")
-        for row, each in zip(test, known, strict=True)
+        row.source or "unknown" if image is None else ("Figshare" if image.row.reference_id else "other sources")
+        for row, image in zip(test, images, strict=True)
     )
 
 
-def _brightness(found: Thumbnails) -> Floats:
+def _brightness(thumbnails: Thumbnails) -> Floats:
     """Return the (N,) mean grey values, in [0, 1], of the heads of N slices."""
-    grey: Floats = found.head.mean(axis=(1, 2), dtype=np.float64)
+    grey: Floats = thumbnails.head.mean(axis=(1, 2), dtype=np.float64)
     return grey / 255
 
 

@@ -76,23 +76,23 @@ def measure(
             f"got {labels.shape}, {probabilities.shape} and {groups.shape}"
         )
     probabilities = probabilities.astype(np.float64)
-    behind = _groups_behind(labels, probabilities, groups)
-    found = interval(
+    counted_groups = _groups_behind(labels, probabilities, groups)
+    intervals = interval(
         lambda weights: statistics(labels, probabilities, weights),
         groups,
-        rates=behind,
+        rates=counted_groups,
         resamples=resamples,
         seed=seed,
     )
-    found |= {name: _mean_of_ends(found[name], found[f"{name}_by_class"]) for name in MACRO}
+    intervals |= {name: _mean_of_ends(intervals[name], intervals[f"{name}_by_class"]) for name in MACRO}
     support = np.bincount(labels, minlength=len(CLASSES))
     return Measured(
-        overall={name: estimate(found[name], (), len(labels)) for name in OVERALL},
+        overall={name: estimate(intervals[name], (), len(labels)) for name in OVERALL},
         per_class={
-            title: {name: estimate(found[f"{name}_by_class"], (c,), int(support[c])) for name in MACRO}
+            title: {name: estimate(intervals[f"{name}_by_class"], (c,), int(support[c])) for name in MACRO}
             for c, title in enumerate(CLASSES)
         },
-        reliability=_bins(found, len(labels)),
+        reliability=_bins(intervals, len(labels)),
     )
 
 
@@ -106,16 +106,16 @@ class Calibration:
 
 def measure_calibration(labels: Integers, probabilities: Floats, groups: Integers) -> Calibration:
     """Return the calibration of answers alone, for arrays as `measure` takes them."""
-    behind = {"bin_accuracy": _groups_of_bins(probabilities, groups)}
-    found = interval(lambda weights: _calibration(labels, probabilities, weights), groups, rates=behind)
-    overall = {name: estimate(found[name], (), len(labels)) for name in CALIBRATION}
-    return Calibration(overall, _bins(found, len(labels)))
+    counted_groups = {"bin_accuracy": _groups_of_bins(probabilities, groups)}
+    intervals = interval(lambda weights: _calibration(labels, probabilities, weights), groups, rates=counted_groups)
+    overall = {name: estimate(intervals[name], (), len(labels)) for name in CALIBRATION}
+    return Calibration(overall, _bins(intervals, len(labels)))
 
 
-def _bins(found: Mapping[str, tuple[Floats, Floats, Floats]], n: int) -> tuple[Bin, ...]:
+def _bins(intervals: Mapping[str, tuple[Floats, Floats, Floats]], n: int) -> tuple[Bin, ...]:
     """Return the bins in an answer of `interval` on n images."""
     return tuple(
-        Bin(float(found["bin_confidence"][0][b]), estimate(found["bin_accuracy"], (b,), round(n / BINS)))
+        Bin(float(intervals["bin_confidence"][0][b]), estimate(intervals["bin_accuracy"], (b,), round(n / BINS)))
         for b in range(BINS)
     )
 
@@ -160,14 +160,14 @@ def _groups_of_bins(probabilities: Floats, groups: Integers) -> Integers:
 
 
 def _mean_of_ends(
-    found: tuple[Floats, Floats, Floats], by_class: tuple[Floats, Floats, Floats]
+    macro: tuple[Floats, Floats, Floats], by_class: tuple[Floats, Floats, Floats]
 ) -> tuple[Floats, Floats, Floats]:
     """Return a macro mean (), with the means of the classes' ends where drawing groups gave it no interval."""
-    value, low, _ = found
+    value, low, _ = macro
     if not np.isnan(low) or np.isnan(value):
-        return found
-    known = ~np.isnan(by_class[0])
-    return value, np.asarray(by_class[1][known].mean()), np.asarray(by_class[2][known].mean())
+        return macro
+    defined = ~np.isnan(by_class[0])
+    return value, np.asarray(by_class[1][defined].mean()), np.asarray(by_class[2][defined].mean())
 
 
 def statistics(labels: Integers, probabilities: Floats, weights: Floats) -> dict[str, Floats]:
@@ -217,12 +217,12 @@ def selective(labels: Integers, probabilities: Floats, weights: Floats) -> dict[
     answered = hits + wrong
     total = answered[:, -1]
     risk = _ratio(wrong, answered, otherwise=0)
-    found = {"aurc": (np.diff(answered) * risk[:, 1:]).sum(axis=1) / total}
+    result = {"aurc": (np.diff(answered) * risk[:, 1:]).sum(axis=1) / total}
     for percent in COVERAGES:
-        asked = total * percent / 100
-        given = np.array([np.interp(a, x, y) for a, x, y in zip(asked, answered, hits, strict=True)])
-        found[f"accuracy_at_{percent}_coverage"] = given / asked
-    return found
+        answer_count = total * percent / 100
+        right_count = np.array([np.interp(a, x, y) for a, x, y in zip(answer_count, answered, hits, strict=True)])
+        result[f"accuracy_at_{percent}_coverage"] = right_count / answer_count
+    return result
 
 
 def risk_coverage(labels: Integers, probabilities: Floats) -> tuple[Floats, Floats]:
@@ -324,5 +324,5 @@ def _ratio(numerator: Floats, denominator: Floats, *, otherwise: float) -> Float
 
 def mean_of_known(values: Floats) -> Floats:
     """Return the mean (R,) over the classes of (R, 4) that are not NaN; NaN if all are."""
-    known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64), otherwise=np.nan)
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1).astype(np.float64), otherwise=np.nan)

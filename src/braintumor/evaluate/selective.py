@@ -107,8 +107,8 @@ def selective_result(
 
 
 def _errors(cards: Sequence[Card], precision: str) -> list[str]:
-    known = [list(card.rejection.get(precision, {}).get("sets", {})) for card in {id(c): c for c in cards}.values()]
-    return [error for error in known[0] if all(error in others for others in known)]
+    errors = [list(card.rejection.get(precision, {}).get("sets", {})) for card in {id(c): c for c in cards}.values()]
+    return [error for error in errors[0] if all(error in others for others in errors)]
 
 
 def _sets_of(
@@ -121,13 +121,13 @@ def _sets_of(
 ) -> Sets:
     """Return how the prediction sets of one error do on N images."""
     policies = [Policy.of(card.rejection[precision], set_error=float(error)) for card in cards]
-    found = [policy.prediction_set(answer.probabilities) for policy, answer in zip(policies, answers, strict=True)]
-    held = np.array([CLASSES[label] in names for names, label in zip(found, labels, strict=True)], float)
-    size = np.array([len(names) for names in found], float)
+    sets = [policy.prediction_set(answer.probabilities) for policy, answer in zip(policies, answers, strict=True)]
+    held = np.array([CLASSES[label] in names for names, label in zip(sets, labels, strict=True)], float)
+    size = np.array([len(names) for names in sets], float)
     per_class = {
-        name: mean(held[labels == place], groups[labels == place])
-        for place, name in enumerate(CLASSES)
-        if (labels == place).any()
+        name: mean(held[labels == index], groups[labels == index])
+        for index, name in enumerate(CLASSES)
+        if (labels == index).any()
     }
     return Sets(mean(held, groups), per_class, mean(size, groups))
 
@@ -138,18 +138,18 @@ def tumor_shares(crossed: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict
     Args:
         crossed: images of each class by the name of the part, for each way.
     """
-    found: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, float]] = {}
     for way, parts in crossed.items():
         shares = {part: 1 - counts["no_tumor"] / sum(counts.values()) for part, counts in parts.items()}
         if shares and max(shares.values()) - min(shares.values()) > UNLIKE:
-            found[way] = shares
-    return found
+            result[way] = shares
+    return result
 
 
 def thirds(values: Floats) -> list[str]:
     """Return for each of N values whether it lies in the dark, middle or bright third of all."""
     borders = np.quantile(values, (1 / 3, 2 / 3))
-    return [("dark", "middle", "bright")[place] for place in np.searchsorted(borders, values, side="right")]
+    return [("dark", "middle", "bright")[third] for third in np.searchsorted(borders, values, side="right")]
 
 
 def subgroups(
@@ -174,14 +174,14 @@ def subgroups(
     referred = np.array([answer.decision == REFER for answer in answers], float)
 
     def part(chosen: Bools) -> Subgroup:
-        known = chosen & ~np.isnan(energy)
+        outlined = chosen & ~np.isnan(energy)
         calibration = measure_calibration(labels[chosen], probabilities[chosen], groups[chosen])
         return Subgroup(
             accuracy(right[chosen], groups[chosen]),
             calibration.overall["ece"] if chosen.sum() >= FEW else None,
             mean(refused[chosen], groups[chosen]),
             mean(referred[chosen], groups[chosen]),
-            mean(energy[known], groups[known]) if known.any() else None,
+            mean(energy[outlined], groups[outlined]) if outlined.any() else None,
         )
 
     return {

@@ -101,8 +101,8 @@ def test_a_pair_counts_by_its_best_view(monkeypatch: pytest.MonkeyPatch) -> None
                 expected[key] = max(expected.get(key, -1), float(score))
     similar = similar_pairs(found, threshold=0.16)
     assert couples(similar) == sorted(key for key, score in expected.items() if score > 0.16)
-    assert 10 < len(pairs) < 80
-    assert pairs.score.tolist() == pytest.approx([expected[key] for key in couples(pairs)], abs=1e-5)
+    assert 10 < len(similar) < 80
+    assert similar.score.tolist() == pytest.approx([expected[key] for key in couples(similar)], abs=1e-5)
 
 
 def test_the_largest_correlation_over_mirrorings_comes_from_four_products() -> None:

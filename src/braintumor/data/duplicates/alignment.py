@@ -78,9 +78,9 @@ def detail_similarity(pairs: Pairs, a: Thumbnails, b: Thumbnails, enough: float 
     """
 
     def of_block(start: int) -> Floats:
-        some = pairs[np.arange(start, min(start + BLOCK, len(pairs)))]
-        first, windows = turned(_detail(a.fine[some.first]), some.window[:, 0], some.orientation)
-        return aligned(first, windows, cut(_detail(b.fine[some.second]), some.window[:, 1]), enough)
+        batch = pairs[np.arange(start, min(start + BLOCK, len(pairs)))]
+        first, windows = turned(_detail(a.fine[batch.first]), batch.window[:, 0], batch.orientation)
+        return aligned(first, windows, cut(_detail(b.fine[batch.second]), batch.window[:, 1]), enough)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         return np.concatenate([np.empty(0, np.float32), *pool.map(of_block, range(0, len(pairs), BLOCK))])
@@ -100,14 +100,14 @@ def turned(pictures: Floats, windows: Floats, orientation: Integers) -> tuple[Fl
     """Return (N, S, S) pictures, mirrored and turned as told, and their (N, 4) windows, which turn with them."""
     pictures, windows = pictures.copy(), windows.copy()
     for number, (mirrored, turns) in enumerate(ORIENTATIONS):
-        which = orientation == number
-        picture, (top, bottom, left, right) = pictures[which], windows[which].T
+        chosen = orientation == number
+        picture, (top, bottom, left, right) = pictures[chosen], windows[chosen].T
         if mirrored:
             picture, left, right = picture[:, :, ::-1], 1 - right, 1 - left
         for _ in range(turns):  # counter-clockwise: the right edge becomes the upper one
             top, bottom, left, right = 1 - right, 1 - left, top, bottom
-        pictures[which] = np.rot90(picture, turns, axes=(1, 2))
-        windows[which] = np.stack([top, bottom, left, right], axis=1)
+        pictures[chosen] = np.rot90(picture, turns, axes=(1, 2))
+        windows[chosen] = np.stack([top, bottom, left, right], axis=1)
     return pictures, windows
 
 
@@ -142,20 +142,20 @@ def aligned(pictures: Floats, windows: Floats, targets: Floats, enough: float) -
         enough: pairs that correlate more than this are left as they are.
     """
     best, edges = np.full(len(pictures), -1, np.float32), windows.copy()
-    left = np.arange(len(pictures))
+    active = np.arange(len(pictures))
     for step in range(STEPS + 1):
-        shown = cut(pictures[left], edges[left])
-        inside = _covered(edges[left])
-        shown, target = _standardised(shown, inside), _standardised(targets[left], inside)
+        shown = cut(pictures[active], edges[active])
+        inside = _covered(edges[active])
+        shown, target = _standardised(shown, inside), _standardised(targets[active], inside)
         score = np.einsum("nij,nij->n", shown, target)
-        best[left] = np.maximum(best[left], np.where(inside.mean(axis=(1, 2)) > COVER, score, -1))
-        low = best[left] <= enough
-        if step == STEPS or not low.any():
+        best[active] = np.maximum(best[active], np.where(inside.mean(axis=(1, 2)) > COVER, score, -1))
+        unlike = best[active] <= enough
+        if step == STEPS or not unlike.any():
             break
-        left, shown, target, inside = left[low], shown[low], target[low], inside[low]
-        size = np.repeat(windows[left][:, 1::2] - windows[left][:, ::2], 2, axis=1)
-        moved = edges[left] + _movement(shown, target, inside) * size
-        edges[left] = moved.clip(windows[left] - REACH * size, windows[left] + REACH * size)
+        active, shown, target, inside = active[unlike], shown[unlike], target[unlike], inside[unlike]
+        size = np.repeat(windows[active][:, 1::2] - windows[active][:, ::2], 2, axis=1)
+        moved = edges[active] + _movement(shown, target, inside) * size
+        edges[active] = moved.clip(windows[active] - REACH * size, windows[active] + REACH * size)
     return best
 
 

@@ -122,7 +122,7 @@ def read_groups(path: Path) -> list[GroupRow]:
 
 def group_numbers(
     manifest: Manifest,
-    found: Thumbnails,
+    thumbnails: Thumbnails,
     pairs: Pairs | None = None,
     patients: Sequence[str] | None = None,
     *,
@@ -136,12 +136,12 @@ def group_numbers(
 
     Args:
         manifest: N images; a `patient` or `group` in a row links it too.
-        found: N miniatures.
+        thumbnails: N miniatures.
         pairs: those of `alignment.related` within the N images where they are known already.
         patients: N patients, empty where unknown.
         use_shipped: False makes the table that is shipped.
     """
-    shipped = recognised(manifest, found) if use_shipped else [None] * len(manifest)
+    shipped = recognised(manifest, thumbnails) if use_shipped else [None] * len(manifest)
     links = [list(sharing_bytes(manifest))]
     names = [
         [row.patient and f"patient {row.patient}" for row in manifest],
@@ -152,10 +152,10 @@ def group_numbers(
     ]
     links += [same_name(column) for column in names]
     if pairs is None and not all(shipped):
-        pairs, _ = related(found)
+        pairs, _ = related(thumbnails)
     if pairs is not None:
         links.append(list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)))
-    flat = np.array([link for some in links for link in some], np.int64).reshape(-1, 2)
+    flat = np.array([link for group_links in links for link in group_links], np.int64).reshape(-1, 2)
     return components(len(manifest), flat)
 
 
@@ -183,33 +183,32 @@ def public_set() -> dict[str, PublicImage]:
     if not rows:
         return {}
     with (folder / f"{PUBLIC}-folds.csv").open(encoding="utf-8") as stream:
-        further = {line["image"]: line for line in csv.DictReader(stream)}
+        folds = {line["image"]: line for line in csv.DictReader(stream)}
     return {
-        row.image: PublicImage(row, int(further[row.image]["fold"]), int(further[row.image]["picture"], 16))
-        for row in rows
+        row.image: PublicImage(row, int(folds[row.image]["fold"]), int(folds[row.image]["picture"], 16)) for row in rows
     }
 
 
-def recognised(manifest: Manifest, found: Thumbnails) -> list[GroupRow | None]:
+def recognised(manifest: Manifest, thumbnails: Thumbnails) -> list[GroupRow | None]:
     """Return the shipped line of each image of the public set, None for images that are not of it.
 
     An image is recognised by its file name and, since names repeat elsewhere, by its picture, whatever its size.
     """
-    return [known.row if known else None for known in known_images(manifest, found)]
+    return [image.row if image else None for image in known_images(manifest, thumbnails)]
 
 
-def known_images(manifest: Manifest, found: Thumbnails) -> list[PublicImage | None]:
+def known_images(manifest: Manifest, thumbnails: Thumbnails) -> list[PublicImage | None]:
     """Return what the package knows of each image, None where it does not know it."""
     shipped = public_set()
     by_name = [shipped.get(row.image.rsplit("/", 1)[-1]) for row in manifest]
-    codes = picture_codes(found)
+    codes = picture_codes(thumbnails)
     return [
-        known if known and (known.code ^ code).bit_count() <= SAME_PICTURE_BITS else None
-        for known, code in zip(by_name, codes, strict=True)
+        image if image and (image.code ^ code).bit_count() <= SAME_PICTURE_BITS else None
+        for image, code in zip(by_name, codes, strict=True)
     ]
 
 
-def picture_codes(found: Thumbnails) -> list[int]:
+def picture_codes(thumbnails: Thumbnails) -> list[int]:
     """Return a 128-bit code of each of N pictures: whether each of 8 x 8 fields is brighter than its neighbours.
 
     64 bits compare with the field to the right and 64 with the one below.
@@ -217,10 +216,10 @@ def picture_codes(found: Thumbnails) -> list[int]:
     Source: the difference hash (dHash) of N. Krawetz, 2013.
     """
     wide, narrow = _averaging(9), _averaging(8)
-    whole = found.whole.astype(np.float64)
-    across, down = narrow @ whole @ wide.T, wide @ whole @ narrow.T
+    levels = thumbnails.whole.astype(np.float64)
+    across, down = narrow @ levels @ wide.T, wide @ levels @ narrow.T
     right, below = across[:, :, :-1] > across[:, :, 1:], down[:, :-1] > down[:, 1:]
-    bits = np.stack([right, below], axis=1).reshape(len(found), 128)
+    bits = np.stack([right, below], axis=1).reshape(len(thumbnails), 128)
     return [int("".join("1" if bit else "0" for bit in row), 2) for row in bits]
 
 

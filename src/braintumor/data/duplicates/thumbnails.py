@@ -51,9 +51,9 @@ class Thumbnails:
         """Return the number of slices."""
         return len(self.whole)
 
-    def __getitem__(self, which: NDArray[np.generic] | list[int] | slice) -> "Thumbnails":
+    def __getitem__(self, index: NDArray[np.generic] | list[int] | slice) -> "Thumbnails":
         """Return some of the slices."""
-        return Thumbnails(self.whole[which], self.head[which], self.fine[which], self.box[which])
+        return Thumbnails(self.whole[index], self.head[index], self.fine[index], self.box[index])
 
     @staticmethod
     def stacked(parts: "list[Thumbnails]") -> "Thumbnails":
@@ -101,15 +101,15 @@ def make_thumbnails(manifest: Manifest, cache: Path) -> tuple[Thumbnails, dict[s
     hashes = [row.sha256 for row in manifest]
     key = hashlib.sha256(json.dumps([CACHE_VERSION, PIL.__version__, hashes]).encode()).hexdigest()[:32]
     file = cache / "miniatures" / f"{key}.bytes"
-    kept = _recall(file, len(manifest)) if all(hashes) else None
-    if kept is not None:
-        return kept, {}
-    found, problems = _made(manifest)
+    cached = _recall(file, len(manifest)) if all(hashes) else None
+    if cached is not None:
+        return cached, {}
+    thumbnails, problems = _made(manifest)
     if all(hashes) and not problems:
         with suppress(OSError, StorageError):
             if len(at_hand(manifest)) == len(manifest):  # still what was listed
-                _keep(file, found)
-    return found, problems
+                _keep(file, thumbnails)
+    return thumbnails, problems
 
 
 def _recall(file: Path, count: int) -> Thumbnails | None:
@@ -130,9 +130,9 @@ def _recall(file: Path, count: int) -> Thumbnails | None:
     return Thumbnails(whole, head, fine, np.frombuffer(values[ends[-1] :], np.float32).reshape(count, 4))
 
 
-def _keep(file: Path, found: Thumbnails) -> None:
+def _keep(file: Path, thumbnails: Thumbnails) -> None:
     """Write miniatures after the SHA-256 of their bytes, whole or not at all."""
-    values = b"".join(part.tobytes() for part in (found.whole, found.head, found.fine, found.box))
+    values = b"".join(part.tobytes() for part in (thumbnails.whole, thumbnails.head, thumbnails.fine, thumbnails.box))
     with replacing(file) as aside:
         aside.write_bytes(hashlib.sha256(values).digest() + values)
 
@@ -142,7 +142,7 @@ def _made(manifest: Manifest) -> tuple[Thumbnails, dict[str, str]]:
     with ThreadPoolExecutor(DECODERS) as pool:
         results = list(pool.map(lambda row: _attempt(manifest, row), manifest.rows))
     problems = {row.image: reason for row, (_, reason) in zip(manifest.rows, results, strict=True) if reason}
-    return Thumbnails.stacked([found for found, _ in results]), problems
+    return Thumbnails.stacked([thumbnails for thumbnails, _ in results]), problems
 
 
 def _attempt(manifest: Manifest, row: Row) -> tuple[Thumbnails, str]:

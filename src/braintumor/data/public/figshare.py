@@ -141,11 +141,11 @@ def _convert(archives: list[Path], reference: Path, progress: Progress) -> None:
     slices: dict[int, tuple[str, str, str]] = {}
     for archive, expected in wanted.items():
         for number, content in _slices_in(archive, expected):
-            found = read_slice(content, f"{archive}: {number}.mat")
+            record = read_slice(content, f"{archive}: {number}.mat")
             target = aside / "images" / f"{number}.png"
             if not target.is_file():
-                write_grey(target, found)
-            slices[number] = (found.label, found.patient, _outline_text(found))
+                write_grey(target, record)
+            slices[number] = (record.label, record.patient, _outline_text(record))
             progress(len(slices), total)
     with replacing(aside / "annotations.csv") as file, file.open("w", encoding="utf-8", newline="") as stream:
         rows = [(number, *slices[number]) for number in sorted(slices)]
@@ -177,18 +177,18 @@ def _slices_in(archive: Path, expected: range) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{archive} lacks {len(missing)} slice(s), first {missing[0]}.mat; remove it and get it again")
 
 
-def write_grey(target: Path, found: Slice) -> None:
+def write_grey(target: Path, record: Slice) -> None:
     """Write a slice as 16-bit grey PNG: its darkest value becomes 0, its brightest 65535, linearly between.
 
     The published values are in the scanner's units, with another range in every slice.
     """
-    pixels = found.pixels.astype(np.float64)
+    pixels = record.pixels.astype(np.float64)
     low, high = pixels.min(), pixels.max()
     grey = np.rint((pixels - low) * (65535 / max(high - low, 1))).astype(np.uint16)
     with replacing(target) as aside:
         Image.fromarray(grey).save(aside, "PNG")
 
 
-def _outline_text(found: Slice) -> str:
+def _outline_text(record: Slice) -> str:
     """Return an outline as `x y;x y;…` in pixels with one decimal."""
-    return ";".join(f"{x:.1f} {y:.1f}" for x, y in found.outline.tolist())
+    return ";".join(f"{x:.1f} {y:.1f}" for x, y in record.outline.tolist())

@@ -86,10 +86,10 @@ def _part(group: Any, name: str, kind: type) -> Any:
     """
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{name} is missing")
-    found = group[name]
-    if not isinstance(found, kind) or getattr(found, "external", None) or getattr(found, "is_virtual", False):
+    member = group[name]
+    if not isinstance(member, kind) or getattr(member, "external", None) or getattr(member, "is_virtual", False):
         raise ValueError(f"{name} is of another kind")
-    return found
+    return member
 
 
 def _values(group: Any, name: str, most: int) -> NDArray[Any]:

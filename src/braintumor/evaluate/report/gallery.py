@@ -104,7 +104,7 @@ def survivors(model: Model, images: Manifest, reference: Path, cache: Path) -> l
         DataError: the reference folder cannot be used.
         ImageError: an image has become unreadable.
     """
-    found = []
+    result = []
     for row, polygon in zip(images, outlines(images, reference, cache), strict=True):
         if polygon is None:
             continue
@@ -112,12 +112,12 @@ def survivors(model: Model, images: Manifest, reference: Path, cache: Path) -> l
         both = [levels, filled(levels, hole_of(polygon, levels.shape[0]))]
         maps = [answer.class_maps[CLASSES.index(row.label)] for answer in answers(both, model)]
         scale = model.card.class_map_scale
-        shown = [
-            picture(overlay(each.astype(np.float32) / np.float32(255), heat, scale))
-            for each, heat in zip(both, maps, strict=True)
+        pictures = [
+            picture(overlay(pixels.astype(np.float32) / np.float32(255), heat, scale))
+            for pixels, heat in zip(both, maps, strict=True)
         ]
-        found.append(Survivor(row.image, row.label, *shown))
-    return found
+        result.append(Survivor(row.image, row.label, *pictures))
+    return result
 
 
 def legend() -> str:

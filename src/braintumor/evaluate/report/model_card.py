@@ -32,7 +32,7 @@ def model_card(card: Card, report: Mapping[str, Any], name: str) -> str:
 
 def _lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     """Yield the lines of the card."""
-    metrics, given = report["metrics"], report["decisions"]
+    metrics, decisions = report["metrics"], report["decisions"]
     yield from (f"# {name}", "", f"**{DISCLAIMER}**", "")
     yield from ("## Intended use", "", card.intended_use, "")
     yield "Input: one slice; output: probabilities of glioma, meningioma, pituitary tumor and no tumor, a decision or a"
@@ -59,9 +59,9 @@ def _lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
         ("macro-F1", metrics["f1"]),
         *((f"recall, {TITLES[label].lower()}", report["per_class"][label]["recall"]) for label in CLASSES),
         ("calibration error (ECE)", metrics["ece"]),
-        ("answered at the default operating point", given["answered"]),
-        ("accuracy of these answers", given["accuracy"]),
-        ("referred as not a brain MRI or unlike the training images", given["refused"]),
+        ("answered at the default operating point", decisions["answered"]),
+        ("accuracy of these answers", decisions["accuracy"]),
+        ("referred as not a brain MRI or unlike the training images", decisions["refused"]),
     ):
         yield f"| {title} | {percent_with_range(entry)} |"
     maps = report.get("localisation")
@@ -77,9 +77,9 @@ def _lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     yield "| part | images | accuracy | calibration error | referred | map in the tumor |"
     yield "|---|---|---|---|---|---|"
     for way, parts in report["subgroups"].items():
-        for part, found in parts.items():
-            numbers = (percent_with_range(found[key]) for key in ("accuracy", "ece", "referred", "energy"))
-            yield f"| {way}: {TITLES.get(part, part)} | {found['accuracy']['n']:,} | {' | '.join(numbers)} |"
+        for part, rates in parts.items():
+            numbers = (percent_with_range(rates[key]) for key in ("accuracy", "ece", "referred", "energy"))
+            yield f"| {way}: {TITLES.get(part, part)} | {rates['accuracy']['n']:,} | {' | '.join(numbers)} |"
     yield from ("", "## What this model does not know", "", "| measured | what follows |", "|---|---|")
     yield from (f"| {fact} | {consequence} |" for fact, consequence in gaps(report))
     yield ""

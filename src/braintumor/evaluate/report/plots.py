@@ -83,10 +83,10 @@ def class_reliability(labels: Integers, probabilities: Floats) -> str:
         for c, name in enumerate(CLASSES):
             tenth = np.minimum((probabilities[:, c] * TENTHS).astype(int), TENTHS - 1)
             chosen = [tenth == number for number in range(TENTHS) if (tenth == number).sum() >= FEWEST]
-            given = [probabilities[part, c].mean() for part in chosen]
-            found = [(labels[part] == c).mean() for part in chosen]
+            mean_probability = [probabilities[part, c].mean() for part in chosen]
+            label_share = [(labels[part] == c).mean() for part in chosen]
             style: dict[str, Any] = {"color": CLASS_COLOURS[name], "linestyle": DASHES[name], "linewidth": 1.6}
-            axes.plot(given, found, marker="o", markersize=3.5, label=TITLES[name], **style)
+            axes.plot(mean_probability, label_share, marker="o", markersize=3.5, label=TITLES[name], **style)
         _finish(axes, "Probability given to the class", "Share with this label", legend="upper left")
     return result[0]
 
@@ -109,9 +109,10 @@ def accuracy_coverage(labels: Integers, probabilities: Floats) -> str:
 
 def _plot(axes: Axes, name: str, across: Floats, up: Floats, area: float | None) -> None:
     """Draw one class's curve; a class that is not determined is named in the legend without one."""
-    known = ~(np.isnan(across) | np.isnan(up))
+    defined = ~(np.isnan(across) | np.isnan(up))
     label = f"{TITLES[name]} {area:.3f}" if area is not None else f"{TITLES[name]} –"
-    axes.plot(across[known], up[known], color=CLASS_COLOURS[name], linestyle=DASHES[name], linewidth=1.6, label=label)
+    style: dict[str, Any] = {"color": CLASS_COLOURS[name], "linestyle": DASHES[name], "linewidth": 1.6}
+    axes.plot(across[defined], up[defined], label=label, **style)
 
 
 @contextmanager

@@ -234,8 +234,8 @@ def compare_maps(
     """
     images = [row.image for part in parts for row in part.test]
     maps = localize(parts, dict(zip(images, groups.tolist(), strict=True)), masks, cache_folder(), progress)
-    places = np.linspace(0, len(maps.survivors) - 1, min(SURVIVORS, len(maps.survivors))).astype(int)
-    chosen = {maps.survivors[place] for place in places.tolist()}
+    positions = np.linspace(0, len(maps.survivors) - 1, min(SURVIVORS, len(maps.survivors))).astype(int)
+    chosen = {maps.survivors[position] for position in positions.tolist()}
     shown: list[Survivor] = []
     for part in parts:
         rows = tuple(row for row in part.test if row.image in chosen)
@@ -326,11 +326,11 @@ def summarize_predictions(
     """Return the report on N answers, without skipped files and speed; `models` are those that gave them, N."""
     manifest = Manifest(data_dir, tuple(row for row, _ in answers))
     labels, probabilities = _arrays(answers)
-    heat = np.array([model.card.temperature for model in models])
+    temperatures = np.array([model.card.temperature for model in models])
     predicted = probabilities.argmax(axis=1)
     counts = Counter(row.label for row, _ in answers)
     card, precision = models[0].card, models[0].precision
-    said = [answer for _, answer in answers]
+    predictions = [answer for _, answer in answers]
     return Report(
         model={
             "name": card.name,
@@ -345,9 +345,9 @@ def summarize_predictions(
         groups=tuple(relation.groups.tolist()),
         counts={name: counts[name] for name in CLASSES},
         measured=measure(labels, probabilities, relation.groups),
-        uncalibrated=measure_calibration(labels, _without_temperature(probabilities, heat), relation.groups),
+        uncalibrated=measure_calibration(labels, _without_temperature(probabilities, temperatures), relation.groups),
         confusion=tuple(map(tuple, confusion(labels, predicted).tolist())),
-        decisions=selective_result(said, [model.card for model in models], precision, labels, relation.groups),
+        decisions=selective_result(predictions, [model.card for model in models], precision, labels, relation.groups),
         subgroups=_divided(answers, relation, labels, maps),
         crossed={
             "plane": _crossed(relation.planes, [row.label for row, _ in answers]),
@@ -367,8 +367,8 @@ def _divided(
     answers: Answers, relation: Relation, labels: Integers, maps: Localization | None
 ) -> dict[str, dict[str, Subgroup]]:
     """Return how the model does on parts of the images, which are divided in several ways."""
-    known = maps.per_image if maps else {}
-    looked = [known.get(row.image) for row, _ in answers]
+    localized = maps.per_image if maps else {}
+    shares = [localized.get(row.image) for row, _ in answers]
     parts: dict[str, Sequence[str]] = {
         "class": [row.label for row, _ in answers],
         "plane": relation.planes,
@@ -376,16 +376,16 @@ def _divided(
         "brightness": thirds(relation.brightness),
     }
     if maps:
-        parts["tumor size"] = ["" if look is None else size_class(look.area) for look in looked]
-    energy = np.array([np.nan if look is None else look.energy for look in looked])
+        parts["tumor size"] = ["" if share is None else size_class(share.area) for share in shares]
+    energy = np.array([np.nan if share is None else share.energy for share in shares])
     return subgroups(parts, [answer for _, answer in answers], labels, relation.groups, energy)
 
 
 def _shortcuts_of(manifest: Manifest, labels: Integers, groups: Integers) -> Shortcuts | None:
     """Return how far the files of N images give their class away; None where they are too few or have changed."""
-    facts = [found for _, found in quality(manifest, lambda done, total: None)]
-    known = [found for found in facts if isinstance(found, FileFacts)]
-    return shortcuts(known, labels, groups) if len(known) == len(facts) else None
+    results = [result for _, result in quality(manifest, lambda done, total: None)]
+    facts = [result for result in results if isinstance(result, FileFacts)]
+    return shortcuts(facts, labels, groups) if len(facts) == len(results) else None
 
 
 def _crossed(names: Sequence[str], labels: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -408,8 +408,8 @@ def _arrays(answers: Answers) -> tuple[Integers, Floats]:
 
 
 def _line(answer: tuple[Row, Prediction]) -> tuple[object, ...]:
-    row, said = answer
-    return tuple((said.row(row.label) | {"image": row.image}).values())
+    row, prediction = answer
+    return tuple((prediction.row(row.label) | {"image": row.image}).values())
 
 
 def _render(
