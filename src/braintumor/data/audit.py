@@ -1,4 +1,4 @@
-"""Whether a data set can carry the numbers measured on it: copies, patients across splits, labels, files, shortcuts."""
+"""Audit a data set: copies, patients across splits, conflicting labels, unreadable or odd files, shortcuts."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What an audit found; all rates are fractions.
+    """The result of an audit; all rates are fractions.
 
     Attributes:
         images: readable ones.
@@ -145,11 +145,12 @@ def audit(data_dir: Path, reference: Path | None, progress: Progress, say: Say) 
         reference: a reference folder, from which the images inherit patients. Without it, images of the public set are
             recognised and take theirs from the table shipped with the package.
         progress: called with the files read and in all.
-        say: called with what is done next.
+        say: called with the name of the next step.
 
     Raises:
         DataError: no known layout, no readable image, or no such reference.
     """
+    # first, as a wrong folder should not be found out after minutes of reading images
     reference_set = read_reference(reference) if reference else None
     listing = list_images(data_dir)
     say(f"reading {len(listing.manifest):,} images")
@@ -208,6 +209,7 @@ def _judged(
     parts = manifest.counts()
     held_out = next((part for part in ("test", "val") if part in parts and len(parts) > 1), "")
     held = np.array([row.split == held_out for row in manifest]) & bool(held_out)
+    # related slices of one patient may well have two labels; copies of one slice may not
     two_labels = (labels[copies.pairs.first] != labels[copies.pairs.second]) & (copies.kind < len(COPIES))
     return AuditResult(
         images=len(manifest),

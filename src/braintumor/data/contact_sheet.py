@@ -1,4 +1,4 @@
-"""How a data folder looks: some slices of every class and split on one page, with counts and sizes."""
+"""Draw a contact sheet of a data folder: some slices of every class and split, with counts and sizes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Strip:
 
 @dataclass(frozen=True, eq=False)
 class ContactSheet:
-    """A page and what it says.
+    """A page with the texts on it.
 
     Attributes:
         page: RGB.
@@ -136,6 +136,7 @@ def _tile(image: Path) -> Image.Image:
     """
     grey = Image.fromarray(np.rint(read(image).pixels * 255).astype(np.uint8))
     factor = SIDE / max(grey.size)
+    # a side of a very long picture would round to 0 pixels
     grey = grey.resize(
         (max(1, round(grey.width * factor)), max(1, round(grey.height * factor))), Image.Resampling.LANCZOS
     )

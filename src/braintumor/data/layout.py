@@ -1,4 +1,4 @@
-"""Which images and labels a data folder holds: the folder layouts in use, and what is wrong with a folder."""
+"""List the images and labels of a data folder in one of the layouts in use, or say what is wrong with the folder."""
 
 import os
 import stat
@@ -86,6 +86,7 @@ def list_images(data_dir: Path, *, parts: Collection[str] = ("train", "val", "te
                     rows.append(Row(relative, label, source=source, split=part))
     rows, unreadable = add_hashes(data_dir, rows)
     problems.update(unreadable)
+    # only now: a class whose files have all turned out to be unreadable is empty, too
     for part, folder in _wanted_parts(data_dir, parts).items():
         _check_classes(folder, [row for row in rows if row.split == part])
     return Listing(Manifest(data_dir, tuple(sorted(rows, key=lambda row: row.image))), problems)
@@ -131,6 +132,7 @@ def _part_folders(data_dir: Path) -> dict[str, Path]:
             f"{data_dir} has two folders for one part: {_listed(folder for _, folder in part_folders)}; merge them"
         )
     if not part_folders and not classes:
+        # the commonest mistake is to name the folder above the one that an archive was unpacked to
         advice = "".join(f" Give {folder}." for folder in subfolders if _has_layout(folder))
         raise DataError(f"no known layout in {data_dir}: it holds {_listed(subfolders)}.{advice}", *UNDERSTOOD)
     order = list(PARTS.values())
@@ -197,6 +199,7 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
         folder: where to look, links followed.
         above: real paths of the folders passed on the way; a link to a folder that contains one of them is a loop.
     """
+    # a link is followed, but not to a folder that contains one we are in: that would never end
     resolved = folder.resolve()
     if any(passed.is_relative_to(resolved) for passed in above):
         yield folder, "symbolic link loop"

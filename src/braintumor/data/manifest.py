@@ -1,4 +1,4 @@
-"""Which images a data set consists of: one row per image with label, group, content hash and split."""
+"""The manifest of a data set: one row per image with label, group, content hash and split."""
 
 import csv
 import dataclasses
@@ -85,7 +85,7 @@ class Manifest:
         return {split: {label: images[split, label] for label in CLASSES} for split in splits}
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what the rows say (image, label, sha256, split, group); order and root do not count."""
+        """Return the SHA-256 of the rows (image, label, sha256, split, group); order and root do not count."""
         lines = sorted(json.dumps([row.image, row.label, row.sha256, row.split, row.group]) for row in self.rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -96,6 +96,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written to.
     """
+    # surrogateescape: file names that are no UTF-8 are read back as the same bytes
     with replacing(path) as aside, aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -136,6 +137,7 @@ def _fault_of(line: list[str]) -> str:
         return f"expected {len(COLUMNS)} columns, got {len(line)}"
     row = Row(*line)
     image = PurePosixPath(row.image)
+    # a manifest comes with a model from elsewhere: it must not make us open files outside the data folder
     if not row.image or image.is_absolute() or ".." in image.parts:
         return f"expected an image path inside the data folder, got {row.image!r}"
     if row.label not in CLASSES:

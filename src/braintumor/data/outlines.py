@@ -1,4 +1,4 @@
-"""Where the tumor lies in an image: the expert's outline in the reference slice, carried over to the image."""
+"""Tumor outlines of images: the expert's outline in the reference slice, carried over to the image."""
 
 from pathlib import Path
 from typing import Final
@@ -39,6 +39,7 @@ def outlines(manifest: Manifest, folder: Path, cache: Path) -> list[Polygon | No
     """
     reference = read_reference(folder)
     texts = {reference.identifier(index): text for index, text in enumerate(reference.outlines)}
+    # a reference folder may be evaluated itself: its images need no search
     if (manifest.root / "images").resolve() == reference.manifest.root.resolve():
         sources = [_itself(manifest.path(row)) for row in manifest]
     else:
@@ -117,6 +118,7 @@ def mask(polygon: Polygon, side: int) -> NDArray[np.uint8]:
         side: of the square in pixels.
     """
     fine = Image.new("L", (side * FINENESS, side * FINENESS))
+    # Pillow counts from the middle of the first pixel, shares from the edge of the square: half a pixel between them
     corners = [(float(x), float(y)) for x, y in polygon * side * FINENESS - 0.5]
     ImageDraw.Draw(fine).polygon(corners, fill=255)
     return np.asarray(fine.reduce(FINENESS))

@@ -1,4 +1,4 @@
-"""What brain slices of the four classes look like, drawn by formula: for the demo and for tests, from no patient."""
+"""Draw synthetic brain slices of the four classes by formula: for the demo and for tests, from no patient."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ def phantom(label: str, seed: int, size: int = 224) -> NDArray[np.float32]:
     """
     if label not in CLASSES:
         raise ValueError(f"expected one of {', '.join(CLASSES)}, got {label!r}")
+    # the class is part of the seed, or the four classes would share their heads and a model could compare them
     random = np.random.default_rng([seed, CLASSES.index(label)])
     head = _draw_head(random, size)
     image = TUMORS[label](head, random)
@@ -52,6 +53,7 @@ def write_phantoms(folder: Path, per_class: int, seed: int = 0, size: int = 224)
         for index in range(per_class):
             target = folder / ("Testing" if index < tests else "Training") / name
             target.mkdir(parents=True, exist_ok=True)
+            # a large prime keeps the slices of neighbouring seeds apart
             pixels = np.rint(phantom(label, seed * 1_000_003 + index, size) * 255).astype(np.uint8)
             Image.fromarray(pixels).save(target / f"{name}-{index:04d}.png")
 

@@ -1,4 +1,4 @@
-"""How the image files of a data set look from outside: format, size, brightness, border, and what is odd about them."""
+"""Facts about the image files of a data set: format, size, brightness, border, and what is odd about them."""
 
 import hashlib
 from collections import Counter
@@ -24,8 +24,8 @@ ODDITIES: Final = {
     "elongated": "one side more than twice the other",
     "flat": "almost no contrast",
 }
-COLOURED_SHARE: Final = 0.005
-LIGHT: Final = 60
+COLOURED_SHARE: Final = 0.005  # of the pixels: JPEG gives a few grey ones a tinge
+LIGHT: Final = 60  # of 255
 FRAME_LINES: Final = 3
 SCREENS: Final = frozenset(
     {(640, 480), (800, 600), (1024, 768), (1280, 720), (1280, 800), (1280, 1024), (1366, 768), (1440, 900)}
@@ -40,7 +40,7 @@ LISTED: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What one file is like.
+    """Facts about one file.
 
     Attributes:
         stored: format, mode and share of coloured pixels.
@@ -70,6 +70,7 @@ def quality(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterato
     """
     done = 0
     with ThreadPoolExecutor(DECODERS) as pool:
+        # in chunks, as the pool would decode the whole data set ahead of whoever takes the results
         for start in range(0, len(manifest), CHUNK):
             rows = manifest.rows[start : start + CHUNK]
             yield from zip(rows, pool.map(lambda row: _attempt(manifest, row), rows), strict=True)
@@ -97,7 +98,7 @@ def facts(grey: Grey, stored: Stored) -> FileFacts:
         "elongated": max(grey.shape) > 2 * min(grey.shape),
         "flat": int(grey.max()) - int(grey.min()) < FLAT_RANGE * 255,
     }
-    size = np.array(grey.shape, np.int64).tobytes()
+    size = np.array(grey.shape, np.int64).tobytes()  # or two pictures of one grey value would be the same
     return FileFacts(
         stored=stored,
         width=width,
@@ -118,15 +119,17 @@ def _sides(grey: Grey) -> tuple[Grey, ...]:
 def _has_frame(grey: Grey) -> bool:
     """Return whether a light, even line runs along at least two edges."""
     light_edges = 0
+    # the brightest of three lines at each position: a frame need not be the outermost line, nor exactly straight
     for side in _sides(grey):
         dark, light = np.percentile(side.max(axis=0), (10, 90))
-        light_edges += bool(dark > LIGHT and light - dark < LIGHT)
+        if dark > LIGHT and light - dark < LIGHT:  # light, and even from one end to the other
+            light_edges += 1
     return light_edges >= 2
 
 
 @dataclass(frozen=True)
 class SliceLook:
-    """How the files of one class look from outside.
+    """A summary of the files of one class.
 
     Attributes:
         formats: number of files per format and mode, the most frequent first.

@@ -1,4 +1,4 @@
-"""From which slice of a reference set with known patients an image was made, and where it lies in that slice."""
+"""Find the slice of a reference set with known patients that an image was made from, and its position in that slice."""
 
 import csv
 from collections.abc import Sequence
@@ -95,6 +95,7 @@ def read_reference(folder: Path) -> Reference:
     if not lines or not set(COLUMNS) <= set(lines[0]):
         columns = ",".join(lines[0]) if lines else "no lines"
         raise DataError(f"{table}: expected the columns {','.join(COLUMNS)}, got {columns}")
+    # one listing instead of two look-ups a slice: folders on network drives hold thousands of images
     present = {path.name for path in images.iterdir()} if images.is_dir() else set()
     names = [
         next((line["figshare_id"] + s for s in SUFFIXES if line["figshare_id"] + s in present), "") for line in lines
@@ -122,6 +123,8 @@ def match(thumbnails: Thumbnails, reference: Reference, reference_thumbnails: Th
         reference_thumbnails: the miniatures of its slices, in order.
     """
     pairs = similar_pairs(thumbnails, reference_thumbnails)
+    # in rising order of similarity, so that the last one written for an image is the most similar; the sort is stable,
+    # or two equally similar slices would change places between runs
     best: list[int | None] = [None] * len(thumbnails)
     for index in np.argsort(pairs.score, kind="stable").tolist():
         best[int(pairs.first[index])] = index
@@ -160,6 +163,8 @@ def placed(windows: "np.ndarray", mirrored: int, turns: int) -> tuple[float, flo
         left, right = 1 - right, 1 - left
     for _ in range(turns):  # counter-clockwise: the right edge becomes the upper one
         top, bottom, left, right = 1 - right, 1 - left, top, bottom
+    # the compared windows correspond, so their sizes give the scale, and the whole image reaches as far beyond the
+    # source's window as it reaches beyond its own
     high, wide = (source[1] - source[0]) / (bottom - top), (source[3] - source[2]) / (right - left)
     return (
         source[0] - top * high,

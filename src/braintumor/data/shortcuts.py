@@ -1,4 +1,4 @@
-"""How well the class can be told from how an image was acquired and stored, without looking at the brain."""
+"""Measure how well the class can be told from how an image was acquired and stored, without looking at the brain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ FACTS: Final = {
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """How well a decision tree names the class of images of groups it has not seen.
+    """The rates at which a decision tree names the class of images of groups it has not seen.
 
     Attributes:
         accuracy: from all `FACTS` together, with its 95 % interval over groups.
@@ -59,10 +59,12 @@ def shortcuts(facts: Sequence[FileFacts], labels: Integers, groups: Integers) ->
     """
     if len(np.unique(groups)) < FOLDS:
         return None
+    # whole groups: a tree that has seen a copy of an image would know its size and brightness by heart
     folds = fold_numbers(groups, labels, folds=FOLDS)
     columns = _features(facts)
     predicted = _answers(np.column_stack(list(columns.values())), labels, folds)
     right = predicted == labels
+    # a tree that gets the same value for every image can only name the most frequent class of the other folds
     constant = np.zeros((len(labels), 1))
     return Shortcuts(
         accuracy=accuracy(right, groups),

@@ -1,4 +1,4 @@
-"""Which groups and patients lie in more than one split, and which groups carry two labels."""
+"""Find the groups and patients that lie in more than one split, and the groups that carry two labels."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -90,6 +90,7 @@ def grouping(groups: Integers, splits: Integers, labels: Integers, rows: Sequenc
 
 def _several(groups: Integers, values: Integers) -> Integers:
     """Return the groups whose images have more than one of the (N,) values."""
+    # each pair of group and value once: a group that is left several times has several values
     distinct = np.unique(np.stack([groups, values]), axis=1)[0]
     names, times = np.unique(distinct, return_counts=True)
     several: Integers = names[times > 1]

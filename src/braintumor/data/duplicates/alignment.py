@@ -1,4 +1,4 @@
-"""Whether two similar slices are the same slice: one is aligned to the other, then their details are compared.
+"""Decide whether two similar slices are the same slice: align one to the other, then compare their details.
 
 Neighbouring slices of one patient resemble each other in the large as much as a sharpened or framed copy resembles its
 original. They differ in the details, at the scale of 1 % of the side, once the pictures lie exactly on each other.
@@ -29,17 +29,17 @@ Fixed on one half of 590 pairs labelled by eye and checked on the other; see ben
 SIGMA: Final = 0.8
 CONTRAST_FLOOR: Final = 0.06
 STEPS: Final = 3
-REACH: Final = 0.1
-COVER: Final = 0.6
+REACH: Final = 0.1  # of the window: how far an edge may move
+COVER: Final = 0.6  # of the window: how much of it must show the picture
 FLAT: Final = 0.01
-STIFFNESS: Final = 2e-4
+STIFFNESS: Final = 2e-4  # of the trace of the curvature
 BLOCK: Final = 256
 WORKERS: Final = 2
 CENTRES: Final = ((np.arange(SIDE) + 0.5) / SIDE).astype(np.float32)  # of the pixels, as shares of the side
 
 
 def related(a: Thumbnails, b: Thumbnails | None = None) -> tuple[Pairs, NDArray[np.bool_]]:
-    """Return all pairs that must not be parted, P, and whether each (P,) shows one slice.
+    """Return all P pairs that must stay in the same split, and whether each (P,) shows one slice.
 
     The others are so similar that they are of one patient: neighbouring slices, or two series of one place.
 
@@ -97,7 +97,7 @@ def _detail(levels: NDArray[np.uint8]) -> Floats:
 
 
 def turned(pictures: Floats, windows: Floats, orientation: Integers) -> tuple[Floats, Floats]:
-    """Return (N, S, S) pictures, mirrored and turned as told, and their (N, 4) windows, which turn with them."""
+    """Return (N, S, S) pictures in their orientations (N,), and their (N, 4) windows, which turn with them."""
     pictures, windows = pictures.copy(), windows.copy()
     for number, (mirrored, turns) in enumerate(ORIENTATIONS):
         chosen = orientation == number
@@ -142,12 +142,13 @@ def aligned(pictures: Floats, windows: Floats, targets: Floats, enough: float) -
         enough: pairs that correlate more than this are left as they are.
     """
     best, edges = np.full(len(pictures), -1, np.float32), windows.copy()
-    active = np.arange(len(pictures))
+    active = np.arange(len(pictures))  # pairs that are not similar enough yet
     for step in range(STEPS + 1):
         shown = cut(pictures[active], edges[active])
         inside = _covered(edges[active])
         shown, target = _standardised(shown, inside), _standardised(targets[active], inside)
         score = np.einsum("nij,nij->n", shown, target)
+        # a step may make it worse, so the best one counts; a window that shows too little of the picture fits anything
         best[active] = np.maximum(best[active], np.where(inside.mean(axis=(1, 2)) > COVER, score, -1))
         unlike = best[active] <= enough
         if step == STEPS or not unlike.any():
@@ -155,6 +156,7 @@ def aligned(pictures: Floats, windows: Floats, targets: Floats, enough: float) -
         active, shown, target, inside = active[unlike], shown[unlike], target[unlike], inside[unlike]
         size = np.repeat(windows[active][:, 1::2] - windows[active][:, ::2], 2, axis=1)
         moved = edges[active] + _movement(shown, target, inside) * size
+        # not further than REACH from where it began: two neighbouring slices could be stretched onto each other
         edges[active] = moved.clip(windows[active] - REACH * size, windows[active] + REACH * size)
     return best
 
@@ -184,11 +186,14 @@ def _movement(shown: Floats, target: Floats, inside: Floats) -> Floats:
     down, across = np.zeros_like(shown), np.zeros_like(shown)
     down[:, 1:-1] = (shown[:, 2:] - shown[:, :-2]) * (SIDE / 2) * inside[:, 1:-1]
     across[:, :, 1:-1] = (shown[:, :, 2:] - shown[:, :, :-2]) * (SIDE / 2) * inside[:, :, 1:-1]
+    # moving one edge moves a row by its distance from the opposite edge: a linear weight per edge
     near_end, near_start = CENTRES, 1 - CENTRES
     change = np.stack(
         [down * near_start[:, None], down * near_end[:, None], across * near_start, across * near_end], axis=1
     ).reshape(len(shown), 4, -1)
     curvature = change @ change.transpose(0, 2, 1)
+    # Levenberg-Marquardt damping, relative to the curvature: a picture without edges in one direction would make the
+    # equations singular
     stiffness = STIFFNESS * np.trace(curvature, axis1=1, axis2=2) + 1e-6
     curvature += stiffness[:, None, None] * np.eye(4, dtype=np.float32)
     slope = change @ (target - shown).reshape(len(shown), -1, 1)

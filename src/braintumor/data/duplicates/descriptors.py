@@ -1,4 +1,4 @@
-"""What a slice shows apart from its grey levels: these minus their surroundings, over the local contrast."""
+"""Describe the structure of a slice: grey levels minus their surroundings, over the local contrast."""
 
 from functools import cache
 from typing import Final
@@ -28,8 +28,9 @@ def structure_descriptor(levels: NDArray[np.uint8], window: Window = WHOLE) -> F
     rows, columns = _sampling(window[0], window[1]), _sampling(window[2], window[3])
     gauss = gaussian_mean(SIDE, SIGMA)
     result = np.empty((len(levels), SIDE, SIDE), np.float32)
-    for start in range(0, len(levels), BLOCK):
+    for start in range(0, len(levels), BLOCK):  # blocks that fit into the cache; all at once would take gigabytes
         grey = rows @ np.sqrt(levels[start : start + BLOCK] / np.float32(255)) @ columns.T
+        # the contrast is that of the detail, not of the grey levels, and its floor keeps noise in black from counting
         detail = grey - gauss @ grey @ gauss.T
         contrast = np.sqrt(np.maximum(gauss @ (detail * detail) @ gauss.T, 0))
         values = detail / (contrast + np.float32(CONTRAST_FLOOR))

@@ -1,4 +1,4 @@
-"""Which images must never be parted: duplicates of one slice and slices of one patient; groups.csv."""
+"""Group the images that must stay in the same split: duplicates of one slice and slices of one patient; groups.csv."""
 
 import csv
 import dataclasses
@@ -24,7 +24,7 @@ from braintumor.text import from_cell, to_cell
 
 Integers = NDArray[np.int64]
 PUBLIC: Final = "brain-tumor-mri"
-SAME_PICTURE_BITS: Final = 14
+SAME_PICTURE_BITS: Final = 14  # of 128 may differ between the picture in the table and a scaled or compressed one
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,7 @@ def group_numbers(
         use_shipped: False makes the table that is shipped.
     """
     shipped = recognised(manifest, thumbnails) if use_shipped else [None] * len(manifest)
+    # links of all sources go into one graph: a patient may join two sets of copies, and a copy two patients
     links = [list(sharing_bytes(manifest))]
     names = [
         [row.patient and f"patient {row.patient}" for row in manifest],
@@ -151,6 +152,7 @@ def group_numbers(
         list(patients or ()),
     ]
     links += [same_name(column) for column in names]
+    # comparing all images takes minutes; where the table knows every one of them, its links are complete
     if pairs is None and not all(shipped):
         pairs, _ = related(thumbnails)
     if pairs is not None:
@@ -167,7 +169,7 @@ def same_name(names: Sequence[str]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class PublicImage:
-    """What the package knows of one image of the public set: its line of groups.csv, its fold and its outline hash."""
+    """One image of the public set in the shipped tables: its line of groups.csv, its fold and its difference hash."""
 
     row: GroupRow
     fold: int

@@ -1,4 +1,4 @@
-"""In which way two images are copies of one slice, how many such pairs there are, and which parts they connect."""
+"""Classify pairs of copies by how close they are, count them, and list those that cross splits or classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class CopyPairs:
 
 @dataclass(frozen=True)
 class Count:
-    """How often one kind of copy occurs.
+    """The number of copies of one kind.
 
     Attributes:
         pairs: all of them.
@@ -91,11 +91,13 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], thumbnails: Thumbna
     names = [digest.hex() for digest in pixels]
     exact = np.array([*sharing_bytes(manifest), *same_name(names)], np.int64).reshape(-1, 2)
     exact_keys, listed_keys = exact @ np.array([size, 1]), pairs.first * size + pairs.second
+    # identical pictures without structure resemble nothing by their descriptors, so the search does not return them
     missing = exact[~np.isin(exact_keys, listed_keys)]
     pairs = joined([pairs, _identical(np.unique(missing, axis=0))])
     same = np.append(same, np.ones(len(pairs) - len(same), np.bool_))
     hashes = np.unique([row.sha256 or row.image for row in manifest], return_inverse=True)[1]
     pictures = np.unique(names, return_inverse=True)[1]
+    # the first condition that holds counts: the kinds are sorted from the closest
     kind = np.select(
         [
             hashes[pairs.first] == hashes[pairs.second],
@@ -147,6 +149,7 @@ def closest_relations(copies: CopyPairs, groups: Integers, held_out: Flags) -> d
     closest = np.where(np.isin(groups, groups[~held_out]), RELATIONS.index("group"), RELATIONS.index("none"))
     for one, other in ((copies.pairs.first, copies.pairs.second), (copies.pairs.second, copies.pairs.first)):
         across = held_out[one] & ~held_out[other]
+        # unbuffered, as an image may stand in several pairs; kinds are numbered from the closest
         np.minimum.at(closest, one[across], copies.kind[across])
     return dict(
         zip(RELATIONS, np.bincount(closest[held_out], minlength=len(RELATIONS)).tolist(), strict=True),
@@ -168,6 +171,7 @@ def listed(copies: CopyPairs, chosen: Flags, manifest: Manifest, groups: Integer
     splits = np.array([row.split for row in rows])
     repeat = np.ones(len(pairs), np.int64)
     repeat[np.unique(groups[pairs.first], return_index=True)[1]] = 0
+    # the last key sorts first
     order = np.lexsort(
         (
             -pairs.score,

@@ -1,4 +1,4 @@
-"""Which images show the same slice: near-identical, slightly cropped, mirrored or turned ones.
+"""Find pairs of images that show the same slice: near-identical, slightly cropped, mirrored or turned ones.
 
 Two slices are compared by their structure: grey levels minus their surroundings, over the local contrast, on 24 x 24
 pixels. So a change of brightness, contrast, gamma or compression matters little, while a neighbouring slice of the same
@@ -47,7 +47,7 @@ class Pairs:
         first: (P,) positions in the one set.
         second: (P,) positions in the other.
         score: (P,) float32 similarity, at most 1.
-        orientation: (P,) index into `ORIENTATIONS`: the first, mirrored if told so and then turned counter-clockwise
+        orientation: (P,) index into `ORIENTATIONS`: the first, mirrored or not and then turned counter-clockwise
             by so many quarters, looks like the second.
         window: (P, 2, 4) float32 top, bottom, left, right of what was compared, as shares of either picture.
     """
@@ -137,6 +137,7 @@ def similar_pairs(a: Thumbnails, b: Thumbnails | None = None, threshold: float =
     """
     within = b is None
     other = a if b is None else b
+    # comparing all grows with the square: at 20,000 slices the index takes over
     approximate = max(len(a), len(other)) > LARGE
     search = _nearest_pairs if approximate else _pairs_of
     pairs = joined([search(view, threshold, within) for view in _views(a, other, within, not approximate)])
@@ -162,7 +163,7 @@ def _views(a: Thumbnails, b: Thumbnails, within: bool, keep: bool) -> Iterator[V
     for crop in CROPS if keep else CROPS[::4]:
         window = np.array([crop], np.float32)
         yield View(side(a.whole, window, crop), wholes[1], symmetric=False)
-        if not within:
+        if not within:  # within one set the pair comes the other way round anyhow
             yield View(wholes[0], side(b.whole, window, crop), symmetric=False)
 
 
@@ -170,10 +171,12 @@ def _pairs_of(view: View, threshold: float, within: bool) -> Pairs:
     """Return the pairs of one view; within one set those with first < second, in a symmetric view each once."""
     everything = slice(None)
     ours, structures = parity_parts(view.mine.structure(everything)), view.theirs.structure(everything)
+    # four mirrorings come from the parts, the other four orientations from the transposed pictures
     theirs = parity_parts(structures), parity_parts(structures.transpose(0, 2, 1))
 
     def search(start: int) -> Integers:
         mine = tuple(part[start : start + BLOCK] for part in ours)
+        # the other half of a symmetric view holds the same pairs once more
         skipped = start if within and view.symmetric else 0
         best = np.maximum(*(largest(mine, [part[skipped:] for part in other]) for other in theirs))
         positions: Integers = np.argwhere(best > threshold) + np.array([start, skipped])
@@ -223,6 +226,7 @@ def largest(mine: tuple[Floats, ...], theirs: list[Floats]) -> Floats:
     """Return (N, M): the largest correlation over the four mirrorings, from the parts of both sets."""
     even, odd_x, odd_y, odd = (a @ b.T for a, b in zip(mine, theirs, strict=True))
     same: Floats = even + odd
+    # |x| is the larger of x and -x, so each absolute value stands for two mirrorings; in place, since N x M is large
     same += np.abs(odd_x + odd_y)
     even -= odd
     odd_x -= odd_y
@@ -261,7 +265,7 @@ def _best_of(pairs: Pairs, size: int) -> Pairs:
         size: of the second set.
     """
     order = np.lexsort((-pairs.score, pairs.second, pairs.first))
-    key = (pairs.first * size + pairs.second)[order]
+    key = (pairs.first * size + pairs.second)[order]  # the best of each pair comes first of its run
     return pairs[order[np.append(True, key[1:] != key[:-1])]] if len(order) else pairs
 
 

@@ -1,4 +1,4 @@
-"""What a slice looks like in small: the whole picture and the head alone, from which similar slices are found."""
+"""Thumbnails of slices, by which similar slices are found: the whole picture and the head alone."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ DECODERS: Final = 4
 NO_BOX: Final = np.array([[0, 1, 0, 1]], np.float32)
 BLACK: Final = np.zeros((1, SIDE, SIDE), np.uint8)
 CACHE_VERSION: Final = 3  # raise it when `read` or `make_thumbnail` gives other values
-SEAL_BYTES: Final = 32
+SEAL_BYTES: Final = 32  # of SHA-256
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +99,7 @@ def make_thumbnails(manifest: Manifest, cache: Path) -> tuple[Thumbnails, dict[s
         cache: the cache folder; if it cannot be written, nothing is kept.
     """
     hashes = [row.sha256 for row in manifest]
+    # Pillow stands in the key, as its releases decode and resample differently
     key = hashlib.sha256(json.dumps([CACHE_VERSION, PIL.__version__, hashes]).encode()).hexdigest()[:32]
     file = cache / "miniatures" / f"{key}.bytes"
     cached = _recall(file, len(manifest)) if all(hashes) else None
@@ -118,6 +119,7 @@ def _recall(file: Path, count: int) -> Thumbnails | None:
         content = memoryview(file.read_bytes())
     except OSError:
         return None
+    # read without copying; the seal tells a file that a crash or a full disk cut short
     seal, values = content[:SEAL_BYTES], content[SEAL_BYTES:]
     sides = (SIDE, SIDE, FINE_SIDE)
     ends = np.cumsum([count * side * side for side in sides]).tolist()

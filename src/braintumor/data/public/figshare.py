@@ -99,6 +99,7 @@ def _published(folder: Path) -> list[Remote]:
         DownloadError: no connection, or a list that does not name the archives.
     """
     kept = folder / "article.json"
+    # a list put there by hand lets a machine without network verify the archives
     text = kept.read_text("utf-8", errors="replace") if kept.is_file() else fetch_text(ARTICLE)
     try:
         remotes = [_remote_of(entry) for entry in json.loads(text)["files"] if not entry.get("is_link_only")]
@@ -121,6 +122,7 @@ def _remote_of(entry: dict[str, object]) -> Remote:
     """
     name, url, size = str(entry["name"]), str(entry["download_url"]), int(str(entry["size"]))
     md5 = str(entry.get("computed_md5") or entry["supplied_md5"]).lower()
+    # the name becomes a path here, and the address is opened: the list comes from elsewhere, so neither is trusted
     if not PLAIN_NAME.fullmatch(name):
         raise ValueError(f"the file name {name!r}")
     if urlsplit(url).scheme not in ("http", "https"):
@@ -135,6 +137,7 @@ def _convert(archives: list[Path], reference: Path, progress: Progress) -> None:
         DataError: a slice is missing, twice there or not readable.
         StorageError: the folder cannot be written.
     """
+    # filled under another name and renamed at the end: a folder under the final name is always complete
     aside = reference.with_name(f".{reference.name}.part")
     wanted = {archive: _numbers(archive) for archive in archives}
     total = sum(map(len, wanted.values()))
@@ -143,7 +146,7 @@ def _convert(archives: list[Path], reference: Path, progress: Progress) -> None:
         for number, content in _slices_in(archive, expected):
             record = read_slice(content, f"{archive}: {number}.mat")
             target = aside / "images" / f"{number}.png"
-            if not target.is_file():
+            if not target.is_file():  # written by an earlier call that was interrupted
                 write_grey(target, record)
             slices[number] = (record.label, record.patient, _outline_text(record))
             progress(len(slices), total)
@@ -182,6 +185,7 @@ def write_grey(target: Path, record: Slice) -> None:
 
     The published values are in the scanner's units, with another range in every slice.
     """
+    # 16 bits, since 8 would merge grey values that the scanner told apart
     pixels = record.pixels.astype(np.float64)
     low, high = pixels.min(), pixels.max()
     grey = np.rint((pixels - low) * (65535 / max(high - low, 1))).astype(np.uint16)

@@ -43,7 +43,7 @@ def get_kaggle(out: Path) -> Listing:
             _unpack(archive, aside)
         else:
             _copy(_download(archive), aside)
-        list_images(aside)
+        list_images(aside)  # raises before anything stands under the final name
         publish(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -89,6 +89,7 @@ def _download(archive: Path) -> Path:
     """
     if user_folder("HOME", "") is None:
         raise StorageError("kagglehub needs a home folder, and there is none; name one in the variable HOME")
+    # kagglehub prints progress and asks for credentials on the terminal, already while it is imported
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import kagglehub
         from kagglehub import exceptions

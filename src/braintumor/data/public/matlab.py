@@ -1,4 +1,4 @@
-"""What one MATLAB file of the figshare set holds: grey values, class, patient and the outline of the tumor."""
+"""Read a MATLAB file of the figshare set: grey values, class, patient and the outline of the tumor."""
 
 import io
 import re
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from braintumor.errors import DataError
 
 LABELS: Final = {1: "meningioma", 2: "glioma", 3: "pituitary"}
-SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # pixels
 MOST_BORDER_VALUES: Final = 100_000
 LONGEST_NAME: Final = 64
 PATIENT: Final = re.compile(r"([A-Za-z]*\d+)[A-Za-z]+", re.ASCII)
@@ -52,6 +52,7 @@ def read_slice(content: bytes, name: str) -> Slice:
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             return _slice_of(_part(file, "cjdata", h5py.Group))
+    # a damaged or hostile file makes h5py raise any of these
     except (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"{name} is no slice of the figshare set ({error}); get its archive again") from error
 
@@ -84,6 +85,7 @@ def _part(group: Any, name: str, kind: type) -> Any:
     Raises:
         ValueError: it is not there, or of another kind.
     """
+    # a soft or external link, an external dataset and a virtual one could all read other files of this machine
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{name} is missing")
     member = group[name]
@@ -99,6 +101,7 @@ def _values(group: Any, name: str, most: int) -> NDArray[Any]:
         ValueError: none, more or no numbers.
     """
     field = _part(group, name, h5py.Dataset)
+    # checked before anything is read: a few compressed bytes may claim a field of any size
     if field.dtype.kind not in "iuf" or not 1 <= field.size <= most:
         raise ValueError(f"{name} has {field.size} values of type {field.dtype}, expected 1 to {most} numbers")
     return np.asarray(field[()]).ravel()
@@ -119,6 +122,7 @@ def _picture(group: Any, name: str) -> NDArray[Any]:
 
 def _outline(points: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the points (n, 2) of a border as x and y: in the order in which they enclose the mask (H, W) better."""
+    # the published files do not say whether x or y comes first
     swapped = points[:, ::-1]
     return swapped if _overlap(swapped, mask) > _overlap(points, mask) else points
 

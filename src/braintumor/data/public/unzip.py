@@ -1,4 +1,4 @@
-"""What a ZIP archive from elsewhere holds: members in memory, nothing unpacked under a name of its choosing."""
+"""Read the members of an untrusted ZIP archive into memory; nothing is unpacked under a name of its choosing."""
 
 import re
 import zipfile
@@ -45,6 +45,7 @@ def _content_of(file: zipfile.ZipFile, member: zipfile.ZipInfo, archive: Path) -
         DataError: it is larger.
     """
     with file.open(member) as stream:
+        # the size in the archive's directory is a claim; one byte beyond the limit shows that it was exceeded
         content = stream.read(LARGEST_MEMBER + 1)
     if len(content) > LARGEST_MEMBER:
         raise DataError(f"{archive}: {member.filename} is larger than {LARGEST_MEMBER >> 20} MiB")
