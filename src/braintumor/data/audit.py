@@ -208,7 +208,7 @@ def _judged(
     splits = np.array([(*SPLITS, "").index(row.split) for row in manifest], np.int64)
     parts = manifest.counts()
     held_out = next((part for part in ("test", "val") if part in parts and len(parts) > 1), "")
-    held = np.array([row.split == held_out for row in manifest]) & bool(held_out)
+    held = np.array([bool(held_out) and row.split == held_out for row in manifest], np.bool_)
     # related slices of one patient may well have two labels; copies of one slice may not
     two_labels = (labels[copies.pairs.first] != labels[copies.pairs.second]) & (copies.kind < len(COPIES))
     return AuditResult(

@@ -70,15 +70,22 @@ def _source_in(line: GroupRow) -> Match | None:
     if not line.reference_id:
         return None
     window = (float(line.x0), float(line.y0), float(line.x1), float(line.y1))
-    mirrored, rotation, score = line.mirrored == "1", int(line.rotation), float(line.score)
-    return Match(line.reference_id, line.patient, "", mirrored, rotation, window, score)
+    return Match(
+        reference_id=line.reference_id,
+        patient=line.patient,
+        label="",
+        mirrored=line.mirrored == "1",
+        rotation=int(line.rotation),
+        window=window,
+        score=float(line.score),
+    )
 
 
 def _itself(path: Path) -> Match | None:
     """Return a slice of the reference folder as its own source."""
     with Image.open(path) as image:
         window = (0.0, 0.0, float(image.width), float(image.height))
-    return Match(path.stem, "", "", mirrored=False, rotation=0, window=window, score=1.0)
+    return Match(reference_id=path.stem, patient="", label="", mirrored=False, rotation=0, window=window, score=1.0)
 
 
 def carried_over(outline: Polygon, source: Match) -> Polygon:

@@ -24,7 +24,7 @@ ODDITIES: Final = {
     "elongated": "one side more than twice the other",
     "flat": "almost no contrast",
 }
-COLOURED_SHARE: Final = 0.005  # of the pixels: JPEG gives a few grey ones a tinge
+COLOURED_SHARE: Final = 0.005  # of the pixels
 LIGHT: Final = 60  # of 255
 FRAME_LINES: Final = 3
 SCREENS: Final = frozenset(

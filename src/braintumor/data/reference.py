@@ -70,7 +70,7 @@ def check_reference(folder: Path) -> None:
     """
     if not is_reference(folder):
         raise DataError(
-            f"{folder} is no reference folder: expected images/ and annotations.csv in it; "
+            f"{folder} is not a reference folder: expected images/ and annotations.csv in it; "
             "braintumor data get figshare makes one"
         )
 
@@ -89,7 +89,7 @@ def read_reference(folder: Path) -> Reference:
             ]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(
-            f"{folder} is no reference folder: expected images/ and annotations.csv ({error}); "
+            f"{folder} is not a reference folder: expected images/ and annotations.csv ({error}); "
             "braintumor data get figshare makes one"
         ) from error
     if not lines or not set(COLUMNS) <= set(lines[0]):
@@ -118,9 +118,9 @@ def match(thumbnails: Thumbnails, reference: Reference, reference_thumbnails: Th
     """Return the most similar slice of the reference for each of N images, None where none is similar enough.
 
     Args:
-        thumbnails: N miniatures.
+        thumbnails: N thumbnails.
         reference: the folder.
-        reference_thumbnails: the miniatures of its slices, in order.
+        reference_thumbnails: the thumbnails of its slices, in order.
     """
     pairs = similar_pairs(thumbnails, reference_thumbnails)
     # in rising order of similarity, so that the last one written for an image is the most similar; the sort is stable,

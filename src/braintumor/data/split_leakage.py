@@ -115,7 +115,7 @@ def patients_of(
     training = {row.patient for image, row in named if image.split != held_out}
     other = [
         (row.image, row.label, source.reference_id, source.label)
-        for row, source in zip(manifest, matches or (), strict=bool(matches))
+        for row, source in (zip(manifest, matches, strict=True) if matches else ())
         if source and source.label != row.label
     ]
     counts = Counter(image.label for image, _ in named)

@@ -1,4 +1,4 @@
-"""How good a recipe is on patients its models have not seen: the answers of all folds pooled into one report."""
+"""Evaluate a recipe on patients its models have not seen: the predictions of all folds pooled into one report."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def evaluate_folds(
     Args:
         folders: model folder of each fold; its `manifest.csv` says what was trained, validated and tested on.
         data_dir: the data folder of all.
-        out: where to write `structured_report.json`, `structured_report.html` and `predictions.csv`.
+        out: where to write `report.json`, `report.html` and `predictions.csv`.
         progress: called with the images done and in all.
         masks: a reference folder with outlines of tumors, with which the class maps are compared.
 
@@ -49,6 +49,7 @@ def evaluate_folds(
     manifests = [read_manifest(folder / "manifest.csv", data_dir) for folder in folders]
     check_disjoint(manifests)
     listed_images = sum(len(manifest.part("test")) for manifest in manifests)
+    # the manifests may be older than the way copies are found: what is linked now must not be tested
     manifests = _regrouped(manifests, data_dir)
     answers: list[tuple[Row, Prediction]] = []
     mistakes: list[Mistake] = []
@@ -56,6 +57,7 @@ def evaluate_folds(
     total, seconds = sum(len(manifest.part("test")) for manifest in manifests), 0.0
     for model, manifest in zip(models, manifests, strict=True):
         done = len(answers)
+        # `done` as a default binds the value of this fold
         report_progress = (lambda n, _, done=done: progress(done + n, total)) if progress else None
         predictions, unreadable, fold_seconds = predict_images(manifest.part("test"), model, report_progress)
         if unreadable:
@@ -108,6 +110,7 @@ def check_disjoint(manifests: Sequence[Manifest]) -> None:
     fold_of: dict[str, int] = {}
     for fold, manifest in enumerate(manifests):
         for row in manifest.part("test"):
+            # setdefault: the first fold that tests a group owns it
             if row.image in images or fold_of.setdefault(row.group or row.image, fold) != fold:
                 raise DataError(
                     f"{row.image} or its group {row.group} is tested in several folds; train all folds with one command"

@@ -1,4 +1,4 @@
-"""Whether a class map names the pixels that the answer rests on: tested by taking pixels away, without any outline.
+"""Test whether a class map names the pixels that the answer rests on, by taking pixels away; no outline is needed.
 
 All three tests rank the pixels of the network's input by a map, enlarged bilinearly, and ask the model again and again
 for the probability of one class. A map that names the wrong pixels does no better than ranks drawn at random.
@@ -22,7 +22,7 @@ STEPS: Final = 10
 ROAD_SHARES: Final = (0.2, 0.4, 0.6, 0.8)
 ROAD_NOISE: Final = 2.0  # grey levels
 BLUR: Final = 0.05  # of the side
-TOLERANCE: Final = 1e-3
+TOLERANCE: Final = 1e-3  # of the residual; the noise is far larger
 STRAIGHT, DIAGONAL = 1 / 6, 1 / 12  # weights of the neighbours
 EIGHT: Final = {
     (row, column): STRAIGHT if 0 in (row, column) else DIAGONAL
@@ -40,7 +40,7 @@ Ask = Callable[[Sequence[Levels]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """How faithful one map is.
+    """The faithfulness of one map.
 
     Attributes:
         deletion: mean probability while the pixels are blackened, the highest ranks first; low is good.
@@ -63,6 +63,7 @@ def measure_faithfulness(levels: Levels, class_map: Floats, ask: Ask, seed: int)
     shares = np.arange(STEPS + 1) / STEPS
     deleted = ask([np.where(order < share * order.size, black, levels) for share in shares])
     inserted = ask([np.where(order < share * order.size, levels, blurred) for share in shares])
+    # most relevant first, then least relevant first, all in one batch
     holes = [order < share * order.size for share in ROAD_SHARES]
     holes += [order >= (1 - share) * order.size for share in ROAD_SHARES]
     filled = ask([imputed(levels, hole, seed) for hole in holes])
@@ -84,6 +85,7 @@ def ranks(class_map: Floats, side: int, seed: int) -> NDArray[np.int64]:
     """Return the (S, S) ranks of pixels by a map (h, w), 0 for the highest value; equal values are ranked at random."""
     enlarged = np.asarray(Image.fromarray(class_map).resize((side, side), Image.Resampling.BILINEAR))
     chance = np.random.default_rng(seed).random(enlarged.size)
+    # flat parts of a map would otherwise be ranked from the top left corner on, which is no map's doing
     order = np.lexsort((chance, -enlarged.ravel()))
     rank = np.empty(order.size, np.int64)
     rank[order] = np.arange(order.size)

@@ -1,4 +1,4 @@
-"""Which test images a model knows from training, themselves or their patient, and its accuracy without them."""
+"""Find the test images that a model knows from training, or whose patient it knows, and its accuracy without them."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Relation:
-    """How N test images are related to the images that a model was trained or tuned on.
+    """The relation of N test images to the images that a model was trained or tuned on.
 
     Attributes:
         known: all training images could be compared; otherwise the flags are lower bounds.
@@ -49,21 +49,21 @@ class Relation:
     def part(self, kept: Integers) -> "Relation":
         """Return the relation of some of the images."""
         return Relation(
-            self.known,
-            self.reason,
-            self.groups[kept],
-            None if self.exact is None else self.exact[kept],
-            None if self.near is None else self.near[kept],
-            self.shared[kept],
-            tuple(self.origins[index] for index in kept.tolist()),
-            tuple(self.planes[index] for index in kept.tolist()),
-            self.brightness[kept],
+            known=self.known,
+            reason=self.reason,
+            groups=self.groups[kept],
+            exact=None if self.exact is None else self.exact[kept],
+            near=None if self.near is None else self.near[kept],
+            shared=self.shared[kept],
+            origins=tuple(self.origins[index] for index in kept.tolist()),
+            planes=tuple(self.planes[index] for index in kept.tolist()),
+            brightness=self.brightness[kept],
         )
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """How many test images a model knows from training.
+    """Counts of the test images that a model knows from training.
 
     Attributes:
         known: see `Relation`, as `reason`.
@@ -107,11 +107,19 @@ def relate(test: Manifest, model: Model) -> Relation:
         model: a loaded model folder.
     """
     ours, _ = make_thumbnails(test, cache_folder())
-    described = _origins(test, ours), planes(ours.head), _brightness(ours)
+    origins, slice_planes, brightness = _origins(test, ours), planes(ours.head), _brightness(ours)
     record = model.folder / "manifest.csv"
     if not record.is_file():
         return Relation(
-            False, NO_RECORD, group_numbers(test, ours), None, None, np.zeros(len(test), np.bool_), *described
+            known=False,
+            reason=NO_RECORD,
+            groups=group_numbers(test, ours),
+            exact=None,
+            near=None,
+            shared=np.zeros(len(test), np.bool_),
+            origins=origins,
+            planes=slice_planes,
+            brightness=brightness,
         )
     training = read_manifest(record, test.root).part("train", "val")
     hashes = {row.sha256 for row in training} - {""}
@@ -120,12 +128,25 @@ def relate(test: Manifest, model: Model) -> Relation:
     missing = len(training) - len(present)
     reason = f"{missing} of the {len(training)} training images are not in the data folder" if missing else ""
     theirs, _ = make_thumbnails(present, cache_folder())
+    # test and training images are grouped together, so that a patient or a copy links one to the other
     groups = group_numbers(Manifest(test.root, (*test.rows, *present.rows)), Thumbnails.stacked([ours, theirs]))
     pairs, same = related(ours, theirs)
     near = np.isin(np.arange(len(test)), pairs.first[same]) & ~exact
+    # also pairs that are only related: slices of one patient that no table names
     shared = np.isin(groups[: len(test)], groups[len(test) :]) | exact | np.isin(np.arange(len(test)), pairs.first)
+    # with no training image at hand the flags would be False because nothing was compared, not because nothing is alike
     near_known = near if len(present) else None
-    return Relation(not missing, reason, groups[: len(test)], exact, near_known, shared, *described)
+    return Relation(
+        known=not missing,
+        reason=reason,
+        groups=groups[: len(test)],
+        exact=exact,
+        near=near_known,
+        shared=shared,
+        origins=origins,
+        planes=slice_planes,
+        brightness=brightness,
+    )
 
 
 def unseen(test: Manifest) -> Relation:
@@ -133,7 +154,17 @@ def unseen(test: Manifest) -> Relation:
     ours, _ = make_thumbnails(test, cache_folder())
     groups = np.array(test.group_numbers(), np.int64)
     none = np.zeros(len(test), np.bool_)
-    return Relation(True, "", groups, none, none, none, _origins(test, ours), planes(ours.head), _brightness(ours))
+    return Relation(
+        known=True,
+        reason="",
+        groups=groups,
+        exact=none,
+        near=none,
+        shared=none,
+        origins=_origins(test, ours),
+        planes=planes(ours.head),
+        brightness=_brightness(ours),
+    )
 
 
 def _origins(test: Manifest, thumbnails: Thumbnails) -> tuple[str, ...]:

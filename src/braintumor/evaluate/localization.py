@@ -1,4 +1,4 @@
-"""Whether class maps look at the tumor: compared with experts' outlines, and by what the model says without the tumor.
+"""Compare class maps with experts' outlines of tumors, and the answers of a model with and without the tumor.
 
 Every slice with a known outline counts, with the map of its true class, enlarged bilinearly to 512 x 512 pixels, never
 masked or stretched. A map of zeros points nowhere: its pointing, energy and overlap are 0.
@@ -48,7 +48,7 @@ LISTED: Final = 200
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """How one map lies over one outline.
+    """The overlap of one map with one outline.
 
     Attributes:
         pointing: whether its maximum lies inside, or at most 15 of 512 pixels outside.
@@ -63,7 +63,7 @@ class Overlap:
 
 @dataclass(frozen=True, eq=False)
 class SliceLocalization:
-    """What a model looks at in one slice, and what it says without the tumor.
+    """The map of one slice against the outline, and the model's answers with and without the tumor.
 
     Attributes:
         row: of the manifest.
@@ -88,7 +88,7 @@ class SliceLocalization:
 
 @dataclass(frozen=True)
 class ShareInside:
-    """What is kept of one slice: the share of the padded slice inside the outline, and of the map."""
+    """The share of a padded slice that lies inside the outline, and the share of the map that does."""
 
     area: float
     energy: float
@@ -96,7 +96,7 @@ class ShareInside:
 
 @dataclass(frozen=True)
 class Localization:
-    """How well maps agree with outlines; all rates are fractions, intervals are over groups.
+    """The agreement of maps and outlines; all rates are fractions, intervals are over groups.
 
     Attributes:
         overall: pointing, energy, iou, area, outside, flip, flip_control, of all slices with an outline.
@@ -127,6 +127,7 @@ def overlap(heat: Floats, inside: Bools) -> Overlap:
         return Overlap(pointing=False, energy=0.0, iou=np.zeros(len(THRESHOLDS), np.float32))
     at = np.unravel_index(int(heat.argmax()), heat.shape)
     distance = 0.0 if inside[at] else float(np.sqrt(((np.argwhere(inside) - at) ** 2).sum(axis=1).min()))
+    # counting steps once gives all 19 thresholds, instead of 19 comparisons of whole maps
     steps = (heat * (STEPS / peak)).astype(np.int64)  # how many thresholds each value reaches
     hits, reached = (_reaching(values) for values in (steps[inside], steps.ravel()))
     iou = hits / (inside.sum() + reached - hits)
@@ -178,6 +179,7 @@ def elsewhere(hole: Bools, head: Bools, seed: int) -> Bools | None:
     middle = room[:, 1].min() + room[:, 1].max()
     mirrored = np.array([0, middle - pixels[:, 1].min() - pixels[:, 1].max()])
     centre = pixels.mean(axis=0)
+    # the mirrored place is the fairest control: the same tissue on the other side
     shifts = [mirrored, *np.rint(room[random.integers(len(room), size=TRIES)] - centre).astype(int)]
     for shift in shifts:
         moved = pixels + shift
@@ -228,6 +230,7 @@ def localize(
     for part in parts:
         validation = _localize_images(part.model, part.validation, reference, cache, erase=False)
         test = _localize_images(part.model, part.test, reference, cache, erase=True)
+        # the threshold is chosen on validation images: on test images it would flatter the overlap
         thresholds += [_best_threshold([look.overlap for look in validation])] * len(test)
         validated, results = [*validated, *validation], [*results, *test]
         faithfulness_tests += _faithfulness(part.model, part.test, [result.row for result in test])
@@ -297,21 +300,21 @@ def _localize_batch(
     if erase:
         holes = [hole_of(polygon, side) for _, polygon in batch]
         without = _predict_filled(slices, holes, model)
-        pieces = [elsewhere(*pair, start + n) for n, pair in enumerate(zip(holes, heads, strict=True))]
+        pieces = [elsewhere(hole, head, start + n) for n, (hole, head) in enumerate(zip(holes, heads, strict=True))]
         control = _predict_filled(slices, pieces, model)
     for index, (row, polygon) in enumerate(batch):
         inside = mask(polygon, SIDE) > 127
         heat = enlarged(shown[index].class_maps[CLASSES.index(row.label)])
         head = np.asarray(Image.fromarray(heads[index]).resize((SIDE, SIDE), Image.Resampling.NEAREST))
         yield SliceLocalization(
-            row,
-            shown[index].predicted,
-            float(inside.mean()),
-            overlap(heat, inside),
-            {name: overlap(blind, inside) for name, blind in _blind_maps(head, start + index).items()},
-            float(heat[~head].sum() / max(heat.sum(), np.finfo(np.float32).tiny)),
-            without[index],
-            control[index],
+            row=row,
+            predicted=shown[index].predicted,
+            area=float(inside.mean()),
+            overlap=overlap(heat, inside),
+            baselines={name: overlap(blind, inside) for name, blind in _blind_maps(head, start + index).items()},
+            outside=float(heat[~head].sum() / max(heat.sum(), np.finfo(np.float32).tiny)),
+            without=without[index],
+            control=control[index],
         )
 
 
@@ -323,6 +326,7 @@ def answers(slices: Sequence[Levels], model: Model) -> list[Prediction]:
 def _predict_filled(slices: Sequence[Levels], holes: Sequence[Bools | None], model: Model) -> list[str | None]:
     """Return the model's class for each slice with its hole filled, None where there is no hole."""
     changed = [filled(levels, hole) for levels, hole in zip(slices, holes, strict=True) if hole is not None]
+    # slices without a hole are not asked again; the predictions are dealt out to the others in order
     predictions = iter(answers(changed, model))
     return [None if hole is None else next(predictions).predicted for hole in holes]
 
@@ -354,7 +358,7 @@ def summarize_localization(
         groups: (N,) group of each image.
         thresholds: N fractions of a map's maximum, each chosen on the validation images of the model that answered.
         baseline_thresholds: the same for each of `BASELINES`.
-        faithful: see `Localisation.faithfulness`.
+        faithful: see `Localization.faithfulness`.
 
     Raises:
         DataError: there are no looks.
@@ -399,6 +403,7 @@ def _columns_of(results: Sequence[SliceLocalization], thresholds: Sequence[float
     control = np.array(
         [np.nan if result.control is None else result.control != result.predicted for result in results], float
     )
+    # a wrong answer cannot be lost with the tumor, so only right ones count for flips
     return {
         "pointing": np.array([result.overlap.pointing for result in results], float),
         "energy": np.array([result.overlap.energy for result in results]),

@@ -1,8 +1,8 @@
-"""How good answers are: rates, areas under curves and calibration, with 95 % intervals over groups of images.
+"""Metrics of predictions: rates, areas under curves and calibration, with 95 % intervals over groups of images.
 
 Every statistic takes weights (R, N): row r says how often each image counts in resample r. One row of ones gives the
 plain value, a bootstrap is more rows, so value and interval come from the same code. The intervals are made in
-`evaluate.intervals`, which has to know in how many groups the images lie that a rate counts.
+`braintumor.intervals`, which has to know in how many groups the images lie that a rate counts.
 
 A class without a labelled image in a (re)sample has no precision, recall, F1 or area there: it is NaN and left out of
 macro means. A class that is there but never predicted has precision 0 and F1 0.
@@ -24,7 +24,7 @@ from braintumor.intervals import (
     interval,
 )
 
-BINS = 15
+BINS = 15  # of the reliability diagram
 MACRO = ("precision", "recall", "f1", "auc_roc", "auc_pr")
 CALIBRATION = ("ece", "brier", "nll")
 COVERAGES = (95, 90)
@@ -98,7 +98,7 @@ def measure(
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far confidence and accuracy agree: ece, brier and nll, and the reliability from the least confident share."""
+    """The agreement of confidence and accuracy: ece, brier, nll, and the reliability from the least confident share."""
 
     overall: dict[str, Estimate]
     reliability: tuple[Bin, ...]
@@ -128,6 +128,7 @@ def _groups_behind(labels: Integers, probabilities: Floats, groups: Integers) ->
     """
     predicted = probabilities.argmax(axis=1)
     labelled, answered = (np.arange(len(CLASSES)) == numbers[:, None] for numbers in (labels, predicted))
+    # an area says as little as its rarer side: 1,000 positives of other patients do not help one negative
     rarer = np.minimum(groups_among(labelled, groups), groups_among(~labelled, groups))
     everything = groups_among(np.ones(len(labels), np.bool_), groups)
     confidence = probabilities.max(axis=1)
@@ -154,6 +155,7 @@ def _groups_of_bins(probabilities: Floats, groups: Integers) -> Integers:
     """Return (15,) in how many groups the images of each share in `_reliability` lie."""
     confidence = probabilities.max(axis=1)
     ordered = np.sort(confidence)
+    # images of equal confidence belong to all the shares that their run touches
     first, last = (np.searchsorted(ordered, confidence, side=side) for side in ("left", "right"))
     borders = np.linspace(0, len(confidence), BINS + 1)
     return groups_among((last[:, None] > borders[:-1]) & (first[:, None] < borders[1:]), groups)
@@ -163,6 +165,7 @@ def _mean_of_ends(
     macro: tuple[Floats, Floats, Floats], by_class: tuple[Floats, Floats, Floats]
 ) -> tuple[Floats, Floats, Floats]:
     """Return a macro mean (), with the means of the classes' ends where drawing groups gave it no interval."""
+    # with all answers right in every resample the macro mean shows no spread, while the classes have exact intervals
     value, low, _ = macro
     if not np.isnan(low) or np.isnan(value):
         return macro
@@ -242,6 +245,7 @@ def confusion(labels: Integers, predicted: Integers) -> Integers:
 def rates(labels: Integers, predicted: Integers, weights: Floats) -> dict[str, Floats]:
     """Return precision, recall and f1, each (R, 4), of R weighted samples."""
     cells = np.eye(len(CLASSES) ** 2)[labels * len(CLASSES) + predicted]  # (N, 16)
+    # one product counts all resamples at once: (R, N) @ (N, 16)
     counts = (weights @ cells).reshape(-1, len(CLASSES), len(CLASSES))
     hits = counts.diagonal(axis1=1, axis2=2)
     labelled, answered = counts.sum(axis=2), counts.sum(axis=1)
@@ -280,6 +284,7 @@ def curves(positive: NDArray[np.bool_], scores: Floats) -> tuple[Floats, Floats,
 def _counts_above(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return true and false positives, each (R, T), above nothing and then above each distinct score, falling."""
     order = np.argsort(-scores, kind="stable")
+    # equal scores share one threshold: only the last image of each run of ties is a point of the curve
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     ordered, truth = weights[:, order], positive[order]
     return _cumulated(ordered * truth, ends), _cumulated(ordered * ~truth, ends)
@@ -318,6 +323,7 @@ def _ratio(numerator: Floats, denominator: Floats, *, otherwise: float) -> Float
     """Return numerator / denominator, `otherwise` where the denominator is 0."""
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
     result: Floats = np.full(shape, otherwise, np.float64)
+    # `where` keeps numpy from warning about the divisions whose result is not used
     np.divide(numerator, denominator, out=result, where=denominator > 0)
     return result
 

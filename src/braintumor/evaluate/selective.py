@@ -1,4 +1,4 @@
-"""What becomes of test images once answers may be withheld, and for whom the model is better or worse."""
+"""Measure which answers are withheld, and on which parts of the images the model is better or worse."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Sets:
 
 @dataclass(frozen=True)
 class SelectiveResult:
-    """What became of the images; all but the sets are shares of them.
+    """The outcome of the images when answers may be withheld; all but the sets are shares of them.
 
     Attributes:
         answered: with a class as the decision.
@@ -59,7 +59,7 @@ class SelectiveResult:
 
 @dataclass(frozen=True)
 class Subgroup:
-    """How the model does on some of the images.
+    """The rates of a model on some of the images.
 
     Attributes:
         accuracy: without withholding any answer.
@@ -97,16 +97,17 @@ def selective_result(
     right = np.array([answer.predicted == CLASSES[label] for answer, label in zip(answers, labels, strict=True)], bool)
     refused, uncertain, quality = (mean(_withheld(answers, kind).astype(float), groups) for kind in KINDS)
     return SelectiveResult(
-        mean(answered.astype(float), groups),
-        accuracy(right[answered], groups[answered]) if answered.any() else None,
-        refused,
-        uncertain,
-        quality,
-        {error: _sets_of(answers, cards, precision, error, labels, groups) for error in _errors(cards, precision)},
+        answered=mean(answered.astype(float), groups),
+        accuracy=accuracy(right[answered], groups[answered]) if answered.any() else None,
+        refused=refused,
+        uncertain=uncertain,
+        quality=quality,
+        sets={error: _sets_of(answers, cards, precision, error, labels, groups) for error in _errors(cards, precision)},
     )
 
 
 def _errors(cards: Sequence[Card], precision: str) -> list[str]:
+    # the models of folds share few card objects: by identity each is looked at once
     errors = [list(card.rejection.get(precision, {}).get("sets", {})) for card in {id(c): c for c in cards}.values()]
     return [error for error in errors[0] if all(error in others for others in errors)]
 
@@ -177,11 +178,11 @@ def subgroups(
         outlined = chosen & ~np.isnan(energy)
         calibration = measure_calibration(labels[chosen], probabilities[chosen], groups[chosen])
         return Subgroup(
-            accuracy(right[chosen], groups[chosen]),
-            calibration.overall["ece"] if chosen.sum() >= FEW else None,
-            mean(refused[chosen], groups[chosen]),
-            mean(referred[chosen], groups[chosen]),
-            mean(energy[outlined], groups[outlined]) if outlined.any() else None,
+            accuracy=accuracy(right[chosen], groups[chosen]),
+            ece=calibration.overall["ece"] if chosen.sum() >= FEW else None,
+            refused=mean(refused[chosen], groups[chosen]),
+            referred=mean(referred[chosen], groups[chosen]),
+            energy=mean(energy[outlined], groups[outlined]) if outlined.any() else None,
         )
 
     return {

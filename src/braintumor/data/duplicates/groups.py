@@ -136,7 +136,7 @@ def group_numbers(
 
     Args:
         manifest: N images; a `patient` or `group` in a row links it too.
-        thumbnails: N miniatures.
+        thumbnails: N thumbnails.
         pairs: those of `alignment.related` within the N images where they are known already.
         patients: N patients, empty where unknown.
         use_shipped: False makes the table that is shipped.
@@ -226,5 +226,5 @@ def picture_codes(thumbnails: Thumbnails) -> list[int]:
 
 
 def _averaging(fields: int) -> NDArray[np.float64]:
-    """Return the (fields, 48) matrix that averages the pixels of a miniature's side to so many fields."""
+    """Return the (fields, 48) matrix that averages the pixels of a thumbnail's side to so many fields."""
     return pixel_overlap(np.linspace(0, SIDE, fields + 1), SIDE) * fields / SIDE

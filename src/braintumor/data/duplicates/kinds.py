@@ -84,7 +84,7 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], thumbnails: Thumbna
     Args:
         manifest: N images.
         pixels: N hashes of the decoded pixels.
-        thumbnails: N miniatures.
+        thumbnails: N thumbnails.
     """
     pairs, same = related(thumbnails)
     size = len(manifest)

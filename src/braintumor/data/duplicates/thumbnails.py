@@ -66,7 +66,7 @@ NOTHING: Final = Thumbnails(BLACK, BLACK, np.zeros((1, FINE_SIDE, FINE_SIDE), np
 
 
 def make_thumbnail(scan: Scan) -> Thumbnails:
-    """Return the miniature of one slice, N = 1.
+    """Return the thumbnail of one slice, N = 1.
 
     The head is the box of the rows and columns in which more than 2 % of the pixels exceed 20/255.
     """
@@ -89,10 +89,10 @@ def _small(levels: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.ui
 
 
 def make_thumbnails(manifest: Manifest, cache: Path) -> tuple[Thumbnails, dict[str, str]]:
-    """Return the miniatures of all rows, and the reason for every image that cannot be read.
+    """Return the thumbnails of all rows, and the reason for every image that cannot be read.
 
     If all are readable, they are kept in the cache folder under the SHA-256 of the files, so that no file is decoded
-    for its miniature twice.
+    for its thumbnail twice.
 
     Args:
         manifest: N rows, with the SHA-256 of the files; without them nothing is kept.
@@ -114,7 +114,7 @@ def make_thumbnails(manifest: Manifest, cache: Path) -> tuple[Thumbnails, dict[s
 
 
 def _recall(file: Path, count: int) -> Thumbnails | None:
-    """Return the miniatures of so many slices that `_keep` wrote; None if the file is absent or damaged."""
+    """Return the thumbnails of so many slices that `_keep` wrote; None if the file is absent or damaged."""
     try:
         content = memoryview(file.read_bytes())
     except OSError:
@@ -133,14 +133,14 @@ def _recall(file: Path, count: int) -> Thumbnails | None:
 
 
 def _keep(file: Path, thumbnails: Thumbnails) -> None:
-    """Write miniatures after the SHA-256 of their bytes, whole or not at all."""
+    """Write thumbnails after the SHA-256 of their bytes, whole or not at all."""
     values = b"".join(part.tobytes() for part in (thumbnails.whole, thumbnails.head, thumbnails.fine, thumbnails.box))
     with replacing(file) as aside:
         aside.write_bytes(hashlib.sha256(values).digest() + values)
 
 
 def _made(manifest: Manifest) -> tuple[Thumbnails, dict[str, str]]:
-    """Return the miniatures of the files, zeros for unreadable ones, and the reasons of these."""
+    """Return the thumbnails of the files, zeros for unreadable ones, and the reasons of these."""
     with ThreadPoolExecutor(DECODERS) as pool:
         results = list(pool.map(lambda row: _attempt(manifest, row), manifest.rows))
     problems = {row.image: reason for row, (_, reason) in zip(manifest.rows, results, strict=True) if reason}
@@ -148,7 +148,7 @@ def _made(manifest: Manifest) -> tuple[Thumbnails, dict[str, str]]:
 
 
 def _attempt(manifest: Manifest, row: Row) -> tuple[Thumbnails, str]:
-    """Return the miniature of a row's image and an empty text, or zeros and why it cannot be read."""
+    """Return the thumbnail of a row's image and an empty text, or zeros and why it cannot be read."""
     try:
         return make_thumbnail(read(manifest.path(row))), ""
     except ImageError as error:

@@ -54,7 +54,7 @@ def get_figshare(out: Path, progress: Progress) -> Path:
     if (reference / "annotations.csv").is_file():
         return reference
     if reference.exists():
-        raise DataError(f"{reference} is there without annotations.csv; remove it or choose another --out")
+        raise DataError(f"{reference} exists but has no annotations.csv; remove it or choose another --out")
     archives = _originals(out / "figshare-original", progress)
     _convert(archives, reference, progress)
     return reference
@@ -86,9 +86,9 @@ def _originals(folder: Path, progress: Progress) -> list[Path]:
 def _by_hand(folder: Path) -> tuple[str, ...]:
     """Return the lines that say how to go on without a network."""
     return (
-        f"On a machine without network, put these files into {folder} and give the same command again:",
+        f"On a machine without network, put these files into {folder} and run the same command again:",
         f"  {', '.join(ARCHIVES)} from {PAGE}",
-        f"  article.json, the answer of {ARTICLE}, if the archives shall be verified",
+        f"  article.json, the answer of {ARTICLE}, to have the archives verified",
     )
 
 
@@ -177,7 +177,9 @@ def _slices_in(archive: Path, expected: range) -> Iterator[tuple[int, bytes]]:
         yield number, content
     missing = sorted(set(expected) - seen)
     if missing:
-        raise DataError(f"{archive} lacks {len(missing)} slice(s), first {missing[0]}.mat; remove it and get it again")
+        raise DataError(
+            f"{archive} lacks {len(missing)} slice(s), first {missing[0]}.mat; remove it and download it again"
+        )
 
 
 def write_grey(target: Path, record: Slice) -> None:

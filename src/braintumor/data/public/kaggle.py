@@ -89,7 +89,7 @@ def _download(archive: Path) -> Path:
     """
     if user_folder("HOME", "") is None:
         raise StorageError("kagglehub needs a home folder, and there is none; name one in the variable HOME")
-    # kagglehub prints progress and asks for credentials on the terminal, already while it is imported
+    # kagglehub writes to the terminal, some of it already while it is imported
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import kagglehub
         from kagglehub import exceptions
@@ -113,5 +113,5 @@ def _download(archive: Path) -> Path:
             raise DownloadError(
                 f"kagglehub cannot download {VERSION} ({reason}).",
                 f"On a machine without network, put the archive from {PAGE}",
-                f"there as {archive} and give the same command again",
+                f"at {archive} and run the same command again",
             ) from error

@@ -54,7 +54,7 @@ def read_slice(content: bytes, name: str) -> Slice:
             return _slice_of(_part(file, "cjdata", h5py.Group))
     # a damaged or hostile file makes h5py raise any of these
     except (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise DataError(f"{name} is no slice of the figshare set ({error}); get its archive again") from error
+        raise DataError(f"{name} is not a slice of the figshare set ({error}); download its archive again") from error
 
 
 def _slice_of(group: Any) -> Slice:
@@ -65,16 +65,16 @@ def _slice_of(group: Any) -> Slice:
     """
     label = LABELS.get(int(_values(group, "label", 1)[0]))
     if label is None:
-        raise ValueError(f"label is none of {', '.join(map(str, LABELS))}")
+        raise ValueError(f"label is not one of {', '.join(map(str, LABELS))}")
     patient = "".join(chr(int(code)) for code in _values(group, "PID", LONGEST_NAME)).strip()
     if not patient.isprintable() or not patient:
-        raise ValueError("PID is no name")
+        raise ValueError("PID is not a name")
     pixels, mask = _picture(group, "image"), _picture(group, "tumorMask")
     if pixels.shape != mask.shape:
         raise ValueError(f"tumorMask has the shape {mask.shape}, the image {pixels.shape}")
     border = _values(group, "tumorBorder", MOST_BORDER_VALUES).astype(np.float64)
     if len(border) < 6 or len(border) % 2 or not np.isfinite(border).all():
-        raise ValueError("tumorBorder is no list of at least three points")
+        raise ValueError("tumorBorder is not a list of at least three points")
     grouped = PATIENT.fullmatch(patient)
     return Slice(pixels, label, grouped[1] if grouped else patient, _outline(border.reshape(-1, 2), mask != 0))
 

@@ -33,7 +33,7 @@ def members(archive: Path, wanted: re.Pattern[str]) -> Iterator[tuple[re.Match[s
                     count += 1
                     yield match, _content_of(file, member, archive)
     except ZIP_ERRORS as error:
-        raise DataError(f"{archive} cannot be unpacked ({error}); remove it and get it again") from error
+        raise DataError(f"{archive} cannot be unpacked ({error}); remove it and download it again") from error
     if not count:
         raise DataError(f"{archive} holds none of the expected files; remove it and get the archive of this data set")
 

@@ -1,4 +1,4 @@
-"""How an audit becomes files: audit.html with pictures of what was found, audit.json, groups.csv; and lines of text."""
+"""Write an audit as files: audit.html with pictures, audit.json and groups.csv; and as lines of text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the worst mistakes look like, and answers that do not need the tumor: slices with their class maps."""
+"""Pictures for the report: the worst mistakes and answers that do not need the tumor, with their class maps."""
 
 import base64
 import io
@@ -60,6 +60,7 @@ def worst_mistakes(given: Sequence[tuple[Row, Prediction]], root: Path, model: M
         ImageError: an image has become unreadable.
     """
     wrong = [(row, answer) for row, answer in given if answer.predicted != row.label]
+    # the name decides between equal probabilities, so that two runs show the same images
     worst = sorted(wrong, key=lambda pair: (float(pair[1].probabilities[CLASSES.index(pair[0].label)]), pair[0].image))
     rows = [row for row, _ in worst[:MISTAKES]]
     again = predict_all([root / row.image for row in rows], model)

@@ -1,4 +1,4 @@
-"""What a model is for, on what it was measured and what it does not know: a model card, written from measurements.
+"""Write a model card from measurements: what a model is for, what it was measured on and what it does not know.
 
 Source: Mitchell and others, 2019, doi 10.1145/3287560.3287596.
 """
@@ -24,7 +24,7 @@ def model_card(card: Card, report: Mapping[str, Any], name: str) -> str:
 
     Args:
         card: of the model, or of the first one of folds.
-        report: the content of its `structured_report.json`.
+        report: the content of its `report.json`.
         name: what to call the model.
     """
     return "\n".join(_lines(card, report, name)) + "\n"

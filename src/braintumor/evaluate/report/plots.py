@@ -1,4 +1,4 @@
-"""What the curves of a report look like: inline SVG whose colours follow the page, light or dark."""
+"""Draw the curves of a report as inline SVG whose colours follow the page, light or dark."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ def reliability_diagram(bins: Sequence[Bin], *, before: Sequence[Bin] = ()) -> s
     `before` are the shares without temperature, drawn without intervals.
     """
     with _drawing("Reliability diagram: accuracy over confidence") as (axes, result):
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), label="as sure as right")
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), label="perfect calibration")
         for low, high, confidence in [(b.accuracy.low, b.accuracy.high, b.confidence) for b in bins]:
             if low is not None and high is not None:
                 axes.plot([confidence, confidence], [low, high], color=ACCENT, linewidth=1.2, alpha=0.55)
@@ -121,7 +121,7 @@ def _drawing(description: str) -> Iterator[tuple[Axes, list[str]]]:
     result: list[str] = []
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": description,
+        "svg.hashsalt": description,  # ids that are the same in every run
         "font.size": 10,
         "axes.linewidth": 0.8,
     }

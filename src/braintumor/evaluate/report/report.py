@@ -1,4 +1,4 @@
-"""How good a model is on images it was not trained on: report.json, report.html, predictions.csv."""
+"""Evaluate a model on images it was not trained on: report.json, report.html, predictions.csv."""
 
 import dataclasses
 import time
@@ -48,7 +48,7 @@ NO_MAPS = np.empty((len(CLASSES), 0, 0), np.float32)
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found; all rates are fractions.
+    """The result of an evaluation; all rates are fractions.
 
     Attributes:
         model: name, version, architecture, recipe and precision of the model.
@@ -163,7 +163,7 @@ def evaluate(
     Args:
         model: a loaded model folder; its `manifest.csv` says which images it was trained on.
         data_dir: a data folder with a test part, or the class folders that the model's test images were cut from.
-        out: where to write `structured_report.json`, `structured_report.html` and `predictions.csv`.
+        out: where to write `report.json`, `report.html` and `predictions.csv`.
         protocol: `official` for all test images, `clean` for those that share no group with training.
         masks: a reference folder with outlines of tumors, with which the class maps are compared.
         skip_unreadable: leave out images that cannot be read and list them in the report, instead of raising.
@@ -174,6 +174,7 @@ def evaluate(
         StorageError: the files cannot be written.
     """
     data_dir = Path(data_dir)
+    # everything that can be wrong with the request is found before minutes of predictions
     _check_request(model, out, protocol, masks)
     origin, listing = find_test_images(model, data_dir)
     validation = validation_images(model.folder, data_dir) if masks else Manifest(data_dir, ())
@@ -287,12 +288,13 @@ def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
             "name a folder with a Testing or test folder, or train the model again so that one is cut off"
         )
     listing = list_images(data_dir)
+    # by content, too: a file that was replaced since is not the one that was kept from training
     present = {(row.image, row.sha256) for row in listing.manifest}
     kept = tuple(row for row in expected if (row.image, row.sha256) in present)
     lost = {row.image: listing.skipped.get(row.image, LOST) for row in set(expected) - set(kept)}
     if not kept:
         raise DataError(
-            f"none of the {len(expected)} test images in {record} is in {data_dir}; name the folder it is of"
+            f"none of the {len(expected)} test images in {record} is in {data_dir}; name the folder that they come from"
         )
     return "held-out", Listing(Manifest(data_dir, kept), lost)
 
@@ -309,6 +311,7 @@ def predict_images(
             if isinstance(result, ImageError):
                 unreadable[row.image] = result.reason
             else:
+                # without its maps, which would take gigabytes for a whole test part
                 answers.append((row, dataclasses.replace(result, class_maps=NO_MAPS)))
             if progress:
                 progress(done, len(manifest))
@@ -396,6 +399,7 @@ def _crossed(names: Sequence[str], labels: Sequence[str]) -> dict[str, dict[str,
 
 def _without_temperature(probabilities: Floats, temperatures: Floats) -> Floats:
     """Return the probabilities (N, 4) that the same logits have before they are divided by temperatures (N,)."""
+    # softmax(z) = softmax(z / t) ** t, up to a factor: no logits need to be kept; tiny, as 0 has no power to go back to
     powers = probabilities.clip(np.finfo(np.float32).tiny) ** temperatures[:, None]
     before: Floats = powers / powers.sum(axis=1, keepdims=True)
     return before
