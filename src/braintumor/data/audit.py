@@ -101,6 +101,7 @@ class AuditResult:
     @property
     def leaks(self) -> bool:
         """Tell whether anything crosses splits."""
+        # groups, not pairs: two images may be linked over a third one without being alike
         return self.groups.across_splits > 0
 
     @property
@@ -110,6 +111,7 @@ class AuditResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of audit.json: the main numbers as `summary`, then everything but the rows."""
+        # the rows are in groups.csv; without them audit.json stays small enough to read
         fields = dataclasses.asdict(dataclasses.replace(self, rows=()))
         del fields["rows"]
         return {"disclaimer": fields.pop("disclaimer"), "summary": self.summary(), **fields}
@@ -163,6 +165,7 @@ def audit(data_dir: Path, reference: Path | None, progress: Progress, say: Say) 
     thumbnails, _ = make_thumbnails(manifest, cache_folder())
     say(f"comparing {len(manifest):,} images with one another")
     copies = find_copies(manifest, [file.pixels for file in facts], thumbnails)
+    # without a reference folder nothing is matched, and the shipped table fills the rows below
     matches: list[Match | None] = [None] * len(manifest)
     if reference_set:
         say(f"comparing them with {len(reference_set.manifest):,} reference slices")
@@ -170,6 +173,7 @@ def audit(data_dir: Path, reference: Path | None, progress: Progress, say: Say) 
     groups = group_numbers(manifest, thumbnails, copies.pairs, patients(matches), use_shipped=reference_set is None)
     rows = group_rows(manifest, groups, matches)
     if not reference_set:
+        # the table was made from the same reference set, so it would only repeat the matches where there are any
         rows = _with_shipped(rows, manifest, thumbnails)
     say("measuring shortcuts")
     return _judged(manifest, facts, copies, groups, rows, matches if reference_set else None, unreadable)
@@ -207,6 +211,7 @@ def _judged(
     labels = np.array([CLASSES.index(row.label) for row in manifest], np.int64)
     splits = np.array([(*SPLITS, "").index(row.split) for row in manifest], np.int64)
     parts = manifest.counts()
+    # a single part is no split, so that nothing can be held out from the rest
     held_out = next((part for part in ("test", "val") if part in parts and len(parts) > 1), "")
     held = np.array([bool(held_out) and row.split == held_out for row in manifest], np.bool_)
     # related slices of one patient may well have two labels; copies of one slice may not

@@ -70,6 +70,7 @@ def contact_sheet(data_dir: Path, progress: Progress) -> ContactSheet:
     unreadable, sizes = dict(listing.skipped), {}
     with ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(lambda row: _size_of(listing.manifest.path(row)), listing.manifest)
+        # results come in the order of the rows, whichever thread is done first, so pages do not differ between runs
         for done, (row, size) in enumerate(zip(listing.manifest, results, strict=True), 1):
             if isinstance(size, str):
                 unreadable[row.image] = size
@@ -96,6 +97,7 @@ def _size_of(image: Path) -> Size | str:
 
 def _strip(label: str, rows: Sequence[Row], sizes: dict[Row, Size], data_dir: Path) -> Strip:
     """Return one class of one split; its readable images are drawn evenly by name, the first and the last included."""
+    # the caption counts readable images only; the others are listed with their reasons
     readable = [row for row in rows if row in sizes]
     source = f"{rows[0].source} · " if rows[0].source else ""
     count = f"{len(readable):,} image{'' if len(readable) == 1 else 's'}"

@@ -124,6 +124,7 @@ def _part_folders(data_dir: Path) -> dict[str, Path]:
     subfolders = _visible_folders(data_dir)
     part_folders = [(PARTS[folder.name.lower()], folder) for folder in subfolders if folder.name.lower() in PARTS]
     classes = [folder for folder in subfolders if class_of(folder.name)]
+    # images beside the parts would silently stay out of training and test
     if part_folders and classes:
         both = _listed([*(folder for _, folder in part_folders), *classes])
         raise DataError(f"{data_dir} mixes part folders and class folders: {both}.", *UNDERSTOOD)
@@ -186,6 +187,7 @@ def _class_folders(folder: Path) -> dict[str, str]:
         DataError: a folder that stands for no class.
     """
     labels = {path.name: class_of(path.name) for path in _visible_folders(folder)}
+    # skipping an unknown class would change what the model is measured on; a typo must not do that
     unknown = [folder / name for name, label in labels.items() if label is None]
     if unknown:
         raise DataError(f"unknown class in {folder}: {_listed(unknown)}; rename or remove it.", *UNDERSTOOD)
@@ -210,6 +212,7 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
         yield folder, (error.strerror or "cannot be listed").lower()
         return
     for path in paths:
+        # stat follows links, so a link is judged by its target
         try:
             status = path.stat()
         except OSError as error:
@@ -253,6 +256,7 @@ def _check_classes(folder: Path, rows: list[Row]) -> None:
         DataError: naming the class.
     """
     labels = set(_class_folders(folder).values())
+    # an empty class would not be noticed until its recall is missing from a report
     empty = [label for label in CLASSES if label in labels - {row.label for row in rows}]
     if empty:
         raise DataError(f"no usable image of {', '.join(empty)} in {folder}; add images or remove the class folder")

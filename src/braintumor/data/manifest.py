@@ -70,6 +70,7 @@ class Manifest:
 
     def some(self, number: int) -> "Manifest":
         """Return at most so many rows, spread evenly over all."""
+        # rounded up, so that there are never more than asked for
         step = max(1, -(-len(self.rows) // number))
         return Manifest(self.root, self.rows[::step])
 
@@ -86,6 +87,7 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the rows (image, label, sha256, split, group); order and root do not count."""
+        # JSON keeps the borders of the fields: "a" + "bc" and "ab" + "c" must not be the same
         lines = sorted(json.dumps([row.image, row.label, row.sha256, row.split, row.group]) for row in self.rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -122,6 +124,7 @@ def read_manifest(path: Path, root: Path) -> Manifest:
     if tuple(header) != COLUMNS:
         raise DataError(f"{path}: expected the columns {','.join(COLUMNS)}, got {','.join(header) or 'an empty file'}")
     faults = [f"line {number}: {fault}" for number, line in enumerate(lines, 2) if (fault := _fault_of(line))]
+    # lines first: rows that do not have all columns cannot be compared
     _refuse(path, "lines that cannot be used", faults)
     manifest = Manifest(root, tuple(Row(*line) for line in lines))
     repeats = Counter(row.image for row in manifest)
@@ -160,6 +163,7 @@ def leaks(manifest: Manifest) -> list[tuple[str, tuple[str, ...]]]:
     """Return the groups that occur in several splits, each with its splits, both sorted. Unknown ones do not count."""
     splits_of: defaultdict[str, set[str]] = defaultdict(set)
     for row in manifest.rows:
+        # an unknown group is not one big group, and an undecided row cannot leak yet
         if row.group and row.split:
             splits_of[row.group].add(row.split)
     return [(group, tuple(sorted(splits))) for group, splits in sorted(splits_of.items()) if len(splits) > 1]

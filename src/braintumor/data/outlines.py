@@ -45,6 +45,7 @@ def outlines(manifest: Manifest, folder: Path, cache: Path) -> list[Polygon | No
     else:
         sources = _sources(manifest, reference, cache)
     outlined = [source if source and source.reference_id in texts else None for source in sources]
+    # a reference folder of other patients is a mistake that would otherwise show as an empty table
     if not any(outlined):
         raise DataError(f"no image of {manifest.root} comes from a slice in {folder}, so no tumor outline is known")
     return [
@@ -59,6 +60,7 @@ def _sources(manifest: Manifest, reference: Reference, cache: Path) -> list[Matc
     """Return the source slice of each image, None where there is none."""
     thumbnails, _ = make_thumbnails(manifest, cache)
     shipped = known_images(manifest, thumbnails)
+    # one image that is not recognised needs the search, which then finds the others again, from the same slices
     if all(shipped):
         return [_source_in(image.row) if image else None for image in shipped]
     reference_thumbnails, _ = make_thumbnails(reference.manifest, cache)

@@ -32,6 +32,7 @@ def phantom(label: str, seed: int, size: int = 224) -> NDArray[np.float32]:
     random = np.random.default_rng([seed, CLASSES.index(label)])
     head = _draw_head(random, size)
     image = TUMORS[label](head, random)
+    # a receive coil nearer to one side makes that side brighter
     shading = 1 + random.uniform(-0.2, 0.2) * head.x + random.uniform(-0.2, 0.2) * head.y
     noise = random.normal(0, random.uniform(0.005, 0.02), image.shape)
     return (image * shading * random.uniform(0.8, 1.0) + noise * (image > 0)).clip(0, 1).astype(np.float32)
@@ -116,6 +117,7 @@ def head_coordinates(random: np.random.Generator, size: int) -> tuple[Field, Fie
 def _draw_ventricles(image: Field, x: Field, y: Field, random: np.random.Generator) -> Field:
     """Return the image with two dark, bent lateral ventricles and the third one between them."""
     size = random.uniform(0.7, 1.3)
+    # the horns bend outwards with their distance from the middle
     offset = random.uniform(0.09, 0.12) + 0.35 * (y + 0.05) ** 2
     horns = inside(np.hypot((np.abs(x) - offset) / (0.055 * size), (y + 0.03) / (0.3 * size)), 1.0, 0.15)
     third = inside(np.hypot(x / 0.016, (y - 0.12) / 0.1), 1.0, 0.2)
@@ -187,8 +189,10 @@ def _blend(image: Field, share: Field, brightness: float) -> Field:
 
 def _waves(angle: Field, random: np.random.Generator, count: int) -> Field:
     """Return a closed random curve over the angle, with values of about -1 to 1 and up to `count` bumps."""
+    # order 1 would only move the centre; falling heights make broad bumps larger than narrow ones
     orders = np.arange(2, count + 1)[:, None]
     phases, heights = random.uniform(0, 2 * np.pi, orders.shape), random.uniform(0.3, 1, orders.shape) / np.sqrt(orders)
+    # from -pi to pi with both ends, so that the curve closes without a step
     knots = np.linspace(-np.pi, np.pi, 721)
     curve = (heights * np.sin(orders * knots + phases)).sum(axis=0) / np.sqrt((heights**2).sum()) / 1.5
     return np.asarray(np.interp(angle, knots, curve))

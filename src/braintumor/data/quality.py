@@ -195,6 +195,7 @@ def oddities(manifest: Manifest, facts: Sequence[FileFacts]) -> dict[str, Oddity
     """Return the odd ones of N files, per kind of `ODDITIES`."""
     result = {}
     for kind in ODDITIES:
+        # the rows are sorted by path, so evenly spaced ones come from all folders
         rows = [row for row, file in zip(manifest, facts, strict=True) if kind in file.odd]
         counts = Counter(row.label for row in rows)
         positions = np.linspace(0, len(rows) - 1, min(LISTED, len(rows))).round().astype(int).tolist()

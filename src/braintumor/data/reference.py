@@ -92,6 +92,7 @@ def read_reference(folder: Path) -> Reference:
             f"{folder} is not a reference folder: expected images/ and annotations.csv ({error}); "
             "braintumor data get figshare makes one"
         ) from error
+    # further columns are welcome: the table may hold notes of its own
     if not lines or not set(COLUMNS) <= set(lines[0]):
         columns = ",".join(lines[0]) if lines else "no lines"
         raise DataError(f"{table}: expected the columns {','.join(COLUMNS)}, got {columns}")
@@ -159,6 +160,7 @@ def placed(windows: "np.ndarray", mirrored: int, turns: int) -> tuple[float, flo
         turns: quarters by which it was then turned counter-clockwise.
     """
     (top, bottom, left, right), source = windows.astype(np.float64)
+    # the same order as in `oriented`: mirrored first, then turned
     if mirrored:
         left, right = 1 - right, 1 - left
     for _ in range(turns):  # counter-clockwise: the right edge becomes the upper one
@@ -187,6 +189,7 @@ def is_reference(folder: Path) -> bool:
 def known_folds() -> dict[tuple[str, str], int]:
     """Return the published fold of each slice of the Figshare set, by its id and patient."""
     table = resources.files("braintumor.data") / "public" / "figshare-folds.csv"
+    # without the table no slice has a published fold
     if not table.is_file():
         return {}
     with table.open(encoding="utf-8") as stream:

@@ -91,6 +91,7 @@ def _features(facts: Sequence[FileFacts]) -> dict[str, Floats]:
 
 def _one_hot(names: Sequence[str]) -> Floats:
     """Return (N, K) 1 where an image is of a kind, else 0, the K kinds in alphabetical order."""
+    # one column per kind: numbers in one column would give the kinds an order
     kinds = np.array(sorted(set(names)))
     columns: Floats = (np.array(names)[:, None] == kinds).astype(np.float64)
     return columns
@@ -101,6 +102,7 @@ def _answers(values: Floats, labels: Integers, folds: Integers) -> Integers:
     predicted = np.empty_like(labels)
     for fold in np.unique(folds):
         held_out = folds == fold
+        # shallow and with leaves of five, since a deep tree knows single sizes of the training folds by heart
         tree = DecisionTreeClassifier(max_depth=DEPTH, min_samples_leaf=SMALLEST_LEAF, random_state=0)
         predicted[held_out] = tree.fit(values[~held_out], labels[~held_out]).predict(values[held_out])
     return predicted

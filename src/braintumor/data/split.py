@@ -62,6 +62,7 @@ def _choose(counts: NDArray[np.int64], order: NDArray[np.int64], fraction: float
     target, moved, chosen = fraction * total, np.zeros_like(total), list[int]()
     scale = np.maximum(target, 1)  # relative to the wanted count, so that small classes weigh as much
     for index in order:
+        # a group moves only if that brings the counts nearer to the target and leaves every class some training images
         with_it = moved + counts[index]
         nearer = np.linalg.norm((with_it - target) / scale) < np.linalg.norm((moved - target) / scale)
         if nearer and _leaves_some(with_it, total):
@@ -75,6 +76,7 @@ def _choose(counts: NDArray[np.int64], order: NDArray[np.int64], fraction: float
                 f"{name} has too few groups ({groups}, {total[label]} images) to give both train and {part} one; "
                 f"add images of other patients, or provide the {part} images in a folder of their own"
             )
+        # the smallest, as it disturbs the proportions of the other classes least
         smallest = min(spare, key=lambda index: int(counts[index].sum()))
         moved, chosen = moved + counts[smallest], [*chosen, smallest]
     return chosen

@@ -203,6 +203,7 @@ def _check_same_images(a: Evaluation, b: Evaluation) -> None:
     Raises:
         DataError: with the commands to run.
     """
+    # in the same order, too: the answers are compared line by line
     images = [[(row["image"], row["label"]) for row in evaluation.rows] for evaluation in (a, b)]
     if a.report["fingerprint"] != b.report["fingerprint"] or images[0] != images[1]:
         raise DataError(
@@ -214,6 +215,7 @@ def _check_same_images(a: Evaluation, b: Evaluation) -> None:
 def _side(evaluation: Evaluation) -> ComparedModel:
     """Return what the table says about one model."""
     card, report = evaluation.card, evaluation.report
+    # always the float32 file, so that two models compare, whatever precision was evaluated
     network = evaluation.model / ONNX_FILES["float32"]
     return ComparedModel(
         folder=evaluation.folder.name,

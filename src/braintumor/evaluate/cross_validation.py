@@ -65,6 +65,7 @@ def evaluate_folds(
         answers, seconds = [*answers, *predictions], seconds + fold_seconds
         answering += [model] * len(predictions)
         mistakes += worst_mistakes(predictions, data_dir, model)
+    # each fold gave its worst 24; the worst 24 of all are among them
     mistakes = sorted(mistakes, key=lambda mistake: mistake.probabilities[mistake.label])[:MISTAKES]
     relation = unseen(Manifest(data_dir, tuple(row for row, _ in answers)))
     maps, surviving = None, list[Survivor]()
@@ -86,6 +87,7 @@ def _regrouped(manifests: Sequence[Manifest], data_dir: Path) -> list[Manifest]:
     Test images whose group turns out to be in the fold's training or validation part are left out.
     """
     rows = {row.image: row for manifest in manifests for row in manifest.part("test")}
+    # without their old groups, which would keep what is no longer found to be linked
     everything = Manifest(data_dir, tuple(dataclasses.replace(row, group="") for row in rows.values()))
     numbers = group_numbers(everything, make_thumbnails(everything, cache_folder())[0])
     group_of = dict(zip(rows, map(name_of, numbers.tolist()), strict=True))

@@ -122,6 +122,7 @@ def relate(test: Manifest, model: Model) -> Relation:
             brightness=brightness,
         )
     training = read_manifest(record, test.root).part("train", "val")
+    # a row without a hash is equal to nothing
     hashes = {row.sha256 for row in training} - {""}
     exact = np.array([row.sha256 in hashes for row in test], np.bool_)
     present = at_hand(training)
@@ -178,6 +179,7 @@ def _origins(test: Manifest, thumbnails: Thumbnails) -> tuple[str, ...]:
 
 def _brightness(thumbnails: Thumbnails) -> Floats:
     """Return the (N,) mean grey values, in [0, 1], of the heads of N slices."""
+    # of the head alone, as the margin around it differs with the export, not with the scan
     grey: Floats = thumbnails.head.mean(axis=(1, 2), dtype=np.float64)
     return grey / 255
 
@@ -196,10 +198,12 @@ def leakage_of(relation: Relation, right: Flags) -> Leakage:
         shared=int((relation.shared & ~duplicate).sum()) if relation.near is not None else None,
         accuracy=accuracy(right, relation.groups),
         accuracy_without=_without(right, relation.groups, duplicate) if compared else None,
+        # both need a record of the training images: without one, nothing was left out
         accuracy_clean=_without(right, relation.groups, relation.shared) if compared else None,
     )
 
 
 def _without(right: Flags, groups: Integers, left_out: Flags) -> Estimate | None:
     """Return the accuracy on the images that are not left out, None if there are none."""
+    # an accuracy of no images is None, not 0
     return None if left_out.all() else accuracy(right[~left_out], groups[~left_out])

@@ -123,6 +123,7 @@ class Localization:
 def overlap(heat: Floats, inside: Bools) -> Overlap:
     """Return how a non-negative map (512, 512) lies over an outline (512, 512)."""
     peak, total = float(heat.max()), float(heat.sum())
+    # dividing by the peak of an empty map would make noise of nothing
     if peak <= 0 or not inside.any():
         return Overlap(pointing=False, energy=0.0, iou=np.zeros(len(THRESHOLDS), np.float32))
     at = np.unravel_index(int(heat.argmax()), heat.shape)
@@ -150,6 +151,7 @@ def head_of(levels: Levels) -> Bools:
     regions, count = ndimage.label(levels > DARK * levels.max())
     if not count:
         return np.zeros(levels.shape, bool)
+    # label 0 is the background; writing and rulers beside the head are smaller regions
     largest = 1 + int(np.argmax(ndimage.sum_labels(np.ones_like(levels), regions, range(1, count + 1))))
     return np.asarray(ndimage.binary_fill_holes(regions == largest))
 
@@ -183,6 +185,7 @@ def elsewhere(hole: Bools, head: Bools, seed: int) -> Bools | None:
     shifts = [mirrored, *np.rint(room[random.integers(len(room), size=TRIES)] - centre).astype(int)]
     for shift in shifts:
         moved = pixels + shift
+        # also keeps negative indices from meaning the other side
         if (moved < 0).any() or (moved >= hole.shape).any():
             continue
         at = tuple(moved.T)

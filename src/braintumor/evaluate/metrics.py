@@ -216,6 +216,7 @@ def selective(labels: Integers, probabilities: Floats, weights: Floats) -> dict[
     Source: Geifman and El-Yaniv, 2017, arXiv:1705.08500.
     """
     right = probabilities.argmax(axis=1) == labels
+    # right answers are the positives and confidence the score: the same counting serves risk and coverage
     hits, wrong = _counts_above(right, probabilities.max(axis=1), weights)  # (R, T + 1)
     answered = hits + wrong
     total = answered[:, -1]
@@ -249,6 +250,7 @@ def rates(labels: Integers, predicted: Integers, weights: Floats) -> dict[str, F
     counts = (weights @ cells).reshape(-1, len(CLASSES), len(CLASSES))
     hits = counts.diagonal(axis1=1, axis2=2)
     labelled, answered = counts.sum(axis=2), counts.sum(axis=1)
+    # a class that a resample happens to miss has no rate; 0 would pull the macro mean down
     absent = labelled == 0
     return {
         "precision": np.where(absent, np.nan, _ratio(hits, answered, otherwise=0)),

@@ -121,6 +121,7 @@ def _sets_of(
     groups: Integers,
 ) -> Sets:
     """Return how the prediction sets of one error do on N images."""
+    # each image is judged by the thresholds of the model that answered it
     policies = [Policy.of(card.rejection[precision], set_error=float(error)) for card in cards]
     sets = [policy.prediction_set(answer.probabilities) for policy, answer in zip(policies, answers, strict=True)]
     held = np.array([CLASSES[label] in names for names, label in zip(sets, labels, strict=True)], float)
@@ -149,6 +150,7 @@ def tumor_shares(crossed: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict
 
 def thirds(values: Floats) -> list[str]:
     """Return for each of N values whether it lies in the dark, middle or bright third of all."""
+    # thirds of these images, not fixed grey levels: sources differ too much in brightness
     borders = np.quantile(values, (1 / 3, 2 / 3))
     return [("dark", "middle", "bright")[third] for third in np.searchsorted(borders, values, side="right")]
 
@@ -176,6 +178,7 @@ def subgroups(
 
     def part(chosen: Bools) -> Subgroup:
         outlined = chosen & ~np.isnan(energy)
+        # of few images the calibration error is mostly noise, which only ever raises it
         calibration = measure_calibration(labels[chosen], probabilities[chosen], groups[chosen])
         return Subgroup(
             accuracy=accuracy(right[chosen], groups[chosen]),
@@ -193,5 +196,6 @@ def subgroups(
 
 def _rank(name: str) -> tuple[int, str]:
     """Return what sorts the names of parts: from little to much, classes as everywhere, others by the alphabet."""
+    # names of sizes and brightness have an order that the alphabet does not know
     order = (*CLASSES, "dark", "middle", "bright", "small", "medium", "large")
     return (order.index(name) if name in order else len(order), name)

@@ -113,6 +113,7 @@ def read_groups(path: Path) -> list[GroupRow]:
             header, *lines = [list(map(from_cell, line)) for line in csv.reader(stream)] or [[]]
     except (OSError, csv.Error) as error:
         raise DataError(f"cannot read the groups in {path}: {error}") from error
+    # a table with other columns, or with a line cut short, would shift patients to other images
     if tuple(header) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
         raise DataError(
             f"{path}: expected the columns {','.join(COLUMNS)} in every line; write it with braintumor audit"
@@ -141,6 +142,7 @@ def group_numbers(
         patients: N patients, empty where unknown.
         use_shipped: False makes the table that is shipped.
     """
+    # the table is made with this very function, which must not read its own result then
     shipped = recognised(manifest, thumbnails) if use_shipped else [None] * len(manifest)
     # links of all sources go into one graph: a patient may join two sets of copies, and a copy two patients
     links = [list(sharing_bytes(manifest))]
@@ -154,6 +156,7 @@ def group_numbers(
     links += [same_name(column) for column in names]
     # comparing all images takes minutes; where the table knows every one of them, its links are complete
     if pairs is None and not all(shipped):
+        # whether two of them are the same slice does not matter here: related slices belong together as well
         pairs, _ = related(thumbnails)
     if pairs is not None:
         links.append(list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)))
@@ -182,6 +185,7 @@ def public_set() -> dict[str, PublicImage]:
     folder = resources.files("braintumor.data") / "public"
     with resources.as_file(folder / f"{PUBLIC}-groups.csv") as path:
         rows = read_groups(path) if path.is_file() else []
+    # without the tables no image is recognised, and all are compared
     if not rows:
         return {}
     with (folder / f"{PUBLIC}-folds.csv").open(encoding="utf-8") as stream:
@@ -217,6 +221,7 @@ def picture_codes(thumbnails: Thumbnails) -> list[int]:
 
     Source: the difference hash (dHash) of N. Krawetz, 2013.
     """
+    # nine fields along one side have eight neighbours to compare with
     wide, narrow = _averaging(9), _averaging(8)
     levels = thumbnails.whole.astype(np.float64)
     across, down = narrow @ levels @ wide.T, wide @ levels @ narrow.T

@@ -95,6 +95,7 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], thumbnails: Thumbna
     missing = exact[~np.isin(exact_keys, listed_keys)]
     pairs = joined([pairs, _identical(np.unique(missing, axis=0))])
     same = np.append(same, np.ones(len(pairs) - len(same), np.bool_))
+    # without a hash the path stands for the file, which then is identical to no other
     hashes = np.unique([row.sha256 or row.image for row in manifest], return_inverse=True)[1]
     pictures = np.unique(names, return_inverse=True)[1]
     # the first condition that holds counts: the kinds are sorted from the closest
@@ -113,6 +114,7 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], thumbnails: Thumbna
 
 def _identical(positions: Integers) -> Pairs:
     """Return positions (P, 2) as pairs of identical pictures."""
+    # the whole of either picture: (P, 2, 4)
     window = np.repeat(NO_BOX[None], len(positions), 0).repeat(2, 1)
     ones = np.ones(len(positions), np.float32)
     return Pairs(positions[:, 0], positions[:, 1], ones, np.zeros(len(positions), np.int64), window)
@@ -169,6 +171,7 @@ def listed(copies: CopyPairs, chosen: Flags, manifest: Manifest, groups: Integer
     rows = manifest.rows
     labels = np.array([row.label for row in rows])
     splits = np.array([row.split for row in rows])
+    # many copies of one slice make many pairs; the first of each group comes before the second of any
     repeat = np.ones(len(pairs), np.int64)
     repeat[np.unique(groups[pairs.first], return_index=True)[1]] = 0
     # the last key sorts first

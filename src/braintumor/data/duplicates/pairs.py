@@ -99,6 +99,7 @@ class ComparedSet:
     def index(self) -> Index:
         """Return the index of all slices."""
         count = len(self)
+        # sorted, as reading in order is faster; drawn with a fixed seed, so that an audit repeats itself
         sample = self.structure(np.sort(np.random.default_rng(0).permutation(count)[:SAMPLE]))
         return build_index(sample, (self.structure(slice(start, start + CHUNK)) for start in range(0, count, CHUNK)))
 
@@ -239,6 +240,7 @@ def _described(view: View, positions: Integers) -> Pairs:
     """Return (P, 2) pairs with similarity, orientation and windows, computed pair by pair."""
     first, second = positions.T
     score, orientation = np.empty(len(first), np.float32), np.empty(len(first), np.int64)
+    # the search above only says which pairs; score and orientation are computed again for these few, exactly
     for start in range(0, len(first), BLOCK):
         part = slice(start, start + BLOCK)
         mine, theirs = view.mine.structure(first[part]), view.theirs.structure(second[part])
@@ -264,6 +266,7 @@ def _best_of(pairs: Pairs, size: int) -> Pairs:
         pairs: with repetitions.
         size: of the second set.
     """
+    # by first, then second, then falling score
     order = np.lexsort((-pairs.score, pairs.second, pairs.first))
     key = (pairs.first * size + pairs.second)[order]  # the best of each pair comes first of its run
     return pairs[order[np.append(True, key[1:] != key[:-1])]] if len(order) else pairs

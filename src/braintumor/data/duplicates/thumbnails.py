@@ -71,11 +71,13 @@ def make_thumbnail(scan: Scan) -> Thumbnails:
     The head is the box of the rows and columns in which more than 2 % of the pixels exceed 20/255.
     """
     levels = Image.fromarray(np.rint(scan.pixels * 255).astype(np.uint8))
+    # a share of the pixels, since a few bright ones of noise or writing lie outside every head
     bright = scan.pixels > HEAD_GREY
     rows = np.flatnonzero(bright.mean(axis=1) > HEAD_SHARE)
     columns = np.flatnonzero(bright.mean(axis=0) > HEAD_SHARE)
     whole = _small(levels, (0, 0, *levels.size))
     fine = np.asarray(levels.resize((FINE_SIDE, FINE_SIDE), Image.Resampling.LANCZOS))[None]
+    # an empty or nearly black slice: its head is zeros, which resemble nothing
     if not rows.size or not columns.size:
         return Thumbnails(whole, BLACK, fine, NO_BOX)
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
@@ -107,6 +109,7 @@ def make_thumbnails(manifest: Manifest, cache: Path) -> tuple[Thumbnails, dict[s
         return cached, {}
     thumbnails, problems = _made(manifest)
     if all(hashes) and not problems:
+        # a cache that cannot be written only costs time; files that changed while they were read must not be cached
         with suppress(OSError, StorageError):
             if len(at_hand(manifest)) == len(manifest):  # still what was listed
                 _keep(file, thumbnails)

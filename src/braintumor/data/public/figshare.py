@@ -106,6 +106,7 @@ def _published(folder: Path) -> list[Remote]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         origin = f"{kept}, which can be removed" if kept.is_file() else ARTICLE
         raise DownloadError(f"expected figshare's list of files from {origin}, got something else ({error})") from error
+    # a changed article must not end in a reference set that lacks patients
     missing = set(ARCHIVES) - {remote.name for remote in remotes}
     if missing:
         raise DownloadError(f"the list of files from {ARTICLE} lacks {', '.join(sorted(missing))}")
@@ -171,6 +172,7 @@ def _slices_in(archive: Path, expected: range) -> Iterator[tuple[int, bytes]]:
     seen: set[int] = set()
     for match, content in members(archive, NUMBERED):
         number = int(match[1])
+        # the number becomes the file name of the slice, so it must be one of this archive and only once
         if number not in expected or number in seen:
             raise DataError(f"{archive} holds {match[0]} twice or by mistake; expected {expected[0]} to {expected[-1]}")
         seen.add(number)

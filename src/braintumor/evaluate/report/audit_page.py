@@ -104,6 +104,7 @@ def _shown(pairs: Sequence[Pair], data_dir: Path) -> list[Shown]:
     result = []
     for pair in pairs:
         pictures = [(_slice_of(data_dir / image), image) for image in pair.images]
+        # people do not see that two slices are the same while one of them lies on its side
         if pair.mirrored or pair.rotation:
             pictures.append((_slice_of(data_dir / pair.images[0], pair), f"the first, {movement(pair)}"))
         result.append(Shown(pair, tuple(pictures)))
@@ -121,6 +122,7 @@ def _slice_of(file: Path, pair: Pair | None = None) -> str:
     try:
         grey = np.rint(read(file).pixels * 255).astype(np.uint8)
     except ImageError:
+        # the files were all readable a moment ago; one picture less must not cost the whole audit
         grey = np.zeros((16, 16), np.uint8)
     if pair and pair.mirrored:
         grey = grey[:, ::-1]

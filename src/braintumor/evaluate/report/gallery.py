@@ -69,6 +69,7 @@ def worst_mistakes(given: Sequence[tuple[Row, Prediction]], root: Path, model: M
 
 def _mistake(row: Row, answer: Prediction, root: Path, model: Model) -> Mistake:
     """Return a wrong answer with its pictures."""
+    # class maps cover the padded square that the network saw
     pixels = pad_to_square(read(root / row.image).pixels)
     scale = model.card.class_map_scale
     predicted, true = (answer.class_maps[CLASSES.index(name)] for name in (answer.predicted, row.label))
@@ -130,6 +131,7 @@ def legend() -> str:
 def picture(pixels: NDArray[np.uint8]) -> str:
     """Return grey (H, W) or colour (H, W, 3) pixels, at most 256 on a side, as the `data:` address of a JPEG."""
     image = Image.fromarray(pixels)
+    # the pictures are inside the page, which is sent by mail
     image.thumbnail((SIDE, SIDE))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=88)

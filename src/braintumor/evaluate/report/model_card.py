@@ -96,6 +96,7 @@ def _known_from_training(leakage: Mapping[str, Any]) -> Iterator[str]:
 
 def origin(weights: str) -> str:
     """Return where the starting weights come from, with the number of the tensors that they lack, not their names."""
+    # the card lists every tensor by name, which is too much for a page
     file, _, missing = weights.partition(", He-normal: ")
     return f"{file}; {len(missing.split(', '))} tensors start He-normal" if missing else file or "none"
 
@@ -106,6 +107,7 @@ def gaps(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for label in CLASSES:
             total = sum(counts[label] for counts in parts.values())
             for part, counts in parts.items():
+                # below 5 % of a class there is nothing to measure it on
                 if total and counts[label] < 0.05 * total:
                     yield (
                         f"{counts[label]:,} of {total:,} slices of {TITLES[label].lower()} are of the {way} {part}",
@@ -116,6 +118,7 @@ def gaps(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for part, counts in report["crossed"]["source"].items()
     }
     for part, share in shares.items():
+        # where nearly all slices of a source show a tumor, the source gives the answer away
         if share > 0.95:
             yield (
                 f"{share:.1%} of the slices from {part} show a tumor",

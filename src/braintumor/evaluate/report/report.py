@@ -133,6 +133,7 @@ class Report:
         measured, groups = fields.pop("measured"), fields.pop("groups")
         rates = {name: {"support": self.counts[name], **estimates} for name, estimates in measured["per_class"].items()}
         if self.localisation:
+            # its numbers are means elsewhere, and one entry per image would make most of the file
             del fields["localisation"]["per_image"]
         return {
             "protocol": fields.pop("protocol"),
@@ -179,11 +180,13 @@ def evaluate(
     origin, listing = find_test_images(model, data_dir)
     validation = validation_images(model.folder, data_dir) if masks else Manifest(data_dir, ())
     answers, unreadable, seconds = predict_images(listing.manifest, model, progress)
+    # leaving files out changes the test set, so it has to be asked for
     unusable = listing.skipped | unreadable
     if unusable and (not skip_unreadable or not answers):
         raise UnreadableDataError(data_dir, unusable)
     relation = relate(Manifest(data_dir, tuple(row for row, _ in answers)), model)
     excluded = 0
+    # after the predictions, since which images are unrelated depends on those that could be read
     if protocol == "clean":
         origin, before = "clean", len(answers)
         answers, relation = _unrelated(answers, relation)
@@ -266,6 +269,7 @@ def _unrelated(answers: Answers, relation: Relation) -> tuple[list[tuple[Row, Pr
         DataError: there are none.
     """
     kept = np.flatnonzero(~relation.shared)
+    # without a record of the training images none is known to be unrelated
     if not len(kept) or relation.exact is None:
         why = relation.reason or f"all {len(answers)} share a slice or a patient with training"
         raise DataError(NOT_CLEAN.format(why=why))
@@ -278,6 +282,7 @@ def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
     Raises:
         DataError: there are none.
     """
+    # a published test part comes first: its numbers can be compared with those of others
     if has_part(data_dir, "test"):
         return "official", list_images(data_dir, parts=("test",))
     record = model.folder / "manifest.csv"
@@ -386,6 +391,7 @@ def _divided(
 
 def _shortcuts_of(manifest: Manifest, labels: Integers, groups: Integers) -> Shortcuts | None:
     """Return how far the files of N images give their class away; None where they are too few or have changed."""
+    # the files are decoded once more here; one that changed since would not fit the predictions
     results = [result for _, result in quality(manifest, lambda done, total: None)]
     facts = [result for result in results if isinstance(result, FileFacts)]
     return shortcuts(facts, labels, groups) if len(facts) == len(results) else None
