@@ -22,7 +22,7 @@ def noise(count: int) -> NDArray[np.uint8]:
 
 
 def head(kind: str) -> NDArray[np.uint8]:
-    """Return the miniature of a drawn head: an oval, one on a neck, or a profile with its neck at the back."""
+    """Return the thumbnail of a drawn head: an oval, one on a neck, or a profile with its neck at the back."""
     down, across = np.mgrid[-1:1:128j, -1:1:128j]
     oval = down**2 + across**2 < 1
     if kind == "axial":
@@ -41,16 +41,16 @@ def test_an_oval_is_axial_one_on_a_neck_coronal_and_a_profile_sagittal(plane: st
 
 
 def test_a_mirrored_slice_has_the_same_features_and_plane() -> None:
-    miniatures = noise(40)
-    pixels = standardised(miniatures)
+    thumbnails = noise(40)
+    pixels = standardised(thumbnails)
     assert np.allclose(features(pixels), features(pixels[:, :, ::-1]), atol=1e-6)
-    assert planes(miniatures) == planes(miniatures[:, :, ::-1])
+    assert planes(thumbnails) == planes(thumbnails[:, :, ::-1])
 
 
 def test_the_features_are_halves_their_difference_and_edges() -> None:
-    miniature = np.zeros((1, 32, 32), np.float32)
-    miniature[0, 4:6, 0:2] = 1 / 32  # a square of grey 1 at the left border: row 2, column 0 of the 16 x 8 maps
-    mean, uneven, down, across = features(miniature).reshape(4, 16, 8)
+    thumbnail = np.zeros((1, 32, 32), np.float32)
+    thumbnail[0, 4:6, 0:2] = 1 / 32  # a square of grey 1 at the left border: row 2, column 0 of the 16 x 8 maps
+    mean, uneven, down, across = features(thumbnail).reshape(4, 16, 8)
     assert mean[2, 0] == uneven[2, 0] == 0.5
     assert np.count_nonzero(mean) == np.count_nonzero(uneven) == 1
     assert down[:, 0].tolist() == [0, 0.125, 0.25, 0.125, *[0] * 12]  # slope 1/2 at both pixels of each edge
@@ -58,9 +58,9 @@ def test_the_features_are_halves_their_difference_and_edges() -> None:
 
 
 def test_a_slice_without_contrast_has_no_plane() -> None:
-    miniatures = np.stack([np.full((48, 48), 90, np.uint8), head("axial")])
-    assert planes(miniatures) == ("", "axial")
-    assert planes(miniatures[:0]) == ()
+    thumbnails = np.stack([np.full((48, 48), 90, np.uint8), head("axial")])
+    assert planes(thumbnails) == ("", "axial")
+    assert planes(thumbnails[:0]) == ()
 
 
 def test_the_pixels_are_averaged_to_mean_0_and_norm_1() -> None:
@@ -71,8 +71,8 @@ def test_the_pixels_are_averaged_to_mean_0_and_norm_1() -> None:
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (2, 16, 16), (2, 48, 32), (2, 48, 48, 1)])
-def test_miniatures_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected miniatures \(N, S, S\) of at least 32 pixels, got \("):
+def test_thumbnails_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected thumbnails \(N, S, S\) of at least 32 pixels, got \("):
         planes(np.zeros(shape, np.uint8))
 
 

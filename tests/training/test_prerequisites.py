@@ -48,8 +48,8 @@ REFUSED_BY_BOTH = {
     ("--model", "cnn", "--weights", "imagenet"): "no ImageNet weights are pinned for cnn",
     ("--model", "cnn", "--weights", "absent.safetensors"): "absent.safetensors cannot be read: there is no such file",
     ("--model", "cnn", "--weights", "w.pth"): "w.pth cannot be read as safetensors: it is a ZIP archive",
-    ("--model", "cnn", "--recipe", "best", "--masks", "absent"): "absent is no reference folder",
-    ("--model", "cnn", "--recipe", "fast", "--masks", "absent"): "the recipe fast pools all positions evenly",
+    ("--model", "cnn", "--recipe", "best", "--masks", "absent"): "absent is not a reference folder",
+    ("--model", "cnn", "--recipe", "fast", "--masks", "absent"): "the recipe fast pools all positions alike",
     ("--model", "cnn", "--out", "file"): "cannot write to file",
 }
 
@@ -136,7 +136,7 @@ def test_folds_are_not_for_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_missing_reference_for_the_report_of_folds_is_told_first(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="absent is no reference folder"):
+    with pytest.raises(DataError, match="absent is not a reference folder"):
         folds(CONFIG, tmp_path / "data", tmp_path, print, masks=tmp_path / "absent")
 
 
@@ -196,7 +196,7 @@ def test_an_evaluation_that_could_not_end_is_refused_before_an_image_is_opened(
     model = load("cnn")
     wrong: tuple[tuple[dict[str, object], str], ...] = (
         ({"protocol": "strict"}, "protocol: expected official or clean, got 'strict'"),
-        ({"masks": tmp_path / "absent"}, "absent is no reference folder"),
+        ({"masks": tmp_path / "absent"}, "absent is not a reference folder"),
     )
     for options, sentence in wrong:
         with pytest.raises(BrainTumorError, match=sentence):

@@ -1,4 +1,4 @@
-"""Whether a data set can carry the numbers measured on it: copies, patients across splits, labels, files, shortcuts."""
+"""Audit a data set: copies, patients across splits, conflicting labels, unreadable or odd files, shortcuts."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What an audit found; all rates are fractions.
+    """The result of an audit; all rates are fractions.
 
     Attributes:
         images: readable ones.
@@ -101,6 +101,7 @@ class AuditResult:
     @property
     def leaks(self) -> bool:
         """Tell whether anything crosses splits."""
+        # groups, not pairs: two images may be linked over a third one without being alike
         return self.groups.across_splits > 0
 
     @property
@@ -110,28 +111,29 @@ class AuditResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of audit.json: the main numbers as `summary`, then everything but the rows."""
+        # the rows are in groups.csv; without them audit.json stays small enough to read
         fields = dataclasses.asdict(dataclasses.replace(self, rows=()))
         del fields["rows"]
         return {"disclaimer": fields.pop("disclaimer"), "summary": self.summary(), **fields}
 
     def summary(self) -> dict[str, Any]:
         """Return the main numbers by name."""
-        known = self.patients
+        patients = self.patients
         return {
             "leak": self.leaks,
             "images": self.images,
             "unreadable": self.unreadable,
-            **{f"pairs_{kind}": found.pairs for kind, found in self.copies.items()},
+            **{f"pairs_{kind}": entry.pairs for kind, entry in self.copies.items()},
             "groups": self.groups.number,
             "groups_across_splits": self.groups.across_splits,
             "groups_with_two_labels": self.groups.with_two_labels,
             "label_conflicts": self.n_conflicts,
             "held_out_images": self.n_held_out,
             "held_out_images_sharing_a_group": self.sharing,
-            "images_with_known_patient": sum(known.images.values()) if known else 0,
-            "patients": known.number if known else 0,
-            "held_out_patients_in_training": known.shared if known else 0,
-            **{f"odd_{kind}": found.images for kind, found in self.odd.items()},
+            "images_with_known_patient": sum(patients.images.values()) if patients else 0,
+            "patients": patients.number if patients else 0,
+            "held_out_patients_in_training": patients.shared if patients else 0,
+            **{f"odd_{kind}": entry.images for kind, entry in self.odd.items()},
             "shortcut_accuracy": self.shortcuts.accuracy.value if self.shortcuts else None,
             "shortcut_chance": self.shortcuts.chance if self.shortcuts else None,
         }
@@ -145,41 +147,44 @@ def audit(data_dir: Path, reference: Path | None, progress: Progress, say: Say) 
         reference: a reference folder, from which the images inherit patients. Without it, images of the public set are
             recognised and take theirs from the table shipped with the package.
         progress: called with the files read and in all.
-        say: called with what is done next.
+        say: called with the name of the next step.
 
     Raises:
         DataError: no known layout, no readable image, or no such reference.
     """
-    theirs = read_reference(reference) if reference else None
+    # first, as a wrong folder should not be found out after minutes of reading images
+    reference_set = read_reference(reference) if reference else None
     listing = list_images(data_dir)
     say(f"reading {len(listing.manifest):,} images")
-    looked = list(quality(listing.manifest, progress))
-    unreadable = listing.skipped | {row.image: found for row, found in looked if isinstance(found, str)}
-    readable = [(row, found) for row, found in looked if isinstance(found, FileFacts)]
+    results = list(quality(listing.manifest, progress))
+    unreadable = listing.skipped | {row.image: reason for row, reason in results if isinstance(reason, str)}
+    readable = [(row, file) for row, file in results if isinstance(file, FileFacts)]
     if not readable:
-        raise DataError(f"none of the {len(looked)} images in {data_dir} can be read; copy them again")
-    manifest, facts = Manifest(data_dir, tuple(row for row, _ in readable)), [found for _, found in readable]
-    found, _ = make_thumbnails(manifest, cache_folder())
+        raise DataError(f"none of the {len(results)} images in {data_dir} can be read; copy them again")
+    manifest, facts = Manifest(data_dir, tuple(row for row, _ in readable)), [file for _, file in readable]
+    thumbnails, _ = make_thumbnails(manifest, cache_folder())
     say(f"comparing {len(manifest):,} images with one another")
-    copies = find_copies(manifest, [each.pixels for each in facts], found)
+    copies = find_copies(manifest, [file.pixels for file in facts], thumbnails)
+    # without a reference folder nothing is matched, and the shipped table fills the rows below
     matches: list[Match | None] = [None] * len(manifest)
-    if theirs:
-        say(f"comparing them with {len(theirs.manifest):,} reference slices")
-        matches = match(found, theirs, make_thumbnails(theirs.manifest, cache_folder())[0])
-    groups = group_numbers(manifest, found, copies.pairs, patients(matches), use_shipped=theirs is None)
+    if reference_set:
+        say(f"comparing them with {len(reference_set.manifest):,} reference slices")
+        matches = match(thumbnails, reference_set, make_thumbnails(reference_set.manifest, cache_folder())[0])
+    groups = group_numbers(manifest, thumbnails, copies.pairs, patients(matches), use_shipped=reference_set is None)
     rows = group_rows(manifest, groups, matches)
-    if not theirs:
-        rows = _with_shipped(rows, manifest, found)
+    if not reference_set:
+        # the table was made from the same reference set, so it would only repeat the matches where there are any
+        rows = _with_shipped(rows, manifest, thumbnails)
     say("measuring shortcuts")
-    return _judged(manifest, facts, copies, groups, rows, matches if theirs else None, unreadable)
+    return _judged(manifest, facts, copies, groups, rows, matches if reference_set else None, unreadable)
 
 
-def _with_shipped(rows: list[GroupRow], manifest: Manifest, found: Thumbnails) -> list[GroupRow]:
+def _with_shipped(rows: list[GroupRow], manifest: Manifest, thumbnails: Thumbnails) -> list[GroupRow]:
     """Return the lines with what the shipped table says about images of the public set."""
-    known = recognised(manifest, found)
+    shipped = recognised(manifest, thumbnails)
     return [
         dataclasses.replace(line, image=row.image, group=row.group) if line else row
-        for row, line in zip(rows, known, strict=True)
+        for row, line in zip(rows, shipped, strict=True)
     ]
 
 
@@ -206,8 +211,10 @@ def _judged(
     labels = np.array([CLASSES.index(row.label) for row in manifest], np.int64)
     splits = np.array([(*SPLITS, "").index(row.split) for row in manifest], np.int64)
     parts = manifest.counts()
+    # a single part is no split, so that nothing can be held out from the rest
     held_out = next((part for part in ("test", "val") if part in parts and len(parts) > 1), "")
-    held = np.array([row.split == held_out for row in manifest]) & bool(held_out)
+    held = np.array([bool(held_out) and row.split == held_out for row in manifest], np.bool_)
+    # related slices of one patient may well have two labels; copies of one slice may not
     two_labels = (labels[copies.pairs.first] != labels[copies.pairs.second]) & (copies.kind < len(COPIES))
     return AuditResult(
         images=len(manifest),

@@ -1,4 +1,4 @@
-"""How a data folder looks: some slices of every class and split on one page, with counts and sizes."""
+"""Draw a contact sheet of a data folder: some slices of every class and split, with counts and sizes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Strip:
 
 @dataclass(frozen=True, eq=False)
 class ContactSheet:
-    """A page and what it says.
+    """A page with the texts on it.
 
     Attributes:
         page: RGB.
@@ -69,8 +69,9 @@ def contact_sheet(data_dir: Path, progress: Progress) -> ContactSheet:
     listing = list_images(data_dir)
     unreadable, sizes = dict(listing.skipped), {}
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda row: _size_of(listing.manifest.path(row)), listing.manifest)
-        for done, (row, size) in enumerate(zip(listing.manifest, found, strict=True), 1):
+        results = pool.map(lambda row: _size_of(listing.manifest.path(row)), listing.manifest)
+        # results come in the order of the rows, whichever thread is done first, so pages do not differ between runs
+        for done, (row, size) in enumerate(zip(listing.manifest, results, strict=True), 1):
             if isinstance(size, str):
                 unreadable[row.image] = size
             else:
@@ -96,12 +97,13 @@ def _size_of(image: Path) -> Size | str:
 
 def _strip(label: str, rows: Sequence[Row], sizes: dict[Row, Size], data_dir: Path) -> Strip:
     """Return one class of one split; its readable images are drawn evenly by name, the first and the last included."""
+    # the caption counts readable images only; the others are listed with their reasons
     readable = [row for row in rows if row in sizes]
     source = f"{rows[0].source} · " if rows[0].source else ""
     count = f"{len(readable):,} image{'' if len(readable) == 1 else 's'}"
     caption = f"{source}{TITLES[label]} · {count}{_sizes_text([sizes[row] for row in readable])}"
-    places = np.linspace(0, len(readable) - 1, min(SLICES, len(readable))).round().astype(int).tolist()
-    return Strip(caption, tuple(data_dir / readable[place].image for place in places))
+    positions = np.linspace(0, len(readable) - 1, min(SLICES, len(readable))).round().astype(int).tolist()
+    return Strip(caption, tuple(data_dir / readable[position].image for position in positions))
 
 
 def _sizes_text(sizes: Sequence[Size]) -> str:
@@ -121,8 +123,8 @@ def _draw(strips: Sequence[Strip]) -> Image.Image:
     top = MARGIN // 2
     for row in strips:
         pen.text((MARGIN, top + CAPTION / 2), row.caption, INK, font(18), anchor="lm")
-        for place, image in enumerate(row.images):
-            page.paste(_tile(image), (MARGIN + place * (SIDE + GAP), top + CAPTION))
+        for column, image in enumerate(row.images):
+            page.paste(_tile(image), (MARGIN + column * (SIDE + GAP), top + CAPTION))
         top += CAPTION + SIDE + GAP
     pen.text((MARGIN, page.height - MARGIN), DISCLAIMER, FAINT_INK, font(16), anchor="lm")
     return page
@@ -136,6 +138,7 @@ def _tile(image: Path) -> Image.Image:
     """
     grey = Image.fromarray(np.rint(read(image).pixels * 255).astype(np.uint8))
     factor = SIDE / max(grey.size)
+    # a side of a very long picture would round to 0 pixels
     grey = grey.resize(
         (max(1, round(grey.width * factor)), max(1, round(grey.height * factor))), Image.Resampling.LANCZOS
     )

@@ -1,4 +1,4 @@
-"""Which images and labels a data folder holds: the folder layouts in use, and what is wrong with a folder."""
+"""List the images and labels of a data folder in one of the layouts in use, or say what is wrong with the folder."""
 
 import os
 import stat
@@ -86,6 +86,7 @@ def list_images(data_dir: Path, *, parts: Collection[str] = ("train", "val", "te
                     rows.append(Row(relative, label, source=source, split=part))
     rows, unreadable = add_hashes(data_dir, rows)
     problems.update(unreadable)
+    # only now: a class whose files have all turned out to be unreadable is empty, too
     for part, folder in _wanted_parts(data_dir, parts).items():
         _check_classes(folder, [row for row in rows if row.split == part])
     return Listing(Manifest(data_dir, tuple(sorted(rows, key=lambda row: row.image))), problems)
@@ -121,26 +122,28 @@ def _part_folders(data_dir: Path) -> dict[str, Path]:
         DataError: no folder, no known layout, or two at once.
     """
     subfolders = _visible_folders(data_dir)
-    found = [(PARTS[folder.name.lower()], folder) for folder in subfolders if folder.name.lower() in PARTS]
+    part_folders = [(PARTS[folder.name.lower()], folder) for folder in subfolders if folder.name.lower() in PARTS]
     classes = [folder for folder in subfolders if class_of(folder.name)]
-    if found and classes:
-        both = _listed([*(folder for _, folder in found), *classes])
+    # images beside the parts would silently stay out of training and test
+    if part_folders and classes:
+        both = _listed([*(folder for _, folder in part_folders), *classes])
         raise DataError(f"{data_dir} mixes part folders and class folders: {both}.", *UNDERSTOOD)
-    if len({part for part, _ in found}) < len(found):
+    if len({part for part, _ in part_folders}) < len(part_folders):
         raise DataError(
-            f"{data_dir} has two folders for one part: {_listed(folder for _, folder in found)}; merge them"
+            f"{data_dir} has two folders for one part: {_listed(folder for _, folder in part_folders)}; merge them"
         )
-    if not found and not classes:
+    if not part_folders and not classes:
+        # the commonest mistake is to name the folder above the one that an archive was unpacked to
         advice = "".join(f" Give {folder}." for folder in subfolders if _has_layout(folder))
         raise DataError(f"no known layout in {data_dir}: it holds {_listed(subfolders)}.{advice}", *UNDERSTOOD)
     order = list(PARTS.values())
-    return dict(sorted(found, key=lambda item: order.index(item[0]))) if found else {"": data_dir}
+    return dict(sorted(part_folders, key=lambda item: order.index(item[0]))) if part_folders else {"": data_dir}
 
 
 def _has_layout(folder: Path) -> bool:
     """Tell whether a folder that may be listed holds a folder of a part or a class, as an unpacked archive does."""
     try:
-        names = [each.name for each in _visible_folders(folder)]
+        names = [path.name for path in _visible_folders(folder)]
     except DataError:
         return False
     return any(name.lower() in PARTS or class_of(name) for name in names)
@@ -184,6 +187,7 @@ def _class_folders(folder: Path) -> dict[str, str]:
         DataError: a folder that stands for no class.
     """
     labels = {path.name: class_of(path.name) for path in _visible_folders(folder)}
+    # skipping an unknown class would change what the model is measured on; a typo must not do that
     unknown = [folder / name for name, label in labels.items() if label is None]
     if unknown:
         raise DataError(f"unknown class in {folder}: {_listed(unknown)}; rename or remove it.", *UNDERSTOOD)
@@ -197,8 +201,9 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
         folder: where to look, links followed.
         above: real paths of the folders passed on the way; a link to a folder that contains one of them is a loop.
     """
-    here = folder.resolve()
-    if any(passed.is_relative_to(here) for passed in above):
+    # a link is followed, but not to a folder that contains one we are in: that would never end
+    resolved = folder.resolve()
+    if any(passed.is_relative_to(resolved) for passed in above):
         yield folder, "symbolic link loop"
         return
     try:
@@ -207,13 +212,14 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
         yield folder, (error.strerror or "cannot be listed").lower()
         return
     for path in paths:
+        # stat follows links, so a link is judged by its target
         try:
             status = path.stat()
         except OSError as error:
             yield path, "broken link" if isinstance(error, FileNotFoundError) else (error.strerror or "").lower()
             continue
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk(path, (*above, here))
+            yield from _walk(path, (*above, resolved))
         else:
             yield path, _file_problem(path, status)
 
@@ -250,6 +256,7 @@ def _check_classes(folder: Path, rows: list[Row]) -> None:
         DataError: naming the class.
     """
     labels = set(_class_folders(folder).values())
+    # an empty class would not be noticed until its recall is missing from a report
     empty = [label for label in CLASSES if label in labels - {row.label for row in rows}]
     if empty:
         raise DataError(f"no usable image of {', '.join(empty)} in {folder}; add images or remove the class folder")

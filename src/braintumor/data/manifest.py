@@ -1,4 +1,4 @@
-"""Which images a data set consists of: one row per image with label, group, content hash and split."""
+"""The manifest of a data set: one row per image with label, group, content hash and split."""
 
 import csv
 import dataclasses
@@ -70,6 +70,7 @@ class Manifest:
 
     def some(self, number: int) -> "Manifest":
         """Return at most so many rows, spread evenly over all."""
+        # rounded up, so that there are never more than asked for
         step = max(1, -(-len(self.rows) // number))
         return Manifest(self.root, self.rows[::step])
 
@@ -80,12 +81,13 @@ class Manifest:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images per split that occurs, and in it per class, zeros included."""
-        found = Counter((row.split, row.label) for row in self.rows)
+        images = Counter((row.split, row.label) for row in self.rows)
         splits = [split for split in (*SPLITS, "") if any(row.split == split for row in self.rows)]
-        return {split: {label: found[split, label] for label in CLASSES} for split in splits}
+        return {split: {label: images[split, label] for label in CLASSES} for split in splits}
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what the rows say (image, label, sha256, split, group); order and root do not count."""
+        """Return the SHA-256 of the rows (image, label, sha256, split, group); order and root do not count."""
+        # JSON keeps the borders of the fields: "a" + "bc" and "ab" + "c" must not be the same
         lines = sorted(json.dumps([row.image, row.label, row.sha256, row.split, row.group]) for row in self.rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -96,6 +98,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written to.
     """
+    # surrogateescape: file names that are no UTF-8 are read back as the same bytes
     with replacing(path) as aside, aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -121,6 +124,7 @@ def read_manifest(path: Path, root: Path) -> Manifest:
     if tuple(header) != COLUMNS:
         raise DataError(f"{path}: expected the columns {','.join(COLUMNS)}, got {','.join(header) or 'an empty file'}")
     faults = [f"line {number}: {fault}" for number, line in enumerate(lines, 2) if (fault := _fault_of(line))]
+    # lines first: rows that do not have all columns cannot be compared
     _refuse(path, "lines that cannot be used", faults)
     manifest = Manifest(root, tuple(Row(*line) for line in lines))
     repeats = Counter(row.image for row in manifest)
@@ -136,6 +140,7 @@ def _fault_of(line: list[str]) -> str:
         return f"expected {len(COLUMNS)} columns, got {len(line)}"
     row = Row(*line)
     image = PurePosixPath(row.image)
+    # a manifest comes with a model from elsewhere: it must not make us open files outside the data folder
     if not row.image or image.is_absolute() or ".." in image.parts:
         return f"expected an image path inside the data folder, got {row.image!r}"
     if row.label not in CLASSES:
@@ -158,6 +163,7 @@ def leaks(manifest: Manifest) -> list[tuple[str, tuple[str, ...]]]:
     """Return the groups that occur in several splits, each with its splits, both sorted. Unknown ones do not count."""
     splits_of: defaultdict[str, set[str]] = defaultdict(set)
     for row in manifest.rows:
+        # an unknown group is not one big group, and an undecided row cannot leak yet
         if row.group and row.split:
             splits_of[row.group].add(row.split)
     return [(group, tuple(sorted(splits))) for group, splits in sorted(splits_of.items()) if len(splits) > 1]
@@ -167,9 +173,9 @@ def at_hand(manifest: Manifest) -> Manifest:
     """Return the rows whose file lies under the manifest's root with the recorded content."""
     with ThreadPoolExecutor(8) as pool:
         paths = [manifest.path(row) for row in manifest]
-        found = list(pool.map(lambda path: file_sha256(path) if path.is_file() else None, paths))
+        hashes = list(pool.map(lambda path: file_sha256(path) if path.is_file() else None, paths))
     return Manifest(
-        manifest.root, tuple(row for row, sha256 in zip(manifest, found, strict=True) if row.sha256 == sha256)
+        manifest.root, tuple(row for row, sha256 in zip(manifest, hashes, strict=True) if row.sha256 == sha256)
     )
 
 

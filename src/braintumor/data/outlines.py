@@ -1,4 +1,4 @@
-"""Where the tumor lies in an image: the expert's outline in the reference slice, carried over to the image."""
+"""Tumor outlines of images: the expert's outline in the reference slice, carried over to the image."""
 
 from pathlib import Path
 from typing import Final
@@ -39,29 +39,32 @@ def outlines(manifest: Manifest, folder: Path, cache: Path) -> list[Polygon | No
     """
     reference = read_reference(folder)
     texts = {reference.identifier(index): text for index, text in enumerate(reference.outlines)}
+    # a reference folder may be evaluated itself: its images need no search
     if (manifest.root / "images").resolve() == reference.manifest.root.resolve():
-        found = [_itself(manifest.path(row)) for row in manifest]
+        sources = [_itself(manifest.path(row)) for row in manifest]
     else:
-        found = _sources(manifest, reference, cache)
-    known = [source if source and source.reference_id in texts else None for source in found]
-    if not any(known):
+        sources = _sources(manifest, reference, cache)
+    outlined = [source if source and source.reference_id in texts else None for source in sources]
+    # a reference folder of other patients is a mistake that would otherwise show as an empty table
+    if not any(outlined):
         raise DataError(f"no image of {manifest.root} comes from a slice in {folder}, so no tumor outline is known")
     return [
         padded(carried_over(parsed(texts[source.reference_id]), source), *read(manifest.path(row)).pixels.shape)
         if source
         else None
-        for row, source in zip(manifest, known, strict=True)
+        for row, source in zip(manifest, outlined, strict=True)
     ]
 
 
 def _sources(manifest: Manifest, reference: Reference, cache: Path) -> list[Match | None]:
     """Return the source slice of each image, None where there is none."""
-    found, _ = make_thumbnails(manifest, cache)
-    shipped = known_images(manifest, found)
+    thumbnails, _ = make_thumbnails(manifest, cache)
+    shipped = known_images(manifest, thumbnails)
+    # one image that is not recognised needs the search, which then finds the others again, from the same slices
     if all(shipped):
-        return [_source_in(known.row) if known else None for known in shipped]
-    theirs, _ = make_thumbnails(reference.manifest, cache)
-    return match(found, reference, theirs)
+        return [_source_in(image.row) if image else None for image in shipped]
+    reference_thumbnails, _ = make_thumbnails(reference.manifest, cache)
+    return match(thumbnails, reference, reference_thumbnails)
 
 
 def _source_in(line: GroupRow) -> Match | None:
@@ -69,15 +72,22 @@ def _source_in(line: GroupRow) -> Match | None:
     if not line.reference_id:
         return None
     window = (float(line.x0), float(line.y0), float(line.x1), float(line.y1))
-    mirrored, rotation, score = line.mirrored == "1", int(line.rotation), float(line.score)
-    return Match(line.reference_id, line.patient, "", mirrored, rotation, window, score)
+    return Match(
+        reference_id=line.reference_id,
+        patient=line.patient,
+        label="",
+        mirrored=line.mirrored == "1",
+        rotation=int(line.rotation),
+        window=window,
+        score=float(line.score),
+    )
 
 
 def _itself(path: Path) -> Match | None:
     """Return a slice of the reference folder as its own source."""
     with Image.open(path) as image:
         window = (0.0, 0.0, float(image.width), float(image.height))
-    return Match(path.stem, "", "", mirrored=False, rotation=0, window=window, score=1.0)
+    return Match(reference_id=path.stem, patient="", label="", mirrored=False, rotation=0, window=window, score=1.0)
 
 
 def carried_over(outline: Polygon, source: Match) -> Polygon:
@@ -117,6 +127,7 @@ def mask(polygon: Polygon, side: int) -> NDArray[np.uint8]:
         side: of the square in pixels.
     """
     fine = Image.new("L", (side * FINENESS, side * FINENESS))
+    # Pillow counts from the middle of the first pixel, shares from the edge of the square: half a pixel between them
     corners = [(float(x), float(y)) for x, y in polygon * side * FINENESS - 0.5]
     ImageDraw.Draw(fine).polygon(corners, fill=255)
     return np.asarray(fine.reduce(FINENESS))

@@ -1,4 +1,4 @@
-"""What brain slices of the four classes look like, drawn by formula: for the demo and for tests, from no patient."""
+"""Draw synthetic brain slices of the four classes by formula: for the demo and for tests, from no patient."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,11 @@ def phantom(label: str, seed: int, size: int = 224) -> NDArray[np.float32]:
     """
     if label not in CLASSES:
         raise ValueError(f"expected one of {', '.join(CLASSES)}, got {label!r}")
+    # the class is part of the seed, or the four classes would share their heads and a model could compare them
     random = np.random.default_rng([seed, CLASSES.index(label)])
     head = _draw_head(random, size)
     image = TUMORS[label](head, random)
+    # a receive coil nearer to one side makes that side brighter
     shading = 1 + random.uniform(-0.2, 0.2) * head.x + random.uniform(-0.2, 0.2) * head.y
     noise = random.normal(0, random.uniform(0.005, 0.02), image.shape)
     return (image * shading * random.uniform(0.8, 1.0) + noise * (image > 0)).clip(0, 1).astype(np.float32)
@@ -52,6 +54,7 @@ def write_phantoms(folder: Path, per_class: int, seed: int = 0, size: int = 224)
         for index in range(per_class):
             target = folder / ("Testing" if index < tests else "Training") / name
             target.mkdir(parents=True, exist_ok=True)
+            # a large prime keeps the slices of neighbouring seeds apart
             pixels = np.rint(phantom(label, seed * 1_000_003 + index, size) * 255).astype(np.uint8)
             Image.fromarray(pixels).save(target / f"{name}-{index:04d}.png")
 
@@ -114,6 +117,7 @@ def head_coordinates(random: np.random.Generator, size: int) -> tuple[Field, Fie
 def _draw_ventricles(image: Field, x: Field, y: Field, random: np.random.Generator) -> Field:
     """Return the image with two dark, bent lateral ventricles and the third one between them."""
     size = random.uniform(0.7, 1.3)
+    # the horns bend outwards with their distance from the middle
     offset = random.uniform(0.09, 0.12) + 0.35 * (y + 0.05) ** 2
     horns = inside(np.hypot((np.abs(x) - offset) / (0.055 * size), (y + 0.03) / (0.3 * size)), 1.0, 0.15)
     third = inside(np.hypot(x / 0.016, (y - 0.12) / 0.1), 1.0, 0.2)
@@ -138,9 +142,9 @@ def _draw_glioma(head: Head, random: np.random.Generator) -> Field:
 def _draw_meningioma(head: Head, random: np.random.Generator) -> Field:
     """Return the head with a round, even, bright mass whose base lies on the inside of the skull."""
     extent = random.uniform(0.15, 0.27)
-    place = random.uniform(0, 2 * np.pi)
+    direction = random.uniform(0, 2 * np.pi)
     centre = BRAIN_EDGE - extent * random.uniform(0.55, 0.8)
-    radius, angle = _polar(head, centre * np.cos(place), centre * np.sin(place))
+    radius, angle = _polar(head, centre * np.cos(direction), centre * np.sin(direction))
     mass = head.brain * inside(radius, extent * (1 + 0.05 * _waves(angle, random, 4)), 0.015)
     rim = head.brain * inside(radius, extent * 1.12, 0.03)
     return _blend(_blend(head.image, rim, head.grey * 0.6), mass, random.uniform(0.75, 0.92))
@@ -185,8 +189,10 @@ def _blend(image: Field, share: Field, brightness: float) -> Field:
 
 def _waves(angle: Field, random: np.random.Generator, count: int) -> Field:
     """Return a closed random curve over the angle, with values of about -1 to 1 and up to `count` bumps."""
+    # order 1 would only move the centre; falling heights make broad bumps larger than narrow ones
     orders = np.arange(2, count + 1)[:, None]
     phases, heights = random.uniform(0, 2 * np.pi, orders.shape), random.uniform(0.3, 1, orders.shape) / np.sqrt(orders)
+    # from -pi to pi with both ends, so that the curve closes without a step
     knots = np.linspace(-np.pi, np.pi, 721)
     curve = (heights * np.sin(orders * knots + phases)).sum(axis=0) / np.sqrt((heights**2).sum()) / 1.5
     return np.asarray(np.interp(angle, knots, curve))

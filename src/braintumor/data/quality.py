@@ -1,4 +1,4 @@
-"""How the image files of a data set look from outside: format, size, brightness, border, and what is odd about them."""
+"""Facts about the image files of a data set: format, size, brightness, border, and what is odd about them."""
 
 import hashlib
 from collections import Counter
@@ -24,8 +24,8 @@ ODDITIES: Final = {
     "elongated": "one side more than twice the other",
     "flat": "almost no contrast",
 }
-COLOURED_SHARE: Final = 0.005
-LIGHT: Final = 60
+COLOURED_SHARE: Final = 0.005  # of the pixels
+LIGHT: Final = 60  # of 255
 FRAME_LINES: Final = 3
 SCREENS: Final = frozenset(
     {(640, 480), (800, 600), (1024, 768), (1280, 720), (1280, 800), (1280, 1024), (1366, 768), (1440, 900)}
@@ -40,7 +40,7 @@ LISTED: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What one file is like.
+    """Facts about one file.
 
     Attributes:
         stored: format, mode and share of coloured pixels.
@@ -70,6 +70,7 @@ def quality(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterato
     """
     done = 0
     with ThreadPoolExecutor(DECODERS) as pool:
+        # in chunks, as the pool would decode the whole data set ahead of whoever takes the results
         for start in range(0, len(manifest), CHUNK):
             rows = manifest.rows[start : start + CHUNK]
             yield from zip(rows, pool.map(lambda row: _attempt(manifest, row), rows), strict=True)
@@ -89,7 +90,7 @@ def _attempt(manifest: Manifest, row: Row) -> FileFacts | str:
 def facts(grey: Grey, stored: Stored) -> FileFacts:
     """Return the facts of a slice (H, W) of 8-bit grey values."""
     height, width = grey.shape
-    found = {
+    signs = {
         "text": has_writing(grey),
         "coloured": stored.coloured > COLOURED_SHARE,
         "frame": _has_frame(grey),
@@ -97,7 +98,7 @@ def facts(grey: Grey, stored: Stored) -> FileFacts:
         "elongated": max(grey.shape) > 2 * min(grey.shape),
         "flat": int(grey.max()) - int(grey.min()) < FLAT_RANGE * 255,
     }
-    size = np.array(grey.shape, np.int64).tobytes()
+    size = np.array(grey.shape, np.int64).tobytes()  # or two pictures of one grey value would be the same
     return FileFacts(
         stored=stored,
         width=width,
@@ -105,7 +106,7 @@ def facts(grey: Grey, stored: Stored) -> FileFacts:
         mean=float(grey.mean()) / 255,
         border=float(np.median(np.concatenate([side.ravel() for side in _sides(grey)]))) / 255,
         pixels=hashlib.blake2b(size + np.ascontiguousarray(grey).tobytes(), digest_size=16).digest(),
-        odd=tuple(name for name, holds in found.items() if holds),
+        odd=tuple(name for name, holds in signs.items() if holds),
     )
 
 
@@ -117,16 +118,18 @@ def _sides(grey: Grey) -> tuple[Grey, ...]:
 
 def _has_frame(grey: Grey) -> bool:
     """Return whether a light, even line runs along at least two edges."""
-    found = 0
+    light_edges = 0
+    # the brightest of three lines at each position: a frame need not be the outermost line, nor exactly straight
     for side in _sides(grey):
         dark, light = np.percentile(side.max(axis=0), (10, 90))
-        found += bool(dark > LIGHT and light - dark < LIGHT)
-    return found >= 2
+        if dark > LIGHT and light - dark < LIGHT:  # light, and even from one end to the other
+            light_edges += 1
+    return light_edges >= 2
 
 
 @dataclass(frozen=True)
 class SliceLook:
-    """How the files of one class look from outside.
+    """A summary of the files of one class.
 
     Attributes:
         formats: number of files per format and mode, the most frequent first.
@@ -162,7 +165,7 @@ def looks(facts: Sequence[FileFacts], labels: NDArray[np.int64]) -> dict[str, Sl
         labels: (N,) class of each, in the order of `CLASSES`.
     """
     return {
-        name: _look([facts[which] for which in np.flatnonzero(labels == index).tolist()])
+        name: _look([facts[file] for file in np.flatnonzero(labels == index).tolist()])
         for index, name in enumerate(CLASSES)
         if (labels == index).any()
     }
@@ -170,15 +173,15 @@ def looks(facts: Sequence[FileFacts], labels: NDArray[np.int64]) -> dict[str, Sl
 
 def _look(facts: Sequence[FileFacts]) -> SliceLook:
     """Return how the files of one class look, at least one."""
-    sizes = Counter((each.width, each.height) for each in facts)
+    sizes = Counter((file.width, file.height) for file in facts)
     aspects = [width / height for width, height in sizes]
     return SliceLook(
-        formats=dict(Counter(f"{each.stored.format} {each.stored.mode}" for each in facts).most_common()),
+        formats=dict(Counter(f"{file.stored.format} {file.stored.mode}" for file in facts).most_common()),
         sizes=len(sizes),
         size=sizes.most_common(1)[0][0],
         aspect=(min(aspects), max(aspects)),
-        mean=_spread([each.mean for each in facts]),
-        border=_spread([each.border for each in facts]),
+        mean=_spread([file.mean for file in facts]),
+        border=_spread([file.border for file in facts]),
     )
 
 
@@ -192,9 +195,10 @@ def oddities(manifest: Manifest, facts: Sequence[FileFacts]) -> dict[str, Oddity
     """Return the odd ones of N files, per kind of `ODDITIES`."""
     result = {}
     for kind in ODDITIES:
-        rows = [row for row, each in zip(manifest, facts, strict=True) if kind in each.odd]
+        # the rows are sorted by path, so evenly spaced ones come from all folders
+        rows = [row for row, file in zip(manifest, facts, strict=True) if kind in file.odd]
         counts = Counter(row.label for row in rows)
-        places = np.linspace(0, len(rows) - 1, min(LISTED, len(rows))).round().astype(int).tolist()
+        positions = np.linspace(0, len(rows) - 1, min(LISTED, len(rows))).round().astype(int).tolist()
         per_class = {label: counts[label] for label in CLASSES}
-        result[kind] = Oddity(len(rows), per_class, tuple(rows[place].image for place in places))
+        result[kind] = Oddity(len(rows), per_class, tuple(rows[position].image for position in positions))
     return result

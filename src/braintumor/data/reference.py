@@ -1,4 +1,4 @@
-"""From which slice of a reference set with known patients an image was made, and where it lies in that slice."""
+"""Find the slice of a reference set with known patients that an image was made from, and its position in that slice."""
 
 import csv
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ def check_reference(folder: Path) -> None:
     """
     if not is_reference(folder):
         raise DataError(
-            f"{folder} is no reference folder: expected images/ and annotations.csv in it; "
+            f"{folder} is not a reference folder: expected images/ and annotations.csv in it; "
             "braintumor data get figshare makes one"
         )
 
@@ -89,12 +89,14 @@ def read_reference(folder: Path) -> Reference:
             ]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(
-            f"{folder} is no reference folder: expected images/ and annotations.csv ({error}); "
+            f"{folder} is not a reference folder: expected images/ and annotations.csv ({error}); "
             "braintumor data get figshare makes one"
         ) from error
+    # further columns are welcome: the table may hold notes of its own
     if not lines or not set(COLUMNS) <= set(lines[0]):
-        found = ",".join(lines[0]) if lines else "no lines"
-        raise DataError(f"{table}: expected the columns {','.join(COLUMNS)}, got {found}")
+        columns = ",".join(lines[0]) if lines else "no lines"
+        raise DataError(f"{table}: expected the columns {','.join(COLUMNS)}, got {columns}")
+    # one listing instead of two look-ups a slice: folders on network drives hold thousands of images
     present = {path.name for path in images.iterdir()} if images.is_dir() else set()
     names = [
         next((line["figshare_id"] + s for s in SUFFIXES if line["figshare_id"] + s in present), "") for line in lines
@@ -113,16 +115,18 @@ def read_reference(folder: Path) -> Reference:
     return Reference(Manifest(images, tuple(hashed)), tuple(line["tumor_outline_xy"] for line in lines))
 
 
-def match(found: Thumbnails, reference: Reference, theirs: Thumbnails) -> list[Match | None]:
+def match(thumbnails: Thumbnails, reference: Reference, reference_thumbnails: Thumbnails) -> list[Match | None]:
     """Return the most similar slice of the reference for each of N images, None where none is similar enough.
 
     Args:
-        found: N miniatures.
+        thumbnails: N thumbnails.
         reference: the folder.
-        theirs: the miniatures of its slices, in order.
+        reference_thumbnails: the thumbnails of its slices, in order.
     """
-    pairs = similar_pairs(found, theirs)
-    best: list[int | None] = [None] * len(found)
+    pairs = similar_pairs(thumbnails, reference_thumbnails)
+    # in rising order of similarity, so that the last one written for an image is the most similar; the sort is stable,
+    # or two equally similar slices would change places between runs
+    best: list[int | None] = [None] * len(thumbnails)
     for index in np.argsort(pairs.score, kind="stable").tolist():
         best[int(pairs.first[index])] = index
     return [None if index is None else _described(pairs, index, reference) for index in best]
@@ -156,10 +160,13 @@ def placed(windows: "np.ndarray", mirrored: int, turns: int) -> tuple[float, flo
         turns: quarters by which it was then turned counter-clockwise.
     """
     (top, bottom, left, right), source = windows.astype(np.float64)
+    # the same order as in `oriented`: mirrored first, then turned
     if mirrored:
         left, right = 1 - right, 1 - left
     for _ in range(turns):  # counter-clockwise: the right edge becomes the upper one
         top, bottom, left, right = 1 - right, 1 - left, top, bottom
+    # the compared windows correspond, so their sizes give the scale, and the whole image reaches as far beyond the
+    # source's window as it reaches beyond its own
     high, wide = (source[1] - source[0]) / (bottom - top), (source[3] - source[2]) / (right - left)
     return (
         source[0] - top * high,
@@ -182,6 +189,7 @@ def is_reference(folder: Path) -> bool:
 def known_folds() -> dict[tuple[str, str], int]:
     """Return the published fold of each slice of the Figshare set, by its id and patient."""
     table = resources.files("braintumor.data") / "public" / "figshare-folds.csv"
+    # without the table no slice has a published fold
     if not table.is_file():
         return {}
     with table.open(encoding="utf-8") as stream:

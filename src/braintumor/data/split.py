@@ -1,4 +1,4 @@
-"""Which images are held out: whole groups only, every class in proportion."""
+"""Divide a data set into splits or folds: whole groups only, every class in proportion."""
 
 import dataclasses
 from collections import defaultdict
@@ -34,7 +34,7 @@ def split(manifest: Manifest, fraction: float = 0.15, seed: int = 0, part: str =
     order = np.random.default_rng(seed).permutation(len(groups))
     chosen = _choose(counts.reshape(-1, len(CLASSES)), order, fraction, part)
     moved = {row.image for index in chosen for row in groups[index]}
-    stay = {"": "train"}
+    stay = {"": "train"}  # rows without a split become training rows
     rows = (
         dataclasses.replace(row, split=part if row.image in moved else stay.get(row.split, row.split))
         for row in manifest.rows
@@ -44,6 +44,7 @@ def split(manifest: Manifest, fraction: float = 0.15, seed: int = 0, part: str =
 
 def _movable_groups(manifest: Manifest) -> list[list[Row]]:
     """Return the training rows by group, in the order of each group's first image name."""
+    # the kind stands in the key, since a group may be called like the image of another row
     groups: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in sorted(manifest.rows, key=lambda row: row.image):
         if row.split in ("train", ""):
@@ -61,10 +62,12 @@ def _choose(counts: NDArray[np.int64], order: NDArray[np.int64], fraction: float
     target, moved, chosen = fraction * total, np.zeros_like(total), list[int]()
     scale = np.maximum(target, 1)  # relative to the wanted count, so that small classes weigh as much
     for index in order:
+        # a group moves only if that brings the counts nearer to the target and leaves every class some training images
         with_it = moved + counts[index]
         nearer = np.linalg.norm((with_it - target) / scale) < np.linalg.norm((moved - target) / scale)
         if nearer and _leaves_some(with_it, total):
             moved, chosen = with_it, [*chosen, int(index)]
+    # the greedy pass may leave out a small class altogether; it then gets its smallest group that can be spared
     for label in np.flatnonzero((moved == 0) & (total > 0)):
         spare = [int(index) for index in order if counts[index, label] and _leaves_some(moved + counts[index], total)]
         if not spare:
@@ -73,6 +76,7 @@ def _choose(counts: NDArray[np.int64], order: NDArray[np.int64], fraction: float
                 f"{name} has too few groups ({groups}, {total[label]} images) to give both train and {part} one; "
                 f"add images of other patients, or provide the {part} images in a folder of their own"
             )
+        # the smallest, as it disturbs the proportions of the other classes least
         smallest = min(spare, key=lambda index: int(counts[index].sum()))
         moved, chosen = moved + counts[smallest], [*chosen, smallest]
     return chosen
@@ -106,7 +110,9 @@ def fold_numbers(groups: Integers, labels: Integers, given: Integers | None = No
     target = np.maximum(counts.sum(axis=0) / folds, 1)
     filled = np.array([counts[fixed == fold].sum(axis=0) for fold in range(folds)])
     chosen = fixed.copy()
+    # large groups first: while the folds are empty they still fit anywhere, and small ones even out what is left
     for group in sorted(np.flatnonzero(fixed < 0), key=lambda group: (-counts[group].sum(), group)):
+        # how much the squared, relative distance from the wanted counts would grow in each fold, (folds, classes)
         need = ((filled + counts[group] - target) / target) ** 2 - ((filled - target) / target) ** 2
         fold = int(need.sum(axis=1).argmin())
         chosen[group] = fold
@@ -123,6 +129,7 @@ def _given_folds(members: Integers, size: int, given: Integers | None) -> Intege
     fixed = np.full(size, -1, np.int64)
     if given is not None:
         fixed[members[given >= 0]] = given[given >= 0]
+        # of two folds for one group the later one was written: reading back shows the other as different
         if (fixed[members[given >= 0]] != given[given >= 0]).any():
             raise DataError("a group of images lies in two published folds; the groups or the folds were changed")
     return fixed

@@ -1,4 +1,4 @@
-"""Which groups and patients lie in more than one split, and which groups carry two labels."""
+"""Find the groups and patients that lie in more than one split, and the groups that carry two labels."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -73,8 +73,11 @@ def grouping(groups: Integers, splits: Integers, labels: Integers, rows: Sequenc
     for index in np.flatnonzero(np.isin(groups, seen_as)).tolist():
         members[int(groups[index])].append(index)
     mixed = [
-        (rows[where[0]].group, {label: n for i, label in enumerate(CLASSES) if (n := int((labels[where] == i).sum()))})
-        for _, where in sorted(members.items())[:LISTED]
+        (
+            rows[images[0]].group,
+            {label: n for i, label in enumerate(CLASSES) if (n := int((labels[images] == i).sum()))},
+        )
+        for _, images in sorted(members.items())[:LISTED]
     ]
     return Groups(
         number=len(np.unique(groups)),
@@ -87,6 +90,7 @@ def grouping(groups: Integers, splits: Integers, labels: Integers, rows: Sequenc
 
 def _several(groups: Integers, values: Integers) -> Integers:
     """Return the groups whose images have more than one of the (N,) values."""
+    # each pair of group and value once: a group that is left several times has several values
     distinct = np.unique(np.stack([groups, values]), axis=1)[0]
     names, times = np.unique(distinct, return_counts=True)
     several: Integers = names[times > 1]
@@ -104,17 +108,17 @@ def patients_of(
         matches: N source slices where there is a reference folder.
         held_out: name of the held-out split, empty if there is none.
     """
-    known = [(image, row) for image, row in zip(manifest, rows, strict=True) if row.patient]
-    if not known:
+    named = [(image, row) for image, row in zip(manifest, rows, strict=True) if row.patient]
+    if not named:
         return None
-    held = {row.patient for image, row in known if held_out and image.split == held_out}
-    training = {row.patient for image, row in known if image.split != held_out}
+    held = {row.patient for image, row in named if held_out and image.split == held_out}
+    training = {row.patient for image, row in named if image.split != held_out}
     other = [
-        (row.image, row.label, found.reference_id, found.label)
-        for row, found in zip(manifest, matches or (), strict=bool(matches))
-        if found and found.label != row.label
+        (row.image, row.label, source.reference_id, source.label)
+        for row, source in (zip(manifest, matches, strict=True) if matches else ())
+        if source and source.label != row.label
     ]
-    counts = Counter(image.label for image, _ in known)
+    counts = Counter(image.label for image, _ in named)
     return Patients(
         known_by="shipped" if matches is None else "reference",
         images={label: counts[label] for label in CLASSES},

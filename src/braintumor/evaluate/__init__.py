@@ -1,1 +1,1 @@
-"""How good a model is: metrics with intervals, the report on one model, the comparison of two."""
+"""Evaluation of models: metrics with intervals, the report on one model, the comparison of two."""

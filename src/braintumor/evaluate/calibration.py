@@ -1,4 +1,4 @@
-"""How sure a model may say it is: temperature, operating points and prediction sets, all from validation images."""
+"""Fit temperature, operating points and prediction sets, all on validation images."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -15,11 +15,11 @@ Bools = NDArray[np.bool_]
 
 COVERAGES: Final = tuple(round(1 - step / 100, 2) for step in range(51))
 SET_ERRORS: Final = (0.01, 0.02, 0.05, 0.1)
-LOWEST, HIGHEST, STEPS = 0.05, 20.0, 60
+LOWEST, HIGHEST, STEPS = 0.05, 20.0, 60  # of the temperature; 60 golden sections leave 1e-12 of the range
 
 
 def rejection(probabilities: Floats, ood_score: Floats, labels: Integers, groups: Integers) -> dict[str, Any]:
-    """Return the card's entry for a precision: from where on answers are withheld, see `session.Card.rejection`.
+    """Return the card's entry for a precision: the thresholds for withholding answers, see `session.Card.rejection`.
 
     Args:
         probabilities: (N, C) of validation images, in that precision.
@@ -44,7 +44,8 @@ def rejection(probabilities: Floats, ood_score: Floats, labels: Integers, groups
 def temperature(logits: NDArray[np.floating], labels: Integers) -> float:
     """Return the number to divide logits by so that the probabilities fit the labels best: least NLL.
 
-    The NLL is convex in the inverse of the temperature, so a golden-section search finds its minimum.
+    The NLL is convex in the inverse of the temperature, so a golden-section search finds its minimum. Where the NLL is
+    0 over a whole range, because every label is the most likely class by far, the largest such temperature is returned.
 
     Args:
         logits: (N, C) of validation images.
@@ -61,6 +62,7 @@ def temperature(logits: NDArray[np.floating], labels: Integers) -> float:
     low, high, ratio = 1 / HIGHEST, 1 / LOWEST, (np.sqrt(5) - 1) / 2
     for _ in range(STEPS):
         first, second = high - ratio * (high - low), low + ratio * (high - low)
+        # "<=" keeps the mildest of equally good temperatures; scipy's bounded search would run to the other end
         if nll(scores * first, labels) <= nll(scores * second, labels):
             high = second
         else:
@@ -70,6 +72,7 @@ def temperature(logits: NDArray[np.floating], labels: Integers) -> float:
 
 def nll(logits: Floats, labels: Integers) -> float:
     """Return the mean negative log-likelihood of the labels (N,) under logits (N, C), in nats."""
+    # the largest logit becomes 0, so that exp cannot overflow
     shifted = logits - logits.max(axis=1, keepdims=True)
     return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
 
@@ -102,12 +105,13 @@ def points(confidence: Floats, right: Bools) -> tuple[Point, ...]:
     if not len(right):
         raise DataError("no validation images to choose operating points on")
     order = np.sort(confidence)[::-1]
-    found = []
+    result = []
     for coverage in COVERAGES:
+        # 1e-9: 0.55 * 100 is a little more than 55 in floating point, and must not ask for a 56th image
         least = 0.0 if coverage == 1 else float(order[int(np.ceil(coverage * len(order) - 1e-9)) - 1])
         answered = confidence >= least
-        found.append(Point(coverage, least, float(1 - right[answered].mean())))
-    return tuple(found)
+        result.append(Point(coverage, least, float(1 - right[answered].mean())))
+    return tuple(result)
 
 
 def conformal_quantiles(probabilities: Floats, labels: Integers, groups: Integers, error: float) -> Floats:
@@ -137,8 +141,9 @@ def conformal_quantiles(probabilities: Floats, labels: Integers, groups: Integer
         names, members, sizes = np.unique(groups[chosen], return_inverse=True, return_counts=True)
         if not len(names):
             continue
-        strange = 1 - probabilities[chosen, label]
-        order = np.argsort(strange, kind="stable")
+        scores = 1 - probabilities[chosen, label]
+        order = np.argsort(scores, kind="stable")
+        # every group has weight 1, and the new group of the promise makes it one more than there are
         share = (1 / sizes[members])[order].cumsum() / (len(names) + 1)
-        quantiles[label] = np.interp(1 - error, [*share, 1.0], [*strange[order], 1.0])
+        quantiles[label] = np.interp(1 - error, [*share, 1.0], [*scores[order], 1.0])
     return quantiles

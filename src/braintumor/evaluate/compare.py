@@ -1,15 +1,15 @@
-"""Which of two evaluated models is better on the same images, and whether that could be chance."""
+"""Compare two evaluated models on the same images, with a test of whether the difference could be chance."""
 
 import csv
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from braintumor.classes import DISCLAIMER
 from braintumor.errors import DataError
@@ -20,7 +20,7 @@ from braintumor.models.session import ONNX_FILES, Card, card_in
 from braintumor.text import from_cell, visible
 
 RATES = ("accuracy", "precision", "recall", "f1")
-FEW = 25
+FEW = 25  # discordant pairs, below which chi-square is too rough
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` or `folds` left in a folder: report.json and predictions.csv; of folds the first model."""
+    """The report and predictions that `evaluate` or `folds` wrote into a folder; of folds with the first model."""
 
     folder: Path
     model: Path
@@ -148,7 +148,14 @@ def compare(first: Path, second: Path, out: Path) -> Comparison:
         accuracy_difference=accuracy_difference(a.right(), b.right(), groups),
         mcnemar=mcnemar(a.right(), b.right()),
         differences=tuple(
-            Difference(p["image"], p["label"], p["predicted"], q["predicted"], _probability(p), _probability(q))
+            Difference(
+                image=p["image"],
+                label=p["label"],
+                first=p["predicted"],
+                second=q["predicted"],
+                p_first=_probability(p),
+                p_second=_probability(q),
+            )
             for p, q in zip(a.rows, b.rows, strict=True)
             if p["predicted"] != q["predicted"]
         ),
@@ -165,23 +172,25 @@ def _read_evaluation(folder: Path) -> Evaluation:
         DataError: it is missing, or was not written by `evaluate`.
         ModelError: the card is not usable.
     """
-    place = folder / "evaluation"
+    evaluation_folder = folder / "evaluation"
+    # `folds` writes one model folder per fold, named by its number
     model = folder / "0" if (folder / "0" / "card.json").is_file() else folder
     try:
         card = card_in(model)
-        report = json.loads((place / "report.json").read_text(encoding="utf-8"))
-        with (place / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        report = json.loads((evaluation_folder / "report.json").read_text(encoding="utf-8"))
+        with (evaluation_folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
             rows = [{name: from_cell(cell or "") for name, cell in row.items() if name} for row in csv.DictReader(file)]
+        # the two files may come from different runs, one of which was interrupted
         complete = len(rows) == len(report["groups"]) > 0 and {"fingerprint", "metrics"} <= set(report)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} is missing; run: {_command(folder)}") from error
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise DataError(f"{place} cannot be used ({error}); run again: {_command(folder)}") from error
+        raise DataError(f"{evaluation_folder} cannot be used ({error}); run again: {_command(folder)}") from error
     if not complete:
         raise DataError(
-            f"report.json and predictions.csv in {place} do not fit together; run again: {_command(folder)}"
+            f"report.json and predictions.csv in {evaluation_folder} do not fit together; run again: {_command(folder)}"
         )
-    return Evaluation(folder, model, card, report, rows)
+    return Evaluation(folder=folder, model=model, card=card, report=report, rows=rows)
 
 
 def _command(*folders: Path) -> str:
@@ -194,7 +203,8 @@ def _check_same_images(a: Evaluation, b: Evaluation) -> None:
     Raises:
         DataError: with the commands to run.
     """
-    images = [[(row["image"], row["label"]) for row in each.rows] for each in (a, b)]
+    # in the same order, too: the answers are compared line by line
+    images = [[(row["image"], row["label"]) for row in evaluation.rows] for evaluation in (a, b)]
     if a.report["fingerprint"] != b.report["fingerprint"] or images[0] != images[1]:
         raise DataError(
             f"{a.folder} was evaluated on {len(a.rows)} images and {b.folder} on {len(b.rows)}, not all of them the "
@@ -205,6 +215,7 @@ def _check_same_images(a: Evaluation, b: Evaluation) -> None:
 def _side(evaluation: Evaluation) -> ComparedModel:
     """Return what the table says about one model."""
     card, report = evaluation.card, evaluation.report
+    # always the float32 file, so that two models compare, whatever precision was evaluated
     network = evaluation.model / ONNX_FILES["float32"]
     return ComparedModel(
         folder=evaluation.folder.name,
@@ -234,9 +245,18 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     discordant = only_first + only_second
     if discordant < FEW:
-        tail = sum(math.comb(discordant, k) for k in range(min(only_first, only_second) + 1))
-        p, test = min(1.0, 2 * tail / 2**discordant), "exact binomial"
+        # binomtest refuses n = 0: models that never disagree in being right do not differ
+        p = float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
+        test = "exact binomial"
     else:
+        # the correction must not turn a difference of 0 into one of 1
         statistic = max(0, abs(only_first - only_second) - 1) ** 2 / discordant
-        p, test = math.erfc(math.sqrt(statistic / 2)), "chi-square with continuity correction"
-    return McNemar(only_first, only_second, int((first & second).sum()), int((~first & ~second).sum()), p, test)
+        p, test = float(stats.chi2.sf(statistic, df=1)), "chi-square with continuity correction"
+    return McNemar(
+        only_first=only_first,
+        only_second=only_second,
+        both=int((first & second).sum()),
+        neither=int((~first & ~second).sum()),
+        p=p,
+        test=test,
+    )

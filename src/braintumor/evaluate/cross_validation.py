@@ -1,4 +1,4 @@
-"""How good a recipe is on patients its models have not seen: the answers of all folds pooled into one report."""
+"""Evaluate a recipe on patients its models have not seen: the predictions of all folds pooled into one report."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -48,7 +48,8 @@ def evaluate_folds(
     models = [load_folder(folder) for folder in folders]
     manifests = [read_manifest(folder / "manifest.csv", data_dir) for folder in folders]
     check_disjoint(manifests)
-    before = sum(len(manifest.part("test")) for manifest in manifests)
+    listed_images = sum(len(manifest.part("test")) for manifest in manifests)
+    # the manifests may be older than the way copies are found: what is linked now must not be tested
     manifests = _regrouped(manifests, data_dir)
     answers: list[tuple[Row, Prediction]] = []
     mistakes: list[Mistake] = []
@@ -56,13 +57,15 @@ def evaluate_folds(
     total, seconds = sum(len(manifest.part("test")) for manifest in manifests), 0.0
     for model, manifest in zip(models, manifests, strict=True):
         done = len(answers)
+        # `done` as a default binds the value of this fold
         report_progress = (lambda n, _, done=done: progress(done + n, total)) if progress else None
-        found, unreadable, spent = predict_images(manifest.part("test"), model, report_progress)
+        predictions, unreadable, fold_seconds = predict_images(manifest.part("test"), model, report_progress)
         if unreadable:
             raise UnreadableDataError(data_dir, unreadable)
-        answers, seconds = [*answers, *found], seconds + spent
-        answering += [model] * len(found)
-        mistakes += worst_mistakes(found, data_dir, model)
+        answers, seconds = [*answers, *predictions], seconds + fold_seconds
+        answering += [model] * len(predictions)
+        mistakes += worst_mistakes(predictions, data_dir, model)
+    # each fold gave its worst 24; the worst 24 of all are among them
     mistakes = sorted(mistakes, key=lambda mistake: mistake.probabilities[mistake.label])[:MISTAKES]
     relation = unseen(Manifest(data_dir, tuple(row for row, _ in answers)))
     maps, surviving = None, list[Survivor]()
@@ -73,7 +76,7 @@ def evaluate_folds(
         ]
         maps, surviving = compare_maps(parts, relation.groups, masks, progress)
     report = summarize_predictions(answering, "folds", answers, relation, maps, data_dir)
-    report = dataclasses.replace(report, excluded=before - total, images_per_second=total / seconds)
+    report = dataclasses.replace(report, excluded=listed_images - total, images_per_second=total / seconds)
     write_report(report, answers, mistakes, surviving, models[0], out)
     return report
 
@@ -84,6 +87,7 @@ def _regrouped(manifests: Sequence[Manifest], data_dir: Path) -> list[Manifest]:
     Test images whose group turns out to be in the fold's training or validation part are left out.
     """
     rows = {row.image: row for manifest in manifests for row in manifest.part("test")}
+    # without their old groups, which would keep what is no longer found to be linked
     everything = Manifest(data_dir, tuple(dataclasses.replace(row, group="") for row in rows.values()))
     numbers = group_numbers(everything, make_thumbnails(everything, cache_folder())[0])
     group_of = dict(zip(rows, map(name_of, numbers.tolist()), strict=True))
@@ -108,6 +112,7 @@ def check_disjoint(manifests: Sequence[Manifest]) -> None:
     fold_of: dict[str, int] = {}
     for fold, manifest in enumerate(manifests):
         for row in manifest.part("test"):
+            # setdefault: the first fold that tests a group owns it
             if row.image in images or fold_of.setdefault(row.group or row.image, fold) != fold:
                 raise DataError(
                     f"{row.image} or its group {row.group} is tested in several folds; train all folds with one command"

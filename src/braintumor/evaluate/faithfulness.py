@@ -1,10 +1,10 @@
-"""Whether a class map names the pixels that the answer rests on: tested by taking pixels away, without any outline.
+"""Test whether a class map names the pixels that the answer rests on, by taking pixels away; no outline is needed.
 
 All three tests rank the pixels of the network's input by a map, enlarged bilinearly, and ask the model again and again
 for the probability of one class. A map that names the wrong pixels does no better than ranks drawn at random.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,9 +22,14 @@ STEPS: Final = 10
 ROAD_SHARES: Final = (0.2, 0.4, 0.6, 0.8)
 ROAD_NOISE: Final = 2.0  # grey levels
 BLUR: Final = 0.05  # of the side
-TOLERANCE: Final = 1e-3
-EIGHT: Final = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column)
+TOLERANCE: Final = 1e-3  # of the residual; the noise is far larger
 STRAIGHT, DIAGONAL = 1 / 6, 1 / 12  # weights of the neighbours
+EIGHT: Final = {
+    (row, column): STRAIGHT if 0 in (row, column) else DIAGONAL
+    for row in (-1, 0, 1)
+    for column in (-1, 0, 1)
+    if row or column
+}
 
 Floats = NDArray[np.float32]
 Levels = NDArray[np.uint8]
@@ -35,7 +40,7 @@ Ask = Callable[[Sequence[Levels]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """How faithful one map is.
+    """The faithfulness of one map.
 
     Attributes:
         deletion: mean probability while the pixels are blackened, the highest ranks first; low is good.
@@ -58,6 +63,7 @@ def measure_faithfulness(levels: Levels, class_map: Floats, ask: Ask, seed: int)
     shares = np.arange(STEPS + 1) / STEPS
     deleted = ask([np.where(order < share * order.size, black, levels) for share in shares])
     inserted = ask([np.where(order < share * order.size, levels, blurred) for share in shares])
+    # most relevant first, then least relevant first, all in one batch
     holes = [order < share * order.size for share in ROAD_SHARES]
     holes += [order >= (1 - share) * order.size for share in ROAD_SHARES]
     filled = ask([imputed(levels, hole, seed) for hole in holes])
@@ -79,10 +85,11 @@ def ranks(class_map: Floats, side: int, seed: int) -> NDArray[np.int64]:
     """Return the (S, S) ranks of pixels by a map (h, w), 0 for the highest value; equal values are ranked at random."""
     enlarged = np.asarray(Image.fromarray(class_map).resize((side, side), Image.Resampling.BILINEAR))
     chance = np.random.default_rng(seed).random(enlarged.size)
+    # flat parts of a map would otherwise be ranked from the top left corner on, which is no map's doing
     order = np.lexsort((chance, -enlarged.ravel()))
-    found = np.empty(order.size, np.int64)
-    found[order] = np.arange(order.size)
-    return found.reshape(enlarged.shape)
+    rank = np.empty(order.size, np.int64)
+    rank[order] = np.arange(order.size)
+    return rank.reshape(enlarged.shape)
 
 
 def area(values: NDArray[np.float64]) -> float:
@@ -95,34 +102,70 @@ def imputed(levels: Levels, hole: Bools, seed: int) -> Levels:
 
     Neighbours straight across weigh twice as much as diagonal ones; those beyond the edge do not count.
     """
+    return fill_hole(levels, hole, EIGHT, tolerance=TOLERANCE, noise=ROAD_NOISE, seed=seed)
+
+
+def fill_hole(
+    levels: Levels,
+    hole: Bools,
+    weights: Mapping[tuple[int, int], float],
+    *,
+    tolerance: float,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Levels:
+    """Return a slice (S, S) with a hole (S, S) in which each pixel is the weighted mean of its neighbours, plus noise.
+
+    Neighbours beyond the edge of the slice do not count. Without a hole, or where all is hole, nothing changes.
+
+    Args:
+        levels: the slice.
+        hole: the pixels to fill; their own grey levels do not count.
+        weights: of a pixel's neighbours by their offset (rows, columns); the same for opposite offsets.
+        tolerance: of the residual, relative to the right-hand side.
+        noise: standard deviation in grey levels.
+        seed: of the noise.
+    """
     if not hole.any() or hole.all():
         return levels
-    count = int(hole.sum())
+    matrix, constant = _mean_equations(levels, hole, weights)
+    # the matrix is symmetric and positive definite, as every pixel of the hole is linked to a known one by neighbours;
+    # conjugate gradients from a blurred slice need a fraction of the time of a factorisation where most pixels are hole
+    start = ndimage.gaussian_filter(levels.astype(np.float64), BLUR * hole.shape[0])[hole]
+    solution, _ = cg(matrix, constant, x0=start, rtol=tolerance)
+    if noise:
+        solution = solution + np.random.default_rng(seed).normal(0, noise, len(solution))
+    result = levels.copy()
+    result[hole] = np.rint(solution).clip(0, 255)
+    return result
+
+
+def _mean_equations(
+    levels: Levels, hole: Bools, weights: Mapping[tuple[int, int], float]
+) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
+    """Return the equations of the K pixels of a hole: a (K, K) matrix and what their known neighbours add, (K,).
+
+    A row says: total weight of the neighbours, times the pixel, minus its weighted unknown neighbours, is the weighted
+    sum of the known ones.
+    """
+    pixels = np.argwhere(hole)
+    count = len(pixels)
     number = np.full(hole.shape, -1)
     number[hole] = np.arange(count)
-    height, width = hole.shape
-    known, total = np.zeros(count), np.zeros(count)
+    constant, total = np.zeros(count), np.zeros(count)
     rows: list[NDArray[np.int64]] = []
     columns: list[NDArray[np.int64]] = []
-    weights: list[NDArray[np.float64]] = []
-    place = np.argwhere(hole)
-    for down, right in EIGHT:
-        weight = STRAIGHT if 0 in (down, right) else DIAGONAL
-        there = place + np.array([down, right])
-        inside = ((there >= 0) & (there < (height, width))).all(axis=1)
-        pixel = np.flatnonzero(inside)
-        beside = tuple(there[inside].T)
-        total[pixel] += weight
-        open_ = hole[beside]
-        known[pixel[~open_]] += weight * levels[beside][~open_]
-        rows.append(pixel[open_])
-        columns.append(number[beside][open_])
-        weights.append(np.full(int(open_.sum()), -weight))
-    entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
-    matrix = sparse.diags(total, format="csr") + sparse.csr_matrix(entries, shape=(count, count))
-    start = ndimage.gaussian_filter(levels.astype(np.float64), BLUR * height)[hole]
-    solution, _ = cg(matrix, known, x0=start, rtol=TOLERANCE)
-    noise = np.random.default_rng(seed).normal(0, ROAD_NOISE, count)
-    result = levels.copy()
-    result[hole] = np.rint(solution + noise).clip(0, 255)
-    return result
+    entries: list[NDArray[np.float64]] = []
+    for offset, weight in weights.items():
+        beside = pixels + np.array(offset)
+        inside = ((beside >= 0) & (beside < hole.shape)).all(axis=1)
+        row, neighbours = np.flatnonzero(inside), tuple(beside[inside].T)
+        total[row] += weight
+        unknown = hole[neighbours]
+        constant[row[~unknown]] += weight * levels[neighbours][~unknown]
+        rows.append(row[unknown])
+        columns.append(number[neighbours][unknown])
+        entries.append(np.full(int(unknown.sum()), -weight))
+    coordinates = (np.concatenate(rows), np.concatenate(columns))
+    links = sparse.csr_matrix((np.concatenate(entries), coordinates), shape=(count, count))
+    return sparse.diags(total, format="csr") + links, constant

@@ -1,4 +1,4 @@
-"""Which test images a model knows from training, themselves or their patient, and its accuracy without them."""
+"""Find the test images that a model knows from training, or whose patient it knows, and its accuracy without them."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Relation:
-    """How N test images are related to the images that a model was trained or tuned on.
+    """The relation of N test images to the images that a model was trained or tuned on.
 
     Attributes:
         known: all training images could be compared; otherwise the flags are lower bounds.
@@ -49,21 +49,21 @@ class Relation:
     def part(self, kept: Integers) -> "Relation":
         """Return the relation of some of the images."""
         return Relation(
-            self.known,
-            self.reason,
-            self.groups[kept],
-            None if self.exact is None else self.exact[kept],
-            None if self.near is None else self.near[kept],
-            self.shared[kept],
-            tuple(self.origins[index] for index in kept.tolist()),
-            tuple(self.planes[index] for index in kept.tolist()),
-            self.brightness[kept],
+            known=self.known,
+            reason=self.reason,
+            groups=self.groups[kept],
+            exact=None if self.exact is None else self.exact[kept],
+            near=None if self.near is None else self.near[kept],
+            shared=self.shared[kept],
+            origins=tuple(self.origins[index] for index in kept.tolist()),
+            planes=tuple(self.planes[index] for index in kept.tolist()),
+            brightness=self.brightness[kept],
         )
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """How many test images a model knows from training.
+    """Counts of the test images that a model knows from training.
 
     Attributes:
         known: see `Relation`, as `reason`.
@@ -107,25 +107,47 @@ def relate(test: Manifest, model: Model) -> Relation:
         model: a loaded model folder.
     """
     ours, _ = make_thumbnails(test, cache_folder())
-    described = _origins(test, ours), planes(ours.head), _brightness(ours)
+    origins, slice_planes, brightness = _origins(test, ours), planes(ours.head), _brightness(ours)
     record = model.folder / "manifest.csv"
     if not record.is_file():
         return Relation(
-            False, NO_RECORD, group_numbers(test, ours), None, None, np.zeros(len(test), np.bool_), *described
+            known=False,
+            reason=NO_RECORD,
+            groups=group_numbers(test, ours),
+            exact=None,
+            near=None,
+            shared=np.zeros(len(test), np.bool_),
+            origins=origins,
+            planes=slice_planes,
+            brightness=brightness,
         )
     training = read_manifest(record, test.root).part("train", "val")
+    # a row without a hash is equal to nothing
     hashes = {row.sha256 for row in training} - {""}
     exact = np.array([row.sha256 in hashes for row in test], np.bool_)
     present = at_hand(training)
     missing = len(training) - len(present)
     reason = f"{missing} of the {len(training)} training images are not in the data folder" if missing else ""
     theirs, _ = make_thumbnails(present, cache_folder())
+    # test and training images are grouped together, so that a patient or a copy links one to the other
     groups = group_numbers(Manifest(test.root, (*test.rows, *present.rows)), Thumbnails.stacked([ours, theirs]))
     pairs, same = related(ours, theirs)
     near = np.isin(np.arange(len(test)), pairs.first[same]) & ~exact
+    # also pairs that are only related: slices of one patient that no table names
     shared = np.isin(groups[: len(test)], groups[len(test) :]) | exact | np.isin(np.arange(len(test)), pairs.first)
+    # with no training image at hand the flags would be False because nothing was compared, not because nothing is alike
     near_known = near if len(present) else None
-    return Relation(not missing, reason, groups[: len(test)], exact, near_known, shared, *described)
+    return Relation(
+        known=not missing,
+        reason=reason,
+        groups=groups[: len(test)],
+        exact=exact,
+        near=near_known,
+        shared=shared,
+        origins=origins,
+        planes=slice_planes,
+        brightness=brightness,
+    )
 
 
 def unseen(test: Manifest) -> Relation:
@@ -133,21 +155,32 @@ def unseen(test: Manifest) -> Relation:
     ours, _ = make_thumbnails(test, cache_folder())
     groups = np.array(test.group_numbers(), np.int64)
     none = np.zeros(len(test), np.bool_)
-    return Relation(True, "", groups, none, none, none, _origins(test, ours), planes(ours.head), _brightness(ours))
-
-
-def _origins(test: Manifest, found: Thumbnails) -> tuple[str, ...]:
-    """Return where each of N images comes from: as the shipped table knows it, else the row's own source."""
-    known = known_images(test, found)
-    return tuple(
-        row.source or "unknown" if each is None else ("Figshare" if each.row.reference_id else "other sources")
-        for row, each in zip(test, known, strict=True)
+    return Relation(
+        known=True,
+        reason="",
+        groups=groups,
+        exact=none,
+        near=none,
+        shared=none,
+        origins=_origins(test, ours),
+        planes=planes(ours.head),
+        brightness=_brightness(ours),
     )
 
 
-def _brightness(found: Thumbnails) -> Floats:
+def _origins(test: Manifest, thumbnails: Thumbnails) -> tuple[str, ...]:
+    """Return where each of N images comes from: as the shipped table knows it, else the row's own source."""
+    images = known_images(test, thumbnails)
+    return tuple(
+        row.source or "unknown" if image is None else ("Figshare" if image.row.reference_id else "other sources")
+        for row, image in zip(test, images, strict=True)
+    )
+
+
+def _brightness(thumbnails: Thumbnails) -> Floats:
     """Return the (N,) mean grey values, in [0, 1], of the heads of N slices."""
-    grey: Floats = found.head.mean(axis=(1, 2), dtype=np.float64)
+    # of the head alone, as the margin around it differs with the export, not with the scan
+    grey: Floats = thumbnails.head.mean(axis=(1, 2), dtype=np.float64)
     return grey / 255
 
 
@@ -165,10 +198,12 @@ def leakage_of(relation: Relation, right: Flags) -> Leakage:
         shared=int((relation.shared & ~duplicate).sum()) if relation.near is not None else None,
         accuracy=accuracy(right, relation.groups),
         accuracy_without=_without(right, relation.groups, duplicate) if compared else None,
+        # both need a record of the training images: without one, nothing was left out
         accuracy_clean=_without(right, relation.groups, relation.shared) if compared else None,
     )
 
 
 def _without(right: Flags, groups: Integers, left_out: Flags) -> Estimate | None:
     """Return the accuracy on the images that are not left out, None if there are none."""
+    # an accuracy of no images is None, not 0
     return None if left_out.all() else accuracy(right[~left_out], groups[~left_out])

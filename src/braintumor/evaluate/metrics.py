@@ -1,8 +1,8 @@
-"""How good answers are: rates, areas under curves and calibration, with 95 % intervals over groups of images.
+"""Metrics of predictions: rates, areas under curves and calibration, with 95 % intervals over groups of images.
 
 Every statistic takes weights (R, N): row r says how often each image counts in resample r. One row of ones gives the
 plain value, a bootstrap is more rows, so value and interval come from the same code. The intervals are made in
-`evaluate.intervals`, which has to know in how many groups the images lie that a rate counts.
+`braintumor.intervals`, which has to know in how many groups the images lie that a rate counts.
 
 A class without a labelled image in a (re)sample has no precision, recall, F1 or area there: it is NaN and left out of
 macro means. A class that is there but never predicted has precision 0 and F1 0.
@@ -24,7 +24,7 @@ from braintumor.intervals import (
     interval,
 )
 
-BINS = 15
+BINS = 15  # of the reliability diagram
 MACRO = ("precision", "recall", "f1", "auc_roc", "auc_pr")
 CALIBRATION = ("ece", "brier", "nll")
 COVERAGES = (95, 90)
@@ -76,29 +76,29 @@ def measure(
             f"got {labels.shape}, {probabilities.shape} and {groups.shape}"
         )
     probabilities = probabilities.astype(np.float64)
-    behind = _groups_behind(labels, probabilities, groups)
-    found = interval(
+    counted_groups = _groups_behind(labels, probabilities, groups)
+    intervals = interval(
         lambda weights: statistics(labels, probabilities, weights),
         groups,
-        rates=behind,
+        rates=counted_groups,
         resamples=resamples,
         seed=seed,
     )
-    found |= {name: _mean_of_ends(found[name], found[f"{name}_by_class"]) for name in MACRO}
+    intervals |= {name: _mean_of_ends(intervals[name], intervals[f"{name}_by_class"]) for name in MACRO}
     support = np.bincount(labels, minlength=len(CLASSES))
     return Measured(
-        overall={name: estimate(found[name], (), len(labels)) for name in OVERALL},
+        overall={name: estimate(intervals[name], (), len(labels)) for name in OVERALL},
         per_class={
-            title: {name: estimate(found[f"{name}_by_class"], (c,), int(support[c])) for name in MACRO}
+            title: {name: estimate(intervals[f"{name}_by_class"], (c,), int(support[c])) for name in MACRO}
             for c, title in enumerate(CLASSES)
         },
-        reliability=_bins(found, len(labels)),
+        reliability=_bins(intervals, len(labels)),
     )
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far confidence and accuracy agree: ece, brier and nll, and the reliability from the least confident share."""
+    """The agreement of confidence and accuracy: ece, brier, nll, and the reliability from the least confident share."""
 
     overall: dict[str, Estimate]
     reliability: tuple[Bin, ...]
@@ -106,16 +106,16 @@ class Calibration:
 
 def measure_calibration(labels: Integers, probabilities: Floats, groups: Integers) -> Calibration:
     """Return the calibration of answers alone, for arrays as `measure` takes them."""
-    behind = {"bin_accuracy": _groups_of_bins(probabilities, groups)}
-    found = interval(lambda weights: _calibration(labels, probabilities, weights), groups, rates=behind)
-    overall = {name: estimate(found[name], (), len(labels)) for name in CALIBRATION}
-    return Calibration(overall, _bins(found, len(labels)))
+    counted_groups = {"bin_accuracy": _groups_of_bins(probabilities, groups)}
+    intervals = interval(lambda weights: _calibration(labels, probabilities, weights), groups, rates=counted_groups)
+    overall = {name: estimate(intervals[name], (), len(labels)) for name in CALIBRATION}
+    return Calibration(overall, _bins(intervals, len(labels)))
 
 
-def _bins(found: Mapping[str, tuple[Floats, Floats, Floats]], n: int) -> tuple[Bin, ...]:
+def _bins(intervals: Mapping[str, tuple[Floats, Floats, Floats]], n: int) -> tuple[Bin, ...]:
     """Return the bins in an answer of `interval` on n images."""
     return tuple(
-        Bin(float(found["bin_confidence"][0][b]), estimate(found["bin_accuracy"], (b,), round(n / BINS)))
+        Bin(float(intervals["bin_confidence"][0][b]), estimate(intervals["bin_accuracy"], (b,), round(n / BINS)))
         for b in range(BINS)
     )
 
@@ -128,6 +128,7 @@ def _groups_behind(labels: Integers, probabilities: Floats, groups: Integers) ->
     """
     predicted = probabilities.argmax(axis=1)
     labelled, answered = (np.arange(len(CLASSES)) == numbers[:, None] for numbers in (labels, predicted))
+    # an area says as little as its rarer side: 1,000 positives of other patients do not help one negative
     rarer = np.minimum(groups_among(labelled, groups), groups_among(~labelled, groups))
     everything = groups_among(np.ones(len(labels), np.bool_), groups)
     confidence = probabilities.max(axis=1)
@@ -154,20 +155,22 @@ def _groups_of_bins(probabilities: Floats, groups: Integers) -> Integers:
     """Return (15,) in how many groups the images of each share in `_reliability` lie."""
     confidence = probabilities.max(axis=1)
     ordered = np.sort(confidence)
+    # images of equal confidence belong to all the shares that their run touches
     first, last = (np.searchsorted(ordered, confidence, side=side) for side in ("left", "right"))
     borders = np.linspace(0, len(confidence), BINS + 1)
     return groups_among((last[:, None] > borders[:-1]) & (first[:, None] < borders[1:]), groups)
 
 
 def _mean_of_ends(
-    found: tuple[Floats, Floats, Floats], by_class: tuple[Floats, Floats, Floats]
+    macro: tuple[Floats, Floats, Floats], by_class: tuple[Floats, Floats, Floats]
 ) -> tuple[Floats, Floats, Floats]:
     """Return a macro mean (), with the means of the classes' ends where drawing groups gave it no interval."""
-    value, low, _ = found
+    # with all answers right in every resample the macro mean shows no spread, while the classes have exact intervals
+    value, low, _ = macro
     if not np.isnan(low) or np.isnan(value):
-        return found
-    known = ~np.isnan(by_class[0])
-    return value, np.asarray(by_class[1][known].mean()), np.asarray(by_class[2][known].mean())
+        return macro
+    defined = ~np.isnan(by_class[0])
+    return value, np.asarray(by_class[1][defined].mean()), np.asarray(by_class[2][defined].mean())
 
 
 def statistics(labels: Integers, probabilities: Floats, weights: Floats) -> dict[str, Floats]:
@@ -213,16 +216,17 @@ def selective(labels: Integers, probabilities: Floats, weights: Floats) -> dict[
     Source: Geifman and El-Yaniv, 2017, arXiv:1705.08500.
     """
     right = probabilities.argmax(axis=1) == labels
+    # right answers are the positives and confidence the score: the same counting serves risk and coverage
     hits, wrong = _counts_above(right, probabilities.max(axis=1), weights)  # (R, T + 1)
     answered = hits + wrong
     total = answered[:, -1]
     risk = _ratio(wrong, answered, otherwise=0)
-    found = {"aurc": (np.diff(answered) * risk[:, 1:]).sum(axis=1) / total}
+    result = {"aurc": (np.diff(answered) * risk[:, 1:]).sum(axis=1) / total}
     for percent in COVERAGES:
-        asked = total * percent / 100
-        given = np.array([np.interp(a, x, y) for a, x, y in zip(asked, answered, hits, strict=True)])
-        found[f"accuracy_at_{percent}_coverage"] = given / asked
-    return found
+        answer_count = total * percent / 100
+        right_count = np.array([np.interp(a, x, y) for a, x, y in zip(answer_count, answered, hits, strict=True)])
+        result[f"accuracy_at_{percent}_coverage"] = right_count / answer_count
+    return result
 
 
 def risk_coverage(labels: Integers, probabilities: Floats) -> tuple[Floats, Floats]:
@@ -242,9 +246,11 @@ def confusion(labels: Integers, predicted: Integers) -> Integers:
 def rates(labels: Integers, predicted: Integers, weights: Floats) -> dict[str, Floats]:
     """Return precision, recall and f1, each (R, 4), of R weighted samples."""
     cells = np.eye(len(CLASSES) ** 2)[labels * len(CLASSES) + predicted]  # (N, 16)
+    # one product counts all resamples at once: (R, N) @ (N, 16)
     counts = (weights @ cells).reshape(-1, len(CLASSES), len(CLASSES))
     hits = counts.diagonal(axis1=1, axis2=2)
     labelled, answered = counts.sum(axis=2), counts.sum(axis=1)
+    # a class that a resample happens to miss has no rate; 0 would pull the macro mean down
     absent = labelled == 0
     return {
         "precision": np.where(absent, np.nan, _ratio(hits, answered, otherwise=0)),
@@ -280,6 +286,7 @@ def curves(positive: NDArray[np.bool_], scores: Floats) -> tuple[Floats, Floats,
 def _counts_above(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return true and false positives, each (R, T), above nothing and then above each distinct score, falling."""
     order = np.argsort(-scores, kind="stable")
+    # equal scores share one threshold: only the last image of each run of ties is a point of the curve
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     ordered, truth = weights[:, order], positive[order]
     return _cumulated(ordered * truth, ends), _cumulated(ordered * ~truth, ends)
@@ -318,11 +325,12 @@ def _ratio(numerator: Floats, denominator: Floats, *, otherwise: float) -> Float
     """Return numerator / denominator, `otherwise` where the denominator is 0."""
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
     result: Floats = np.full(shape, otherwise, np.float64)
+    # `where` keeps numpy from warning about the divisions whose result is not used
     np.divide(numerator, denominator, out=result, where=denominator > 0)
     return result
 
 
 def mean_of_known(values: Floats) -> Floats:
     """Return the mean (R,) over the classes of (R, 4) that are not NaN; NaN if all are."""
-    known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64), otherwise=np.nan)
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1).astype(np.float64), otherwise=np.nan)

@@ -1,4 +1,4 @@
-"""What becomes of test images once answers may be withheld, and for whom the model is better or worse."""
+"""Measure which answers are withheld, and on which parts of the images the model is better or worse."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Sets:
 
 @dataclass(frozen=True)
 class SelectiveResult:
-    """What became of the images; all but the sets are shares of them.
+    """The outcome of the images when answers may be withheld; all but the sets are shares of them.
 
     Attributes:
         answered: with a class as the decision.
@@ -59,7 +59,7 @@ class SelectiveResult:
 
 @dataclass(frozen=True)
 class Subgroup:
-    """How the model does on some of the images.
+    """The rates of a model on some of the images.
 
     Attributes:
         accuracy: without withholding any answer.
@@ -97,18 +97,19 @@ def selective_result(
     right = np.array([answer.predicted == CLASSES[label] for answer, label in zip(answers, labels, strict=True)], bool)
     refused, uncertain, quality = (mean(_withheld(answers, kind).astype(float), groups) for kind in KINDS)
     return SelectiveResult(
-        mean(answered.astype(float), groups),
-        accuracy(right[answered], groups[answered]) if answered.any() else None,
-        refused,
-        uncertain,
-        quality,
-        {error: _sets_of(answers, cards, precision, error, labels, groups) for error in _errors(cards, precision)},
+        answered=mean(answered.astype(float), groups),
+        accuracy=accuracy(right[answered], groups[answered]) if answered.any() else None,
+        refused=refused,
+        uncertain=uncertain,
+        quality=quality,
+        sets={error: _sets_of(answers, cards, precision, error, labels, groups) for error in _errors(cards, precision)},
     )
 
 
 def _errors(cards: Sequence[Card], precision: str) -> list[str]:
-    known = [list(card.rejection.get(precision, {}).get("sets", {})) for card in {id(c): c for c in cards}.values()]
-    return [error for error in known[0] if all(error in others for others in known)]
+    # the models of folds share few card objects: by identity each is looked at once
+    errors = [list(card.rejection.get(precision, {}).get("sets", {})) for card in {id(c): c for c in cards}.values()]
+    return [error for error in errors[0] if all(error in others for others in errors)]
 
 
 def _sets_of(
@@ -120,14 +121,15 @@ def _sets_of(
     groups: Integers,
 ) -> Sets:
     """Return how the prediction sets of one error do on N images."""
+    # each image is judged by the thresholds of the model that answered it
     policies = [Policy.of(card.rejection[precision], set_error=float(error)) for card in cards]
-    found = [policy.prediction_set(answer.probabilities) for policy, answer in zip(policies, answers, strict=True)]
-    held = np.array([CLASSES[label] in names for names, label in zip(found, labels, strict=True)], float)
-    size = np.array([len(names) for names in found], float)
+    sets = [policy.prediction_set(answer.probabilities) for policy, answer in zip(policies, answers, strict=True)]
+    held = np.array([CLASSES[label] in names for names, label in zip(sets, labels, strict=True)], float)
+    size = np.array([len(names) for names in sets], float)
     per_class = {
-        name: mean(held[labels == place], groups[labels == place])
-        for place, name in enumerate(CLASSES)
-        if (labels == place).any()
+        name: mean(held[labels == index], groups[labels == index])
+        for index, name in enumerate(CLASSES)
+        if (labels == index).any()
     }
     return Sets(mean(held, groups), per_class, mean(size, groups))
 
@@ -138,18 +140,19 @@ def tumor_shares(crossed: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict
     Args:
         crossed: images of each class by the name of the part, for each way.
     """
-    found: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, float]] = {}
     for way, parts in crossed.items():
         shares = {part: 1 - counts["no_tumor"] / sum(counts.values()) for part, counts in parts.items()}
         if shares and max(shares.values()) - min(shares.values()) > UNLIKE:
-            found[way] = shares
-    return found
+            result[way] = shares
+    return result
 
 
 def thirds(values: Floats) -> list[str]:
     """Return for each of N values whether it lies in the dark, middle or bright third of all."""
+    # thirds of these images, not fixed grey levels: sources differ too much in brightness
     borders = np.quantile(values, (1 / 3, 2 / 3))
-    return [("dark", "middle", "bright")[place] for place in np.searchsorted(borders, values, side="right")]
+    return [("dark", "middle", "bright")[third] for third in np.searchsorted(borders, values, side="right")]
 
 
 def subgroups(
@@ -174,14 +177,15 @@ def subgroups(
     referred = np.array([answer.decision == REFER for answer in answers], float)
 
     def part(chosen: Bools) -> Subgroup:
-        known = chosen & ~np.isnan(energy)
+        outlined = chosen & ~np.isnan(energy)
+        # of few images the calibration error is mostly noise, which only ever raises it
         calibration = measure_calibration(labels[chosen], probabilities[chosen], groups[chosen])
         return Subgroup(
-            accuracy(right[chosen], groups[chosen]),
-            calibration.overall["ece"] if chosen.sum() >= FEW else None,
-            mean(refused[chosen], groups[chosen]),
-            mean(referred[chosen], groups[chosen]),
-            mean(energy[known], groups[known]) if known.any() else None,
+            accuracy=accuracy(right[chosen], groups[chosen]),
+            ece=calibration.overall["ece"] if chosen.sum() >= FEW else None,
+            refused=mean(refused[chosen], groups[chosen]),
+            referred=mean(referred[chosen], groups[chosen]),
+            energy=mean(energy[outlined], groups[outlined]) if outlined.any() else None,
         )
 
     return {
@@ -192,5 +196,6 @@ def subgroups(
 
 def _rank(name: str) -> tuple[int, str]:
     """Return what sorts the names of parts: from little to much, classes as everywhere, others by the alphabet."""
+    # names of sizes and brightness have an order that the alphabet does not know
     order = (*CLASSES, "dark", "middle", "bright", "small", "medium", "large")
     return (order.index(name) if name in order else len(order), name)

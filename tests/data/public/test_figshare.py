@@ -167,7 +167,7 @@ def test_without_a_network_the_message_says_what_to_put_where(alone: str, tmp_pa
         get_figshare(tmp_path, quiet)
     message = str(caught.value)
     assert f"cannot download {alone}" in message
-    assert f"put these files into {tmp_path / 'figshare-original'} and give the same command again" in message
+    assert f"put these files into {tmp_path / 'figshare-original'} and run the same command again" in message
     assert f"{FIRST}, {SECOND} from https://figshare.com/articles/dataset/brain_tumor_dataset/1512427" in message
     assert f"article.json, the answer of {alone}" in message
 
@@ -231,7 +231,7 @@ def test_an_answer_that_is_no_list_is_refused(article: "Server", tmp_path: Path,
         ({"1.mat": matlab_file(1, "1")}, r"lacks 1 slice\(s\), first 2.mat"),
         ({"1.mat": matlab_file(1, "1"), "3.mat": b""}, "holds 3.mat twice or by mistake; expected 1 to 2"),
         ({"1.mat": matlab_file(1, "1"), "a/1.mat": b""}, "holds a/1.mat twice or by mistake"),
-        ({"1.mat": b"no HDF5"}, f"{FIRST}: 1.mat is no slice of the figshare set"),
+        ({"1.mat": b"no HDF5"}, f"{FIRST}: 1.mat is not a slice of the figshare set"),
     ],
 )
 def test_an_archive_with_other_slices_is_refused(

@@ -75,7 +75,7 @@ def test_a_failure_says_what_to_do_by_hand(
     message = str(caught.value)
     assert "(no route to host)" in message
     assert "https://www.kaggle.com/datasets/masoudnickparvar/brain-tumor-mri-dataset/versions/1" in message
-    assert f"there as {tmp_path / 'brain-tumor-mri.zip'} and give the same command again" in message
+    assert f"at {tmp_path / 'brain-tumor-mri.zip'} and run the same command again" in message
 
 
 def test_an_archive_put_there_by_hand_is_unpacked(tmp_path: Path) -> None:

@@ -59,24 +59,24 @@ def test_patients_that_differ_by_a_letter_at_the_end_are_one(published: str, pat
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"label": np.array([[4.0]])}, "label is none of 1, 2, 3"),
+        ({"label": np.array([[4.0]])}, "label is not one of 1, 2, 3"),
         ({"label": np.array([[np.nan]])}, "NaN"),
         ({"label": None}, "label is missing"),
-        ({"PID": np.array([[10]], np.uint16)}, "PID is no name"),
+        ({"PID": np.array([[10]], np.uint16)}, "PID is not a name"),
         ({"PID": np.full((65, 1), 65, np.uint16)}, "PID has 65 values .* expected 1 to 64"),
         ({"PID": np.array([[2.0**40]])}, "too large"),
         ({"image": PIXELS.T[:15]}, r"image has the shape \(15, 20\)"),
         ({"image": PIXELS.T.astype(float)}, "expected a slice of integers"),
         ({"image": PIXELS[None]}, r"image has the shape \(1, 20, 30\)"),
         ({"tumorMask": MASK}, r"tumorMask has the shape \(30, 20\), the image \(20, 30\)"),
-        ({"tumorBorder": np.zeros((1, 7))}, "tumorBorder is no list of at least three points"),
-        ({"tumorBorder": np.full((1, 8), np.inf)}, "tumorBorder is no list"),
+        ({"tumorBorder": np.zeros((1, 7))}, "tumorBorder is not a list of at least three points"),
+        ({"tumorBorder": np.full((1, 8), np.inf)}, "tumorBorder is not a list"),
         ({"image": h5py.ExternalLink("elsewhere.h5", "image")}, "image is missing"),
         ({"image": h5py.SoftLink("/cjdata/tumorMask")}, "image is missing"),
     ],
 )
 def test_what_cannot_be_a_slice_is_refused(changed: dict[str, Any], reason: str) -> None:
-    with pytest.raises(DataError, match=rf"^7\.mat is no slice of the figshare set \(.*{reason}"):
+    with pytest.raises(DataError, match=rf"^7\.mat is not a slice of the figshare set \(.*{reason}"):
         read_slice(matlab_file(**changed), "7.mat")
 
 
@@ -100,5 +100,5 @@ def test_a_claimed_size_is_refused_before_anything_is_read() -> None:
 def test_damaged_files_are_refused() -> None:
     content = matlab_file()
     for damaged in (b"", b"no HDF5", content[:500], content[: len(content) // 2]):
-        with pytest.raises(DataError, match="get its archive again"):
+        with pytest.raises(DataError, match="download its archive again"):
             read_slice(damaged, "1.mat")

@@ -46,5 +46,5 @@ def test_damaged_archives_are_refused(archive: Path, tmp_path: Path) -> None:
     archive.write_bytes(content)
     (tmp_path / "short.zip").write_bytes(content[:50])
     for damaged in (archive, tmp_path / "short.zip", tmp_path / "absent.zip"):
-        with pytest.raises(DataError, match=f"{damaged.name} cannot be unpacked .*get it again"):
+        with pytest.raises(DataError, match=f"{damaged.name} cannot be unpacked .*download it again"):
             list(members(damaged, WANTED))

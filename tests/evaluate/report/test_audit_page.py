@@ -61,7 +61,7 @@ def test_the_summary_comes_first_and_is_plain(found: AuditResult, flawed: Path) 
     assert text.index(DISCLAIMER) < text.index("Summary")
     assert "All files of this copy have one size, 96 × 96 pixels" in text
     assert "somebody scaled them" not in text  # nobody knows: scanners make files of one size, too
-    assert "2 paths are no readable image" in text
+    assert "2 paths are not readable images" in text
 
 
 def test_the_page_needs_no_network_and_escapes_names(flawed: Path, tmp_path: Path) -> None:

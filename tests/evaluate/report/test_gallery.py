@@ -10,7 +10,7 @@ from braintumor.data.manifest import Row
 from braintumor.evaluate.report.gallery import MISTAKES, legend, picture, worst_mistakes
 from braintumor.predictor import Prediction, predict
 
-from .conftest import make_model, save, slice_showing
+from ..conftest import make_model, save, slice_showing
 
 
 def pixels_of(address: str) -> np.ndarray:

@@ -1,16 +1,16 @@
-"""Whether two similar slices are the same slice: one is aligned to the other, then their details are compared.
+"""Decide whether two similar slices are the same slice: align one to the other, then compare their details.
 
 Neighbouring slices of one patient resemble each other in the large as much as a sharpened or framed copy resembles its
 original. They differ in the details, at the scale of 1 % of the side, once the pictures lie exactly on each other.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from braintumor.data.duplicates.descriptors import gaussian_mean
 from braintumor.data.duplicates.pairs import RELATED, Integers, Pairs, similar_pairs
 from braintumor.data.duplicates.symmetries import ORIENTATIONS, Floats
 from braintumor.data.duplicates.thumbnails import FINE_SIDE as SIDE
@@ -29,17 +29,17 @@ Fixed on one half of 590 pairs labelled by eye and checked on the other; see ben
 SIGMA: Final = 0.8
 CONTRAST_FLOOR: Final = 0.06
 STEPS: Final = 3
-REACH: Final = 0.1
-COVER: Final = 0.6
+REACH: Final = 0.1  # of the window: how far an edge may move
+COVER: Final = 0.6  # of the window: how much of it must show the picture
 FLAT: Final = 0.01
-STIFFNESS: Final = 2e-4
+STIFFNESS: Final = 2e-4  # of the trace of the curvature
 BLOCK: Final = 256
 WORKERS: Final = 2
 CENTRES: Final = ((np.arange(SIDE) + 0.5) / SIDE).astype(np.float32)  # of the pixels, as shares of the side
 
 
 def related(a: Thumbnails, b: Thumbnails | None = None) -> tuple[Pairs, NDArray[np.bool_]]:
-    """Return all pairs that must not be parted, P, and whether each (P,) shows one slice.
+    """Return all P pairs that must stay in the same split, and whether each (P,) shows one slice.
 
     The others are so similar that they are of one patient: neighbouring slices, or two series of one place.
 
@@ -78,9 +78,9 @@ def detail_similarity(pairs: Pairs, a: Thumbnails, b: Thumbnails, enough: float 
     """
 
     def of_block(start: int) -> Floats:
-        some = pairs[np.arange(start, min(start + BLOCK, len(pairs)))]
-        first, windows = turned(_detail(a.fine[some.first]), some.window[:, 0], some.orientation)
-        return aligned(first, windows, cut(_detail(b.fine[some.second]), some.window[:, 1]), enough)
+        batch = pairs[np.arange(start, min(start + BLOCK, len(pairs)))]
+        first, windows = turned(_detail(a.fine[batch.first]), batch.window[:, 0], batch.orientation)
+        return aligned(first, windows, cut(_detail(b.fine[batch.second]), batch.window[:, 1]), enough)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         return np.concatenate([np.empty(0, np.float32), *pool.map(of_block, range(0, len(pairs), BLOCK))])
@@ -88,7 +88,7 @@ def detail_similarity(pairs: Pairs, a: Thumbnails, b: Thumbnails, enough: float 
 
 def _detail(levels: NDArray[np.uint8]) -> Floats:
     """Return the (N, 64, 64) float32 detail: the root grey level minus its Gaussian mean, over the local contrast."""
-    gauss = _gaussian()
+    gauss = gaussian_mean(SIDE, SIGMA)
     grey = np.sqrt(levels / np.float32(255))
     difference = grey - gauss @ grey @ gauss.T
     contrast = np.sqrt(np.maximum(gauss @ (difference * difference) @ gauss.T, 0))
@@ -96,27 +96,18 @@ def _detail(levels: NDArray[np.uint8]) -> Floats:
     return result
 
 
-@cache
-def _gaussian() -> Floats:
-    """Return the (64, 64) matrix of a Gaussian mean, renormalised at the borders."""
-    position = np.arange(SIDE)
-    weights = np.exp(-0.5 * ((position[:, None] - position) / SIGMA) ** 2)
-    matrix: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return matrix
-
-
 def turned(pictures: Floats, windows: Floats, orientation: Integers) -> tuple[Floats, Floats]:
-    """Return (N, S, S) pictures, mirrored and turned as told, and their (N, 4) windows, which turn with them."""
+    """Return (N, S, S) pictures in their orientations (N,), and their (N, 4) windows, which turn with them."""
     pictures, windows = pictures.copy(), windows.copy()
     for number, (mirrored, turns) in enumerate(ORIENTATIONS):
-        which = orientation == number
-        picture, (top, bottom, left, right) = pictures[which], windows[which].T
+        chosen = orientation == number
+        picture, (top, bottom, left, right) = pictures[chosen], windows[chosen].T
         if mirrored:
             picture, left, right = picture[:, :, ::-1], 1 - right, 1 - left
         for _ in range(turns):  # counter-clockwise: the right edge becomes the upper one
             top, bottom, left, right = 1 - right, 1 - left, top, bottom
-        pictures[which] = np.rot90(picture, turns, axes=(1, 2))
-        windows[which] = np.stack([top, bottom, left, right], axis=1)
+        pictures[chosen] = np.rot90(picture, turns, axes=(1, 2))
+        windows[chosen] = np.stack([top, bottom, left, right], axis=1)
     return pictures, windows
 
 
@@ -151,20 +142,22 @@ def aligned(pictures: Floats, windows: Floats, targets: Floats, enough: float) -
         enough: pairs that correlate more than this are left as they are.
     """
     best, edges = np.full(len(pictures), -1, np.float32), windows.copy()
-    left = np.arange(len(pictures))
+    active = np.arange(len(pictures))  # pairs that are not similar enough yet
     for step in range(STEPS + 1):
-        shown = cut(pictures[left], edges[left])
-        inside = _covered(edges[left])
-        shown, target = _standardised(shown, inside), _standardised(targets[left], inside)
+        shown = cut(pictures[active], edges[active])
+        inside = _covered(edges[active])
+        shown, target = _standardised(shown, inside), _standardised(targets[active], inside)
         score = np.einsum("nij,nij->n", shown, target)
-        best[left] = np.maximum(best[left], np.where(inside.mean(axis=(1, 2)) > COVER, score, -1))
-        low = best[left] <= enough
-        if step == STEPS or not low.any():
+        # a step may make it worse, so the best one counts; a window that shows too little of the picture fits anything
+        best[active] = np.maximum(best[active], np.where(inside.mean(axis=(1, 2)) > COVER, score, -1))
+        unlike = best[active] <= enough
+        if step == STEPS or not unlike.any():
             break
-        left, shown, target, inside = left[low], shown[low], target[low], inside[low]
-        size = np.repeat(windows[left][:, 1::2] - windows[left][:, ::2], 2, axis=1)
-        moved = edges[left] + _movement(shown, target, inside) * size
-        edges[left] = moved.clip(windows[left] - REACH * size, windows[left] + REACH * size)
+        active, shown, target, inside = active[unlike], shown[unlike], target[unlike], inside[unlike]
+        size = np.repeat(windows[active][:, 1::2] - windows[active][:, ::2], 2, axis=1)
+        moved = edges[active] + _movement(shown, target, inside) * size
+        # not further than REACH from where it began: two neighbouring slices could be stretched onto each other
+        edges[active] = moved.clip(windows[active] - REACH * size, windows[active] + REACH * size)
     return best
 
 
@@ -193,11 +186,14 @@ def _movement(shown: Floats, target: Floats, inside: Floats) -> Floats:
     down, across = np.zeros_like(shown), np.zeros_like(shown)
     down[:, 1:-1] = (shown[:, 2:] - shown[:, :-2]) * (SIDE / 2) * inside[:, 1:-1]
     across[:, :, 1:-1] = (shown[:, :, 2:] - shown[:, :, :-2]) * (SIDE / 2) * inside[:, :, 1:-1]
+    # moving one edge moves a row by its distance from the opposite edge: a linear weight per edge
     near_end, near_start = CENTRES, 1 - CENTRES
     change = np.stack(
         [down * near_start[:, None], down * near_end[:, None], across * near_start, across * near_end], axis=1
     ).reshape(len(shown), 4, -1)
     curvature = change @ change.transpose(0, 2, 1)
+    # Levenberg-Marquardt damping, relative to the curvature: a picture without edges in one direction would make the
+    # equations singular
     stiffness = STIFFNESS * np.trace(curvature, axis1=1, axis2=2) + 1e-6
     curvature += stiffness[:, None, None] * np.eye(4, dtype=np.float32)
     slope = change @ (target - shown).reshape(len(shown), -1, 1)

@@ -1,4 +1,4 @@
-"""Which images must never be parted: duplicates of one slice and slices of one patient; groups.csv."""
+"""Group the images that must stay in the same split: duplicates of one slice and slices of one patient; groups.csv."""
 
 import csv
 import dataclasses
@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braintumor.data.duplicates.alignment import related
+from braintumor.data.duplicates.descriptors import pixel_overlap
 from braintumor.data.duplicates.pairs import Pairs, components
-from braintumor.data.duplicates.thumbnails import Thumbnails, sharing_bytes
+from braintumor.data.duplicates.thumbnails import SIDE, Thumbnails, sharing_bytes
 from braintumor.data.manifest import Manifest
 from braintumor.data.reference import Match
 from braintumor.errors import DataError
@@ -23,7 +24,7 @@ from braintumor.text import from_cell, to_cell
 
 Integers = NDArray[np.int64]
 PUBLIC: Final = "brain-tumor-mri"
-SAME_PICTURE_BITS: Final = 14
+SAME_PICTURE_BITS: Final = 14  # of 128 may differ between the picture in the table and a scaled or compressed one
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def read_groups(path: Path) -> list[GroupRow]:
             header, *lines = [list(map(from_cell, line)) for line in csv.reader(stream)] or [[]]
     except (OSError, csv.Error) as error:
         raise DataError(f"cannot read the groups in {path}: {error}") from error
+    # a table with other columns, or with a line cut short, would shift patients to other images
     if tuple(header) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
         raise DataError(
             f"{path}: expected the columns {','.join(COLUMNS)} in every line; write it with braintumor audit"
@@ -121,7 +123,7 @@ def read_groups(path: Path) -> list[GroupRow]:
 
 def group_numbers(
     manifest: Manifest,
-    found: Thumbnails,
+    thumbnails: Thumbnails,
     pairs: Pairs | None = None,
     patients: Sequence[str] | None = None,
     *,
@@ -135,12 +137,14 @@ def group_numbers(
 
     Args:
         manifest: N images; a `patient` or `group` in a row links it too.
-        found: N miniatures.
+        thumbnails: N thumbnails.
         pairs: those of `alignment.related` within the N images where they are known already.
         patients: N patients, empty where unknown.
         use_shipped: False makes the table that is shipped.
     """
-    shipped = recognised(manifest, found) if use_shipped else [None] * len(manifest)
+    # the table is made with this very function, which must not read its own result then
+    shipped = recognised(manifest, thumbnails) if use_shipped else [None] * len(manifest)
+    # links of all sources go into one graph: a patient may join two sets of copies, and a copy two patients
     links = [list(sharing_bytes(manifest))]
     names = [
         [row.patient and f"patient {row.patient}" for row in manifest],
@@ -150,11 +154,13 @@ def group_numbers(
         list(patients or ()),
     ]
     links += [same_name(column) for column in names]
+    # comparing all images takes minutes; where the table knows every one of them, its links are complete
     if pairs is None and not all(shipped):
-        pairs, _ = related(found)
+        # whether two of them are the same slice does not matter here: related slices belong together as well
+        pairs, _ = related(thumbnails)
     if pairs is not None:
         links.append(list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)))
-    flat = np.array([link for some in links for link in some], np.int64).reshape(-1, 2)
+    flat = np.array([link for group_links in links for link in group_links], np.int64).reshape(-1, 2)
     return components(len(manifest), flat)
 
 
@@ -166,7 +172,7 @@ def same_name(names: Sequence[str]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class PublicImage:
-    """What the package knows of one image of the public set: its line of groups.csv, its fold and its outline hash."""
+    """One image of the public set in the shipped tables: its line of groups.csv, its fold and its difference hash."""
 
     row: GroupRow
     fold: int
@@ -179,53 +185,51 @@ def public_set() -> dict[str, PublicImage]:
     folder = resources.files("braintumor.data") / "public"
     with resources.as_file(folder / f"{PUBLIC}-groups.csv") as path:
         rows = read_groups(path) if path.is_file() else []
+    # without the tables no image is recognised, and all are compared
     if not rows:
         return {}
     with (folder / f"{PUBLIC}-folds.csv").open(encoding="utf-8") as stream:
-        further = {line["image"]: line for line in csv.DictReader(stream)}
+        folds = {line["image"]: line for line in csv.DictReader(stream)}
     return {
-        row.image: PublicImage(row, int(further[row.image]["fold"]), int(further[row.image]["picture"], 16))
-        for row in rows
+        row.image: PublicImage(row, int(folds[row.image]["fold"]), int(folds[row.image]["picture"], 16)) for row in rows
     }
 
 
-def recognised(manifest: Manifest, found: Thumbnails) -> list[GroupRow | None]:
+def recognised(manifest: Manifest, thumbnails: Thumbnails) -> list[GroupRow | None]:
     """Return the shipped line of each image of the public set, None for images that are not of it.
 
     An image is recognised by its file name and, since names repeat elsewhere, by its picture, whatever its size.
     """
-    return [known.row if known else None for known in known_images(manifest, found)]
+    return [image.row if image else None for image in known_images(manifest, thumbnails)]
 
 
-def known_images(manifest: Manifest, found: Thumbnails) -> list[PublicImage | None]:
+def known_images(manifest: Manifest, thumbnails: Thumbnails) -> list[PublicImage | None]:
     """Return what the package knows of each image, None where it does not know it."""
     shipped = public_set()
     by_name = [shipped.get(row.image.rsplit("/", 1)[-1]) for row in manifest]
-    codes = picture_codes(found)
+    codes = picture_codes(thumbnails)
     return [
-        known if known and (known.code ^ code).bit_count() <= SAME_PICTURE_BITS else None
-        for known, code in zip(by_name, codes, strict=True)
+        image if image and (image.code ^ code).bit_count() <= SAME_PICTURE_BITS else None
+        for image, code in zip(by_name, codes, strict=True)
     ]
 
 
-def picture_codes(found: Thumbnails) -> list[int]:
+def picture_codes(thumbnails: Thumbnails) -> list[int]:
     """Return a 128-bit code of each of N pictures: whether each of 8 x 8 fields is brighter than its neighbours.
 
     64 bits compare with the field to the right and 64 with the one below.
 
     Source: the difference hash (dHash) of N. Krawetz, 2013.
     """
+    # nine fields along one side have eight neighbours to compare with
     wide, narrow = _averaging(9), _averaging(8)
-    whole = found.whole.astype(np.float64)
-    across, down = narrow @ whole @ wide.T, wide @ whole @ narrow.T
+    levels = thumbnails.whole.astype(np.float64)
+    across, down = narrow @ levels @ wide.T, wide @ levels @ narrow.T
     right, below = across[:, :, :-1] > across[:, :, 1:], down[:, :-1] > down[:, 1:]
-    bits = np.stack([right, below], axis=1).reshape(len(found), 128)
+    bits = np.stack([right, below], axis=1).reshape(len(thumbnails), 128)
     return [int("".join("1" if bit else "0" for bit in row), 2) for row in bits]
 
 
 def _averaging(fields: int) -> NDArray[np.float64]:
-    """Return the (fields, 48) matrix that averages the pixels of a miniature's side to so many fields."""
-    edges = np.linspace(0, 48, fields + 1)
-    pixel = np.arange(48)
-    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    return overlap.clip(min=0) * fields / 48
+    """Return the (fields, 48) matrix that averages the pixels of a thumbnail's side to so many fields."""
+    return pixel_overlap(np.linspace(0, SIDE, fields + 1), SIDE) * fields / SIDE

@@ -1,4 +1,4 @@
-"""In which way two images are copies of one slice, how many such pairs there are, and which parts they connect."""
+"""Classify pairs of copies by how close they are, count them, and list those that cross splits or classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class CopyPairs:
 
 @dataclass(frozen=True)
 class Count:
-    """How often one kind of copy occurs.
+    """The number of copies of one kind.
 
     Attributes:
         pairs: all of them.
@@ -75,7 +75,7 @@ class Pair:
     rotation: int
 
 
-def find_copies(manifest: Manifest, pixels: Sequence[bytes], found: Thumbnails) -> CopyPairs:
+def find_copies(manifest: Manifest, pixels: Sequence[bytes], thumbnails: Thumbnails) -> CopyPairs:
     """Return all pairs of images that are copies or related, each with its kind.
 
     Images without structure (of one grey level) count as copies only by their bytes or pixels; of many such ones each
@@ -84,18 +84,21 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], found: Thumbnails) 
     Args:
         manifest: N images.
         pixels: N hashes of the decoded pixels.
-        found: N miniatures.
+        thumbnails: N thumbnails.
     """
-    pairs, same = related(found)
+    pairs, same = related(thumbnails)
     size = len(manifest)
     names = [digest.hex() for digest in pixels]
     exact = np.array([*sharing_bytes(manifest), *same_name(names)], np.int64).reshape(-1, 2)
-    key, known = exact @ np.array([size, 1]), pairs.first * size + pairs.second
-    missing = exact[~np.isin(key, known)]
+    exact_keys, listed_keys = exact @ np.array([size, 1]), pairs.first * size + pairs.second
+    # identical pictures without structure resemble nothing by their descriptors, so the search does not return them
+    missing = exact[~np.isin(exact_keys, listed_keys)]
     pairs = joined([pairs, _identical(np.unique(missing, axis=0))])
     same = np.append(same, np.ones(len(pairs) - len(same), np.bool_))
+    # without a hash the path stands for the file, which then is identical to no other
     hashes = np.unique([row.sha256 or row.image for row in manifest], return_inverse=True)[1]
     pictures = np.unique(names, return_inverse=True)[1]
+    # the first condition that holds counts: the kinds are sorted from the closest
     kind = np.select(
         [
             hashes[pairs.first] == hashes[pairs.second],
@@ -109,11 +112,12 @@ def find_copies(manifest: Manifest, pixels: Sequence[bytes], found: Thumbnails) 
     return CopyPairs(pairs, kind.astype(np.int64))
 
 
-def _identical(where: Integers) -> Pairs:
+def _identical(positions: Integers) -> Pairs:
     """Return positions (P, 2) as pairs of identical pictures."""
-    window = np.repeat(NO_BOX[None], len(where), 0).repeat(2, 1)
-    ones = np.ones(len(where), np.float32)
-    return Pairs(where[:, 0], where[:, 1], ones, np.zeros(len(where), np.int64), window)
+    # the whole of either picture: (P, 2, 4)
+    window = np.repeat(NO_BOX[None], len(positions), 0).repeat(2, 1)
+    ones = np.ones(len(positions), np.float32)
+    return Pairs(positions[:, 0], positions[:, 1], ones, np.zeros(len(positions), np.int64), window)
 
 
 def counts(copies: CopyPairs, splits: Integers, labels: Integers) -> dict[str, Count]:
@@ -124,16 +128,16 @@ def counts(copies: CopyPairs, splits: Integers, labels: Integers) -> dict[str, C
         splits: (N,) number of each image's split.
         labels: (N,) class of each image.
     """
-    found = {}
+    result = {}
     for number, kind in enumerate(KINDS):
         first, second = (side[copies.kind == number] for side in (copies.pairs.first, copies.pairs.second))
-        found[kind] = Count(
+        result[kind] = Count(
             pairs=len(first),
             images=len(np.union1d(first, second)),
             across_splits=int((splits[first] != splits[second]).sum()),
             across_classes=int((labels[first] != labels[second]).sum()),
         )
-    return found
+    return result
 
 
 def closest_relations(copies: CopyPairs, groups: Integers, held_out: Flags) -> dict[str, int]:
@@ -147,27 +151,30 @@ def closest_relations(copies: CopyPairs, groups: Integers, held_out: Flags) -> d
     closest = np.where(np.isin(groups, groups[~held_out]), RELATIONS.index("group"), RELATIONS.index("none"))
     for one, other in ((copies.pairs.first, copies.pairs.second), (copies.pairs.second, copies.pairs.first)):
         across = held_out[one] & ~held_out[other]
+        # unbuffered, as an image may stand in several pairs; kinds are numbered from the closest
         np.minimum.at(closest, one[across], copies.kind[across])
     return dict(
         zip(RELATIONS, np.bincount(closest[held_out], minlength=len(RELATIONS)).tolist(), strict=True),
     )
 
 
-def listed(copies: CopyPairs, which: Flags, manifest: Manifest, groups: Integers) -> tuple[Pair, ...]:
+def listed(copies: CopyPairs, chosen: Flags, manifest: Manifest, groups: Integers) -> tuple[Pair, ...]:
     """Return at most 200 of the pairs: two labels first, then two splits, one pair of a group before its second.
 
     Args:
         copies: P pairs.
-        which: (P,) which of them.
+        chosen: (P,) which of them.
         manifest: the N images.
         groups: (N,) group of each.
     """
-    pairs = copies.pairs[which]
+    pairs = copies.pairs[chosen]
     rows = manifest.rows
     labels = np.array([row.label for row in rows])
     splits = np.array([row.split for row in rows])
+    # many copies of one slice make many pairs; the first of each group comes before the second of any
     repeat = np.ones(len(pairs), np.int64)
     repeat[np.unique(groups[pairs.first], return_index=True)[1]] = 0
+    # the last key sorts first
     order = np.lexsort(
         (
             -pairs.score,

@@ -1,4 +1,4 @@
-"""Which images show the same slice: near-identical, slightly cropped, mirrored or turned ones.
+"""Find pairs of images that show the same slice: near-identical, slightly cropped, mirrored or turned ones.
 
 Two slices are compared by their structure: grey levels minus their surroundings, over the local contrast, on 24 x 24
 pixels. So a change of brightness, contrast, gamma or compression matters little, while a neighbouring slice of the same
@@ -13,6 +13,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from braintumor.data.duplicates.descriptors import SIDE, WHOLE, Floats, Window, structure_descriptor
 from braintumor.data.duplicates.search import Index, build_index
@@ -45,7 +47,7 @@ class Pairs:
         first: (P,) positions in the one set.
         second: (P,) positions in the other.
         score: (P,) float32 similarity, at most 1.
-        orientation: (P,) index into `ORIENTATIONS`: the first, mirrored if told so and then turned counter-clockwise
+        orientation: (P,) index into `ORIENTATIONS`: the first, mirrored or not and then turned counter-clockwise
             by so many quarters, looks like the second.
         window: (P, 2, 4) float32 top, bottom, left, right of what was compared, as shares of either picture.
     """
@@ -60,10 +62,10 @@ class Pairs:
         """Return the number of pairs."""
         return len(self.first)
 
-    def __getitem__(self, which: NDArray[np.generic]) -> "Pairs":
+    def __getitem__(self, index: NDArray[np.generic]) -> "Pairs":
         """Return some of the pairs."""
         return Pairs(
-            self.first[which], self.second[which], self.score[which], self.orientation[which], self.window[which]
+            self.first[index], self.second[index], self.score[index], self.orientation[index], self.window[index]
         )
 
 
@@ -73,35 +75,38 @@ class ComparedSet:
 
     Attributes:
         levels: (N, 48, 48) grey levels.
-        crop: the window of them that is compared.
-        place: (N or 1, 4) that window as shares of the whole pictures.
-        kept: (N, 24, 24) structure; None where a set is too large to keep it.
+        crop: the part of them that is compared, as shares of the side.
+        window: (N or 1, 4) that crop as shares of the whole pictures.
+        structures: (N, 24, 24) structure; None where a set is too large to keep it.
     """
 
     levels: NDArray[np.uint8]
     crop: Window
-    place: Floats
-    kept: Floats | None
+    window: Floats
+    structures: Floats | None
 
     def __len__(self) -> int:
         """Return the number of slices."""
         return len(self.levels)
 
-    def structure(self, which: Integers | slice) -> Floats:
+    def structure(self, index: Integers | slice) -> Floats:
         """Return the structure of some slices."""
-        return structure_descriptor(self.levels[which], self.crop) if self.kept is None else self.kept[which]
+        return (
+            structure_descriptor(self.levels[index], self.crop) if self.structures is None else self.structures[index]
+        )
 
     @cached_property
     def index(self) -> Index:
         """Return the index of all slices."""
         count = len(self)
+        # sorted, as reading in order is faster; drawn with a fixed seed, so that an audit repeats itself
         sample = self.structure(np.sort(np.random.default_rng(0).permutation(count)[:SAMPLE]))
         return build_index(sample, (self.structure(slice(start, start + CHUNK)) for start in range(0, count, CHUNK)))
 
-    def part(self, which: slice) -> "ComparedSet":
+    def part(self, index: slice) -> "ComparedSet":
         """Return some slices as a set of their own, whose structure is kept."""
-        place = self.place[which] if len(self.place) > 1 else self.place
-        return ComparedSet(self.levels[which], self.crop, place, self.structure(which))
+        window = self.window[index] if len(self.window) > 1 else self.window
+        return ComparedSet(self.levels[index], self.crop, window, self.structure(index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,10 +138,11 @@ def similar_pairs(a: Thumbnails, b: Thumbnails | None = None, threshold: float =
     """
     within = b is None
     other = a if b is None else b
+    # comparing all grows with the square: at 20,000 slices the index takes over
     approximate = max(len(a), len(other)) > LARGE
     search = _nearest_pairs if approximate else _pairs_of
-    found = joined([search(view, threshold, within) for view in _views(a, other, within, not approximate)])
-    return _best_of(_turned_round(found) if within else found, len(other))
+    pairs = joined([search(view, threshold, within) for view in _views(a, other, within, not approximate)])
+    return _best_of(_turned_round(pairs) if within else pairs, len(other))
 
 
 def _views(a: Thumbnails, b: Thumbnails, within: bool, keep: bool) -> Iterator[View]:
@@ -149,8 +155,8 @@ def _views(a: Thumbnails, b: Thumbnails, within: bool, keep: bool) -> Iterator[V
         keep: the structure is kept and all crops are tried; else the central one and two opposite ones.
     """
 
-    def side(levels: NDArray[np.uint8], place: Floats, crop: Window = WHOLE) -> ComparedSet:
-        return ComparedSet(levels, crop, place, structure_descriptor(levels, crop) if keep else None)
+    def side(levels: NDArray[np.uint8], window: Floats, crop: Window = WHOLE) -> ComparedSet:
+        return ComparedSet(levels, crop, window, structure_descriptor(levels, crop) if keep else None)
 
     wholes = side(a.whole, NO_BOX), side(b.whole, NO_BOX)
     yield View(*wholes, symmetric=True)
@@ -158,7 +164,7 @@ def _views(a: Thumbnails, b: Thumbnails, within: bool, keep: bool) -> Iterator[V
     for crop in CROPS if keep else CROPS[::4]:
         window = np.array([crop], np.float32)
         yield View(side(a.whole, window, crop), wholes[1], symmetric=False)
-        if not within:
+        if not within:  # within one set the pair comes the other way round anyhow
             yield View(wholes[0], side(b.whole, window, crop), symmetric=False)
 
 
@@ -166,20 +172,22 @@ def _pairs_of(view: View, threshold: float, within: bool) -> Pairs:
     """Return the pairs of one view; within one set those with first < second, in a symmetric view each once."""
     everything = slice(None)
     ours, structures = parity_parts(view.mine.structure(everything)), view.theirs.structure(everything)
+    # four mirrorings come from the parts, the other four orientations from the transposed pictures
     theirs = parity_parts(structures), parity_parts(structures.transpose(0, 2, 1))
 
     def search(start: int) -> Integers:
         mine = tuple(part[start : start + BLOCK] for part in ours)
+        # the other half of a symmetric view holds the same pairs once more
         skipped = start if within and view.symmetric else 0
         best = np.maximum(*(largest(mine, [part[skipped:] for part in other]) for other in theirs))
-        where: Integers = np.argwhere(best > threshold) + np.array([start, skipped])
-        return where
+        positions: Integers = np.argwhere(best > threshold) + np.array([start, skipped])
+        return positions
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        found = list(pool.map(search, range(0, len(view.mine), BLOCK)))
-    where = np.concatenate([np.empty((0, 2), np.int64), *found])
-    where = where[where[:, 0] < where[:, 1]] if within and view.symmetric else where
-    return _described(view, where[where[:, 0] != where[:, 1]] if within else where)
+        results = list(pool.map(search, range(0, len(view.mine), BLOCK)))
+    positions = np.concatenate([np.empty((0, 2), np.int64), *results])
+    positions = positions[positions[:, 0] < positions[:, 1]] if within and view.symmetric else positions
+    return _described(view, positions[positions[:, 0] != positions[:, 1]] if within else positions)
 
 
 def _nearest_pairs(view: View, threshold: float, within: bool) -> Pairs:
@@ -189,8 +197,8 @@ def _nearest_pairs(view: View, threshold: float, within: bool) -> Pairs:
     def search(start: int) -> Pairs:
         mine = view.mine.part(slice(start, start + CHUNK))
         first, second = index.candidates(mine.structure(slice(None)), threshold)
-        wanted = first + start != second if within else slice(None)  # found from either side in a symmetric view
-        pairs = _described(replace(view, mine=mine), np.stack([first, second], axis=1)[wanted])
+        distinct = first + start != second if within else slice(None)  # found from either side in a symmetric view
+        pairs = _described(replace(view, mine=mine), np.stack([first, second], axis=1)[distinct])
         pairs = pairs[pairs.score > threshold]
         return replace(pairs, first=pairs.first + start)
 
@@ -219,6 +227,7 @@ def largest(mine: tuple[Floats, ...], theirs: list[Floats]) -> Floats:
     """Return (N, M): the largest correlation over the four mirrorings, from the parts of both sets."""
     even, odd_x, odd_y, odd = (a @ b.T for a, b in zip(mine, theirs, strict=True))
     same: Floats = even + odd
+    # |x| is the larger of x and -x, so each absolute value stands for two mirrorings; in place, since N x M is large
     same += np.abs(odd_x + odd_y)
     even -= odd
     odd_x -= odd_y
@@ -227,26 +236,27 @@ def largest(mine: tuple[Floats, ...], theirs: list[Floats]) -> Floats:
     return same
 
 
-def _described(view: View, where: Integers) -> Pairs:
+def _described(view: View, positions: Integers) -> Pairs:
     """Return (P, 2) pairs with similarity, orientation and windows, computed pair by pair."""
-    first, second = where.T
+    first, second = positions.T
     score, orientation = np.empty(len(first), np.float32), np.empty(len(first), np.int64)
+    # the search above only says which pairs; score and orientation are computed again for these few, exactly
     for start in range(0, len(first), BLOCK):
         part = slice(start, start + BLOCK)
         mine, theirs = view.mine.structure(first[part]), view.theirs.structure(second[part])
         products = np.stack([np.einsum("pij,pij->p", oriented(mine, o), theirs) for o in range(len(ORIENTATIONS))])
         score[part], orientation[part] = products.max(axis=0), products.argmax(axis=0)
-    places = [
-        side.place[which] if len(side.place) > 1 else np.repeat(side.place, len(which), 0)
-        for side, which in ((view.mine, first), (view.theirs, second))
+    windows = [
+        side.window[indices] if len(side.window) > 1 else np.repeat(side.window, len(indices), 0)
+        for side, indices in ((view.mine, first), (view.theirs, second))
     ]
-    return Pairs(first, second, score, orientation, np.stack(places, axis=1))
+    return Pairs(first, second, score, orientation, np.stack(windows, axis=1))
 
 
-def joined(found: list[Pairs]) -> Pairs:
+def joined(results: list[Pairs]) -> Pairs:
     """Return the pairs of several searches one after the other."""
     names = ("first", "second", "score", "orientation", "window")
-    return Pairs(*(np.concatenate([getattr(pairs, name) for pairs in found]) for name in names))
+    return Pairs(*(np.concatenate([getattr(pairs, name) for pairs in results]) for name in names))
 
 
 def _best_of(pairs: Pairs, size: int) -> Pairs:
@@ -256,8 +266,9 @@ def _best_of(pairs: Pairs, size: int) -> Pairs:
         pairs: with repetitions.
         size: of the second set.
     """
+    # by first, then second, then falling score
     order = np.lexsort((-pairs.score, pairs.second, pairs.first))
-    key = (pairs.first * size + pairs.second)[order]
+    key = (pairs.first * size + pairs.second)[order]  # the best of each pair comes first of its run
     return pairs[order[np.append(True, key[1:] != key[:-1])]] if len(order) else pairs
 
 
@@ -278,10 +289,9 @@ def components(size: int, links: Integers) -> Integers:
         size: number of nodes.
         links: (L, 2) pairs of linked nodes, in either direction.
     """
-    both = np.concatenate([links, links[:, ::-1]])
-    smallest, before = np.arange(size), np.full(size, -1)
-    while (smallest != before).any():
-        before = smallest.copy()
-        np.minimum.at(smallest, both[:, 0], smallest[both[:, 1]])
-        smallest = smallest[smallest]  # every node points at a node of its component that comes earlier
-    return np.unique(smallest, return_inverse=True)[1].astype(np.int64)
+    graph = sparse.coo_array((np.ones(len(links), np.bool_), (links[:, 0], links[:, 1])), shape=(size, size))
+    labels = csgraph.connected_components(graph, directed=False)[1]
+    # scipy does not promise in which order it numbers components, and group names must not depend on its version
+    _, first, component = np.unique(labels, return_index=True, return_inverse=True)
+    numbers: Integers = np.argsort(np.argsort(first))[component].astype(np.int64)
+    return numbers

@@ -1,4 +1,4 @@
-"""Which pictures of a large set may resemble others, found without comparing all: an index of their main components."""
+"""Index a large set of pictures by their main components, to find similar ones without comparing all."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from braintumor.data.duplicates.symmetries import ORIENTATIONS, Floats, oriented
 Integers = NDArray[np.int64]
 COMPONENTS: Final = 192
 NEAREST: Final = 30
-PROBES: Final = 16
-ROUNDS: Final = 10
+PROBES: Final = 16  # cells that are searched per picture
+ROUNDS: Final = 10  # of k-means
 CELLS_PER_ROOT: Final = 4
 PICTURES_PER_CELL: Final = 40
-SLACK: Final = 0.03
+SLACK: Final = 0.03  # by which eight bits and 192 components may underrate a similarity
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,7 @@ class Index:
             pictures: (N, S, S).
             threshold: of the cosine of whole pictures, which that of their main components seldom falls short of.
         """
+        # the pictures stay as they are and the directions are turned: one product gives all eight orientations
         queries = (pictures.reshape(len(pictures), -1) @ self.bases).reshape(-1, COMPONENTS)
         cosine, second = self.cells.search(_unit(queries), NEAREST)
         first = np.repeat(np.arange(len(pictures)), len(ORIENTATIONS) * NEAREST).reshape(second.shape)
@@ -67,6 +68,7 @@ def _main_directions(sample: Floats) -> Floats:
     """Return (P, 192) orthonormal main directions of pictures that may lie in any of the eight orientations."""
     turned = np.concatenate([oriented(sample, number) for number in range(len(ORIENTATIONS))])
     flat = turned.reshape(len(turned), -1)
+    # eigh sorts by rising eigenvalue: the last columns are the main directions, taken from the largest on
     directions: Floats = np.linalg.eigh(flat.T @ flat)[1][:, : -COMPONENTS - 1 : -1]
     return np.ascontiguousarray(directions, np.float32)
 
@@ -100,7 +102,7 @@ def _filled(blocks: list[NDArray[np.float16]]) -> Any:
     coarse, eight_bits = faiss.IndexFlatIP(COMPONENTS), faiss.ScalarQuantizer.QT_8bit
     cells = faiss.IndexIVFScalarQuantizer(coarse, COMPONENTS, count, eight_bits, faiss.METRIC_INNER_PRODUCT)
     cells.cp.niter = ROUNDS
-    share = -(-count * PICTURES_PER_CELL // len(blocks))  # of each block for training
+    share = -(-count * PICTURES_PER_CELL // len(blocks))  # of each block for training, rounded up
     random = np.random.default_rng(0)
     cells.train(np.concatenate([block[random.permutation(len(block))[:share]] for block in blocks]).astype(np.float32))
     for block in blocks:

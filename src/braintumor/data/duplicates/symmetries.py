@@ -18,4 +18,5 @@ def oriented(pictures: Floats, orientation: int) -> Floats:
 def inverse(orientation: int) -> int:
     """Return the orientation that undoes another: a mirror image undoes itself, a turn is turned back."""
     mirrored, turns = ORIENTATIONS[orientation]
+    # turning by k quarters is undone by 4 - k; a mirror image that is turned is a mirroring in another axis
     return orientation if mirrored else ORIENTATIONS.index((0, -turns % 4))

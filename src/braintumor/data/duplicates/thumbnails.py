@@ -1,4 +1,4 @@
-"""What a slice looks like in small: the whole picture and the head alone, from which similar slices are found."""
+"""Thumbnails of slices, by which similar slices are found: the whole picture and the head alone."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ DECODERS: Final = 4
 NO_BOX: Final = np.array([[0, 1, 0, 1]], np.float32)
 BLACK: Final = np.zeros((1, SIDE, SIDE), np.uint8)
 CACHE_VERSION: Final = 3  # raise it when `read` or `make_thumbnail` gives other values
-SEAL_BYTES: Final = 32
+SEAL_BYTES: Final = 32  # of SHA-256
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +51,9 @@ class Thumbnails:
         """Return the number of slices."""
         return len(self.whole)
 
-    def __getitem__(self, which: NDArray[np.generic] | list[int] | slice) -> "Thumbnails":
+    def __getitem__(self, index: NDArray[np.generic] | list[int] | slice) -> "Thumbnails":
         """Return some of the slices."""
-        return Thumbnails(self.whole[which], self.head[which], self.fine[which], self.box[which])
+        return Thumbnails(self.whole[index], self.head[index], self.fine[index], self.box[index])
 
     @staticmethod
     def stacked(parts: "list[Thumbnails]") -> "Thumbnails":
@@ -66,16 +66,18 @@ NOTHING: Final = Thumbnails(BLACK, BLACK, np.zeros((1, FINE_SIDE, FINE_SIDE), np
 
 
 def make_thumbnail(scan: Scan) -> Thumbnails:
-    """Return the miniature of one slice, N = 1.
+    """Return the thumbnail of one slice, N = 1.
 
     The head is the box of the rows and columns in which more than 2 % of the pixels exceed 20/255.
     """
     levels = Image.fromarray(np.rint(scan.pixels * 255).astype(np.uint8))
+    # a share of the pixels, since a few bright ones of noise or writing lie outside every head
     bright = scan.pixels > HEAD_GREY
     rows = np.flatnonzero(bright.mean(axis=1) > HEAD_SHARE)
     columns = np.flatnonzero(bright.mean(axis=0) > HEAD_SHARE)
     whole = _small(levels, (0, 0, *levels.size))
     fine = np.asarray(levels.resize((FINE_SIDE, FINE_SIDE), Image.Resampling.LANCZOS))[None]
+    # an empty or nearly black slice: its head is zeros, which resemble nothing
     if not rows.size or not columns.size:
         return Thumbnails(whole, BLACK, fine, NO_BOX)
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
@@ -89,35 +91,38 @@ def _small(levels: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.ui
 
 
 def make_thumbnails(manifest: Manifest, cache: Path) -> tuple[Thumbnails, dict[str, str]]:
-    """Return the miniatures of all rows, and the reason for every image that cannot be read.
+    """Return the thumbnails of all rows, and the reason for every image that cannot be read.
 
     If all are readable, they are kept in the cache folder under the SHA-256 of the files, so that no file is decoded
-    for its miniature twice.
+    for its thumbnail twice.
 
     Args:
         manifest: N rows, with the SHA-256 of the files; without them nothing is kept.
         cache: the cache folder; if it cannot be written, nothing is kept.
     """
     hashes = [row.sha256 for row in manifest]
+    # Pillow stands in the key, as its releases decode and resample differently
     key = hashlib.sha256(json.dumps([CACHE_VERSION, PIL.__version__, hashes]).encode()).hexdigest()[:32]
     file = cache / "miniatures" / f"{key}.bytes"
-    kept = _recall(file, len(manifest)) if all(hashes) else None
-    if kept is not None:
-        return kept, {}
-    found, problems = _made(manifest)
+    cached = _recall(file, len(manifest)) if all(hashes) else None
+    if cached is not None:
+        return cached, {}
+    thumbnails, problems = _made(manifest)
     if all(hashes) and not problems:
+        # a cache that cannot be written only costs time; files that changed while they were read must not be cached
         with suppress(OSError, StorageError):
             if len(at_hand(manifest)) == len(manifest):  # still what was listed
-                _keep(file, found)
-    return found, problems
+                _keep(file, thumbnails)
+    return thumbnails, problems
 
 
 def _recall(file: Path, count: int) -> Thumbnails | None:
-    """Return the miniatures of so many slices that `_keep` wrote; None if the file is absent or damaged."""
+    """Return the thumbnails of so many slices that `_keep` wrote; None if the file is absent or damaged."""
     try:
         content = memoryview(file.read_bytes())
     except OSError:
         return None
+    # read without copying; the seal tells a file that a crash or a full disk cut short
     seal, values = content[:SEAL_BYTES], content[SEAL_BYTES:]
     sides = (SIDE, SIDE, FINE_SIDE)
     ends = np.cumsum([count * side * side for side in sides]).tolist()
@@ -130,23 +135,23 @@ def _recall(file: Path, count: int) -> Thumbnails | None:
     return Thumbnails(whole, head, fine, np.frombuffer(values[ends[-1] :], np.float32).reshape(count, 4))
 
 
-def _keep(file: Path, found: Thumbnails) -> None:
-    """Write miniatures after the SHA-256 of their bytes, whole or not at all."""
-    values = b"".join(part.tobytes() for part in (found.whole, found.head, found.fine, found.box))
+def _keep(file: Path, thumbnails: Thumbnails) -> None:
+    """Write thumbnails after the SHA-256 of their bytes, whole or not at all."""
+    values = b"".join(part.tobytes() for part in (thumbnails.whole, thumbnails.head, thumbnails.fine, thumbnails.box))
     with replacing(file) as aside:
         aside.write_bytes(hashlib.sha256(values).digest() + values)
 
 
 def _made(manifest: Manifest) -> tuple[Thumbnails, dict[str, str]]:
-    """Return the miniatures of the files, zeros for unreadable ones, and the reasons of these."""
+    """Return the thumbnails of the files, zeros for unreadable ones, and the reasons of these."""
     with ThreadPoolExecutor(DECODERS) as pool:
         results = list(pool.map(lambda row: _attempt(manifest, row), manifest.rows))
     problems = {row.image: reason for row, (_, reason) in zip(manifest.rows, results, strict=True) if reason}
-    return Thumbnails.stacked([found for found, _ in results]), problems
+    return Thumbnails.stacked([thumbnails for thumbnails, _ in results]), problems
 
 
 def _attempt(manifest: Manifest, row: Row) -> tuple[Thumbnails, str]:
-    """Return the miniature of a row's image and an empty text, or zeros and why it cannot be read."""
+    """Return the thumbnail of a row's image and an empty text, or zeros and why it cannot be read."""
     try:
         return make_thumbnail(read(manifest.path(row))), ""
     except ImageError as error:

@@ -54,7 +54,7 @@ def get_figshare(out: Path, progress: Progress) -> Path:
     if (reference / "annotations.csv").is_file():
         return reference
     if reference.exists():
-        raise DataError(f"{reference} is there without annotations.csv; remove it or choose another --out")
+        raise DataError(f"{reference} exists but has no annotations.csv; remove it or choose another --out")
     archives = _originals(out / "figshare-original", progress)
     _convert(archives, reference, progress)
     return reference
@@ -86,9 +86,9 @@ def _originals(folder: Path, progress: Progress) -> list[Path]:
 def _by_hand(folder: Path) -> tuple[str, ...]:
     """Return the lines that say how to go on without a network."""
     return (
-        f"On a machine without network, put these files into {folder} and give the same command again:",
+        f"On a machine without network, put these files into {folder} and run the same command again:",
         f"  {', '.join(ARCHIVES)} from {PAGE}",
-        f"  article.json, the answer of {ARTICLE}, if the archives shall be verified",
+        f"  article.json, the answer of {ARTICLE}, to have the archives verified",
     )
 
 
@@ -99,12 +99,14 @@ def _published(folder: Path) -> list[Remote]:
         DownloadError: no connection, or a list that does not name the archives.
     """
     kept = folder / "article.json"
+    # a list put there by hand lets a machine without network verify the archives
     text = kept.read_text("utf-8", errors="replace") if kept.is_file() else fetch_text(ARTICLE)
     try:
         remotes = [_remote_of(entry) for entry in json.loads(text)["files"] if not entry.get("is_link_only")]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         origin = f"{kept}, which can be removed" if kept.is_file() else ARTICLE
         raise DownloadError(f"expected figshare's list of files from {origin}, got something else ({error})") from error
+    # a changed article must not end in a reference set that lacks patients
     missing = set(ARCHIVES) - {remote.name for remote in remotes}
     if missing:
         raise DownloadError(f"the list of files from {ARTICLE} lacks {', '.join(sorted(missing))}")
@@ -121,6 +123,7 @@ def _remote_of(entry: dict[str, object]) -> Remote:
     """
     name, url, size = str(entry["name"]), str(entry["download_url"]), int(str(entry["size"]))
     md5 = str(entry.get("computed_md5") or entry["supplied_md5"]).lower()
+    # the name becomes a path here, and the address is opened: the list comes from elsewhere, so neither is trusted
     if not PLAIN_NAME.fullmatch(name):
         raise ValueError(f"the file name {name!r}")
     if urlsplit(url).scheme not in ("http", "https"):
@@ -135,17 +138,18 @@ def _convert(archives: list[Path], reference: Path, progress: Progress) -> None:
         DataError: a slice is missing, twice there or not readable.
         StorageError: the folder cannot be written.
     """
+    # filled under another name and renamed at the end: a folder under the final name is always complete
     aside = reference.with_name(f".{reference.name}.part")
     wanted = {archive: _numbers(archive) for archive in archives}
     total = sum(map(len, wanted.values()))
     slices: dict[int, tuple[str, str, str]] = {}
     for archive, expected in wanted.items():
         for number, content in _slices_in(archive, expected):
-            found = read_slice(content, f"{archive}: {number}.mat")
+            record = read_slice(content, f"{archive}: {number}.mat")
             target = aside / "images" / f"{number}.png"
-            if not target.is_file():
-                write_grey(target, found)
-            slices[number] = (found.label, found.patient, _outline_text(found))
+            if not target.is_file():  # written by an earlier call that was interrupted
+                write_grey(target, record)
+            slices[number] = (record.label, record.patient, _outline_text(record))
             progress(len(slices), total)
     with replacing(aside / "annotations.csv") as file, file.open("w", encoding="utf-8", newline="") as stream:
         rows = [(number, *slices[number]) for number in sorted(slices)]
@@ -168,27 +172,31 @@ def _slices_in(archive: Path, expected: range) -> Iterator[tuple[int, bytes]]:
     seen: set[int] = set()
     for match, content in members(archive, NUMBERED):
         number = int(match[1])
+        # the number becomes the file name of the slice, so it must be one of this archive and only once
         if number not in expected or number in seen:
             raise DataError(f"{archive} holds {match[0]} twice or by mistake; expected {expected[0]} to {expected[-1]}")
         seen.add(number)
         yield number, content
     missing = sorted(set(expected) - seen)
     if missing:
-        raise DataError(f"{archive} lacks {len(missing)} slice(s), first {missing[0]}.mat; remove it and get it again")
+        raise DataError(
+            f"{archive} lacks {len(missing)} slice(s), first {missing[0]}.mat; remove it and download it again"
+        )
 
 
-def write_grey(target: Path, found: Slice) -> None:
+def write_grey(target: Path, record: Slice) -> None:
     """Write a slice as 16-bit grey PNG: its darkest value becomes 0, its brightest 65535, linearly between.
 
     The published values are in the scanner's units, with another range in every slice.
     """
-    pixels = found.pixels.astype(np.float64)
+    # 16 bits, since 8 would merge grey values that the scanner told apart
+    pixels = record.pixels.astype(np.float64)
     low, high = pixels.min(), pixels.max()
     grey = np.rint((pixels - low) * (65535 / max(high - low, 1))).astype(np.uint16)
     with replacing(target) as aside:
         Image.fromarray(grey).save(aside, "PNG")
 
 
-def _outline_text(found: Slice) -> str:
+def _outline_text(record: Slice) -> str:
     """Return an outline as `x y;x y;…` in pixels with one decimal."""
-    return ";".join(f"{x:.1f} {y:.1f}" for x, y in found.outline.tolist())
+    return ";".join(f"{x:.1f} {y:.1f}" for x, y in record.outline.tolist())

@@ -43,7 +43,7 @@ def get_kaggle(out: Path) -> Listing:
             _unpack(archive, aside)
         else:
             _copy(_download(archive), aside)
-        list_images(aside)
+        list_images(aside)  # raises before anything stands under the final name
         publish(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -89,6 +89,7 @@ def _download(archive: Path) -> Path:
     """
     if user_folder("HOME", "") is None:
         raise StorageError("kagglehub needs a home folder, and there is none; name one in the variable HOME")
+    # kagglehub writes to the terminal, some of it already while it is imported
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import kagglehub
         from kagglehub import exceptions
@@ -112,5 +113,5 @@ def _download(archive: Path) -> Path:
             raise DownloadError(
                 f"kagglehub cannot download {VERSION} ({reason}).",
                 f"On a machine without network, put the archive from {PAGE}",
-                f"there as {archive} and give the same command again",
+                f"at {archive} and run the same command again",
             ) from error

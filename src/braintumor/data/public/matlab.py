@@ -1,4 +1,4 @@
-"""What one MATLAB file of the figshare set holds: grey values, class, patient and the outline of the tumor."""
+"""Read a MATLAB file of the figshare set: grey values, class, patient and the outline of the tumor."""
 
 import io
 import re
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from braintumor.errors import DataError
 
 LABELS: Final = {1: "meningioma", 2: "glioma", 3: "pituitary"}
-SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # pixels
 MOST_BORDER_VALUES: Final = 100_000
 LONGEST_NAME: Final = 64
 PATIENT: Final = re.compile(r"([A-Za-z]*\d+)[A-Za-z]+", re.ASCII)
@@ -52,8 +52,9 @@ def read_slice(content: bytes, name: str) -> Slice:
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             return _slice_of(_part(file, "cjdata", h5py.Group))
+    # a damaged or hostile file makes h5py raise any of these
     except (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise DataError(f"{name} is no slice of the figshare set ({error}); get its archive again") from error
+        raise DataError(f"{name} is not a slice of the figshare set ({error}); download its archive again") from error
 
 
 def _slice_of(group: Any) -> Slice:
@@ -64,16 +65,16 @@ def _slice_of(group: Any) -> Slice:
     """
     label = LABELS.get(int(_values(group, "label", 1)[0]))
     if label is None:
-        raise ValueError(f"label is none of {', '.join(map(str, LABELS))}")
+        raise ValueError(f"label is not one of {', '.join(map(str, LABELS))}")
     patient = "".join(chr(int(code)) for code in _values(group, "PID", LONGEST_NAME)).strip()
     if not patient.isprintable() or not patient:
-        raise ValueError("PID is no name")
+        raise ValueError("PID is not a name")
     pixels, mask = _picture(group, "image"), _picture(group, "tumorMask")
     if pixels.shape != mask.shape:
         raise ValueError(f"tumorMask has the shape {mask.shape}, the image {pixels.shape}")
     border = _values(group, "tumorBorder", MOST_BORDER_VALUES).astype(np.float64)
     if len(border) < 6 or len(border) % 2 or not np.isfinite(border).all():
-        raise ValueError("tumorBorder is no list of at least three points")
+        raise ValueError("tumorBorder is not a list of at least three points")
     grouped = PATIENT.fullmatch(patient)
     return Slice(pixels, label, grouped[1] if grouped else patient, _outline(border.reshape(-1, 2), mask != 0))
 
@@ -84,12 +85,13 @@ def _part(group: Any, name: str, kind: type) -> Any:
     Raises:
         ValueError: it is not there, or of another kind.
     """
+    # a soft or external link, an external dataset and a virtual one could all read other files of this machine
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{name} is missing")
-    found = group[name]
-    if not isinstance(found, kind) or getattr(found, "external", None) or getattr(found, "is_virtual", False):
+    member = group[name]
+    if not isinstance(member, kind) or getattr(member, "external", None) or getattr(member, "is_virtual", False):
         raise ValueError(f"{name} is of another kind")
-    return found
+    return member
 
 
 def _values(group: Any, name: str, most: int) -> NDArray[Any]:
@@ -99,6 +101,7 @@ def _values(group: Any, name: str, most: int) -> NDArray[Any]:
         ValueError: none, more or no numbers.
     """
     field = _part(group, name, h5py.Dataset)
+    # checked before anything is read: a few compressed bytes may claim a field of any size
     if field.dtype.kind not in "iuf" or not 1 <= field.size <= most:
         raise ValueError(f"{name} has {field.size} values of type {field.dtype}, expected 1 to {most} numbers")
     return np.asarray(field[()]).ravel()
@@ -119,6 +122,7 @@ def _picture(group: Any, name: str) -> NDArray[Any]:
 
 def _outline(points: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the points (n, 2) of a border as x and y: in the order in which they enclose the mask (H, W) better."""
+    # the published files do not say whether x or y comes first
     swapped = points[:, ::-1]
     return swapped if _overlap(swapped, mask) > _overlap(points, mask) else points
 

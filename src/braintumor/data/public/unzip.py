@@ -1,4 +1,4 @@
-"""What a ZIP archive from elsewhere holds: members in memory, nothing unpacked under a name of its choosing."""
+"""Read the members of an untrusted ZIP archive into memory; nothing is unpacked under a name of its choosing."""
 
 import re
 import zipfile
@@ -23,18 +23,18 @@ def members(archive: Path, wanted: re.Pattern[str]) -> Iterator[tuple[re.Match[s
         DataError: no such archive, a damaged or encrypted one, more than 50,000 members, one of more than 64 MiB, or
             no member that matches.
     """
-    found = 0
+    count = 0
     try:
         with zipfile.ZipFile(archive) as file:
             if len(file.infolist()) > MOST_MEMBERS:
                 raise DataError(f"{archive} has {len(file.infolist())} members, at most {MOST_MEMBERS} are unpacked")
             for member in file.infolist():
                 if match := wanted.fullmatch(member.filename):
-                    found += 1
+                    count += 1
                     yield match, _content_of(file, member, archive)
     except ZIP_ERRORS as error:
-        raise DataError(f"{archive} cannot be unpacked ({error}); remove it and get it again") from error
-    if not found:
+        raise DataError(f"{archive} cannot be unpacked ({error}); remove it and download it again") from error
+    if not count:
         raise DataError(f"{archive} holds none of the expected files; remove it and get the archive of this data set")
 
 
@@ -45,6 +45,7 @@ def _content_of(file: zipfile.ZipFile, member: zipfile.ZipInfo, archive: Path) -
         DataError: it is larger.
     """
     with file.open(member) as stream:
+        # the size in the archive's directory is a claim; one byte beyond the limit shows that it was exceeded
         content = stream.read(LARGEST_MEMBER + 1)
     if len(content) > LARGEST_MEMBER:
         raise DataError(f"{archive}: {member.filename} is larger than {LARGEST_MEMBER >> 20} MiB")

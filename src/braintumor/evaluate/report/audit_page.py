@@ -1,4 +1,4 @@
-"""How an audit becomes files: audit.html with pictures of what was found, audit.json, groups.csv; and lines of text."""
+"""Write an audit as files: audit.html with pictures, audit.json and groups.csv; and as lines of text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,9 +82,9 @@ def render(audit: AuditResult, data_dir: Path) -> str:
         conflicts=_shown(audit.conflicts[:PAIRS], data_dir),
         relations=RELATION_TITLES,
         odd={
-            kind: (meaning, [(image, _slice_of(data_dir / image)) for image in _evenly(found.listed, PICTURES)])
+            kind: (meaning, [(image, _slice_of(data_dir / image)) for image in _evenly(oddity.listed, PICTURES)])
             for kind, meaning in ODDITIES.items()
-            if (found := audit.odd[kind]).images
+            if (oddity := audit.odd[kind]).images
         },
         copies=COPIES,
         facts=FACTS,
@@ -95,19 +95,20 @@ def render(audit: AuditResult, data_dir: Path) -> str:
 
 def _evenly(entries: Sequence[Entry], count: int) -> list[Entry]:
     """Return at most so many of the entries, evenly spaced, the first and the last included."""
-    places = np.linspace(0, len(entries) - 1, min(count, len(entries))).round().astype(int).tolist()
-    return [entries[place] for place in places]
+    positions = np.linspace(0, len(entries) - 1, min(count, len(entries))).round().astype(int).tolist()
+    return [entries[position] for position in positions]
 
 
 def _shown(pairs: Sequence[Pair], data_dir: Path) -> list[Shown]:
     """Return pairs with their pictures; of a mirrored or turned one the first also as it looks when brought in line."""
-    found = []
+    result = []
     for pair in pairs:
         pictures = [(_slice_of(data_dir / image), image) for image in pair.images]
+        # people do not see that two slices are the same while one of them lies on its side
         if pair.mirrored or pair.rotation:
             pictures.append((_slice_of(data_dir / pair.images[0], pair), f"the first, {movement(pair)}"))
-        found.append(Shown(pair, tuple(pictures)))
-    return found
+        result.append(Shown(pair, tuple(pictures)))
+    return result
 
 
 def movement(pair: Pair) -> str:
@@ -121,6 +122,7 @@ def _slice_of(file: Path, pair: Pair | None = None) -> str:
     try:
         grey = np.rint(read(file).pixels * 255).astype(np.uint8)
     except ImageError:
+        # the files were all readable a moment ago; one picture less must not cost the whole audit
         grey = np.zeros((16, 16), np.uint8)
     if pair and pair.mirrored:
         grey = grey[:, ::-1]
@@ -138,9 +140,9 @@ def _findings(audit: AuditResult) -> dict[str, str]:
     parts = {PARTS[split]: sum(classes.values()) for split, classes in audit.counts.items() if split}
     named = ", ".join(f"{count:,} {part}" for part, count in parts.items()) or "no parts: nothing can cross splits"
     lines = {"images": f"{audit.images:,} ({named})", "unreadable": _counted(audit.unreadable, "file")}
-    for kind, found in audit.copies.items():
-        across = f", {found.across_splits:,} of them across splits" if held else ""
-        lines[TERMS[kind]] = f"{_counted(found.pairs, 'pair')} of {_counted(found.images, 'image')}{across}"
+    for kind, entry in audit.copies.items():
+        across = f", {entry.across_splits:,} of them across splits" if held else ""
+        lines[TERMS[kind]] = f"{_counted(entry.pairs, 'pair')} of {_counted(entry.images, 'image')}{across}"
     across = f"; {groups.across_splits:,} across splits" if held else ""
     lines["groups"] = f"{groups.number:,}, the largest of {_counted(groups.largest, 'image')}{across}"
     if patients:
@@ -151,7 +153,7 @@ def _findings(audit: AuditResult) -> dict[str, str]:
         lines[f"{held} images"] = f"{audit.sharing:,} of {audit.n_held_out:,} ({share}) share a group with training"
     conflicts, mixed = _counted(audit.n_conflicts, "pair"), _counted(groups.with_two_labels, "group")
     lines["label conflicts"] = f"{conflicts} of copies with two labels, {mixed} with two labels"
-    odd = [f"{found.images:,} {kind}" for kind, found in audit.odd.items() if found.images]
+    odd = [f"{entry.images:,} {kind}" for kind, entry in audit.odd.items() if entry.images]
     lines["odd files"] = ", ".join(odd) or "none"
     if measured:
         right, chance = html.plain(measured.accuracy), html.percent(measured.chance)

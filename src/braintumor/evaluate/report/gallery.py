@@ -1,4 +1,4 @@
-"""What the worst mistakes look like, and answers that do not need the tumor: slices with their class maps."""
+"""Pictures for the report: the worst mistakes and answers that do not need the tumor, with their class maps."""
 
 import base64
 import io
@@ -60,6 +60,7 @@ def worst_mistakes(given: Sequence[tuple[Row, Prediction]], root: Path, model: M
         ImageError: an image has become unreadable.
     """
     wrong = [(row, answer) for row, answer in given if answer.predicted != row.label]
+    # the name decides between equal probabilities, so that two runs show the same images
     worst = sorted(wrong, key=lambda pair: (float(pair[1].probabilities[CLASSES.index(pair[0].label)]), pair[0].image))
     rows = [row for row, _ in worst[:MISTAKES]]
     again = predict_all([root / row.image for row in rows], model)
@@ -68,6 +69,7 @@ def worst_mistakes(given: Sequence[tuple[Row, Prediction]], root: Path, model: M
 
 def _mistake(row: Row, answer: Prediction, root: Path, model: Model) -> Mistake:
     """Return a wrong answer with its pictures."""
+    # class maps cover the padded square that the network saw
     pixels = pad_to_square(read(root / row.image).pixels)
     scale = model.card.class_map_scale
     predicted, true = (answer.class_maps[CLASSES.index(name)] for name in (answer.predicted, row.label))
@@ -104,7 +106,7 @@ def survivors(model: Model, images: Manifest, reference: Path, cache: Path) -> l
         DataError: the reference folder cannot be used.
         ImageError: an image has become unreadable.
     """
-    found = []
+    result = []
     for row, polygon in zip(images, outlines(images, reference, cache), strict=True):
         if polygon is None:
             continue
@@ -112,12 +114,12 @@ def survivors(model: Model, images: Manifest, reference: Path, cache: Path) -> l
         both = [levels, filled(levels, hole_of(polygon, levels.shape[0]))]
         maps = [answer.class_maps[CLASSES.index(row.label)] for answer in answers(both, model)]
         scale = model.card.class_map_scale
-        shown = [
-            picture(overlay(each.astype(np.float32) / np.float32(255), heat, scale))
-            for each, heat in zip(both, maps, strict=True)
+        pictures = [
+            picture(overlay(pixels.astype(np.float32) / np.float32(255), heat, scale))
+            for pixels, heat in zip(both, maps, strict=True)
         ]
-        found.append(Survivor(row.image, row.label, *shown))
-    return found
+        result.append(Survivor(row.image, row.label, *pictures))
+    return result
 
 
 def legend() -> str:
@@ -129,6 +131,7 @@ def legend() -> str:
 def picture(pixels: NDArray[np.uint8]) -> str:
     """Return grey (H, W) or colour (H, W, 3) pixels, at most 256 on a side, as the `data:` address of a JPEG."""
     image = Image.fromarray(pixels)
+    # the pictures are inside the page, which is sent by mail
     image.thumbnail((SIDE, SIDE))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=88)

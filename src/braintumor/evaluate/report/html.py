@@ -1,4 +1,4 @@
-"""How results become files: pages that open without a network, JSON and CSV."""
+"""Write results as files: pages that open without a network, JSON and CSV."""
 
 import csv
 import io
@@ -20,6 +20,7 @@ UNKNOWN = "–"
 
 def page(template: str, **fields: object) -> str:
     """Return the page of a template beside this file; whatever is put in is escaped."""
+    # StrictUndefined: a misspelt field must not become an empty cell in a report
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -50,6 +51,7 @@ def percent(fraction: float | None) -> str:
     if fraction is None:
         return UNKNOWN
     rounded = round(100 * fraction, 1)
+    # one wrong answer of 3,000 must not be rounded to "100.0 %"
     if rounded == 100 and fraction < 1:
         return ">\u00a099.9\u00a0%"
     if rounded == 0 and fraction > 0:

@@ -1,4 +1,4 @@
-"""What a model is for, on what it was measured and what it does not know: a model card, written from measurements.
+"""Write a model card from measurements: what a model is for, what it was measured on and what it does not know.
 
 Source: Mitchell and others, 2019, doi 10.1145/3287560.3287596.
 """
@@ -32,7 +32,7 @@ def model_card(card: Card, report: Mapping[str, Any], name: str) -> str:
 
 def _lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     """Yield the lines of the card."""
-    metrics, given = report["metrics"], report["decisions"]
+    metrics, decisions = report["metrics"], report["decisions"]
     yield from (f"# {name}", "", f"**{DISCLAIMER}**", "")
     yield from ("## Intended use", "", card.intended_use, "")
     yield "Input: one slice; output: probabilities of glioma, meningioma, pituitary tumor and no tumor, a decision or a"
@@ -59,9 +59,9 @@ def _lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
         ("macro-F1", metrics["f1"]),
         *((f"recall, {TITLES[label].lower()}", report["per_class"][label]["recall"]) for label in CLASSES),
         ("calibration error (ECE)", metrics["ece"]),
-        ("answered at the default operating point", given["answered"]),
-        ("accuracy of these answers", given["accuracy"]),
-        ("referred as not a brain MRI or unlike the training images", given["refused"]),
+        ("answered at the default operating point", decisions["answered"]),
+        ("accuracy of these answers", decisions["accuracy"]),
+        ("referred as not a brain MRI or unlike the training images", decisions["refused"]),
     ):
         yield f"| {title} | {percent_with_range(entry)} |"
     maps = report.get("localisation")
@@ -77,9 +77,9 @@ def _lines(card: Card, report: Mapping[str, Any], name: str) -> Iterator[str]:
     yield "| part | images | accuracy | calibration error | referred | map in the tumor |"
     yield "|---|---|---|---|---|---|"
     for way, parts in report["subgroups"].items():
-        for part, found in parts.items():
-            numbers = (percent_with_range(found[key]) for key in ("accuracy", "ece", "referred", "energy"))
-            yield f"| {way}: {TITLES.get(part, part)} | {found['accuracy']['n']:,} | {' | '.join(numbers)} |"
+        for part, rates in parts.items():
+            numbers = (percent_with_range(rates[key]) for key in ("accuracy", "ece", "referred", "energy"))
+            yield f"| {way}: {TITLES.get(part, part)} | {rates['accuracy']['n']:,} | {' | '.join(numbers)} |"
     yield from ("", "## What this model does not know", "", "| measured | what follows |", "|---|---|")
     yield from (f"| {fact} | {consequence} |" for fact, consequence in gaps(report))
     yield ""
@@ -96,6 +96,7 @@ def _known_from_training(leakage: Mapping[str, Any]) -> Iterator[str]:
 
 def origin(weights: str) -> str:
     """Return where the starting weights come from, with the number of the tensors that they lack, not their names."""
+    # the card lists every tensor by name, which is too much for a page
     file, _, missing = weights.partition(", He-normal: ")
     return f"{file}; {len(missing.split(', '))} tensors start He-normal" if missing else file or "none"
 
@@ -106,6 +107,7 @@ def gaps(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for label in CLASSES:
             total = sum(counts[label] for counts in parts.values())
             for part, counts in parts.items():
+                # below 5 % of a class there is nothing to measure it on
                 if total and counts[label] < 0.05 * total:
                     yield (
                         f"{counts[label]:,} of {total:,} slices of {TITLES[label].lower()} are of the {way} {part}",
@@ -116,6 +118,7 @@ def gaps(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for part, counts in report["crossed"]["source"].items()
     }
     for part, share in shares.items():
+        # where nearly all slices of a source show a tumor, the source gives the answer away
         if share > 0.95:
             yield (
                 f"{share:.1%} of the slices from {part} show a tumor",

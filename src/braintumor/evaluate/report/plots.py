@@ -1,4 +1,4 @@
-"""What the curves of a report look like: inline SVG whose colours follow the page, light or dark."""
+"""Draw the curves of a report as inline SVG whose colours follow the page, light or dark."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ def reliability_diagram(bins: Sequence[Bin], *, before: Sequence[Bin] = ()) -> s
     `before` are the shares without temperature, drawn without intervals.
     """
     with _drawing("Reliability diagram: accuracy over confidence") as (axes, result):
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), label="as sure as right")
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), label="perfect calibration")
         for low, high, confidence in [(b.accuracy.low, b.accuracy.high, b.confidence) for b in bins]:
             if low is not None and high is not None:
                 axes.plot([confidence, confidence], [low, high], color=ACCENT, linewidth=1.2, alpha=0.55)
@@ -83,10 +83,10 @@ def class_reliability(labels: Integers, probabilities: Floats) -> str:
         for c, name in enumerate(CLASSES):
             tenth = np.minimum((probabilities[:, c] * TENTHS).astype(int), TENTHS - 1)
             chosen = [tenth == number for number in range(TENTHS) if (tenth == number).sum() >= FEWEST]
-            given = [probabilities[part, c].mean() for part in chosen]
-            found = [(labels[part] == c).mean() for part in chosen]
+            mean_probability = [probabilities[part, c].mean() for part in chosen]
+            label_share = [(labels[part] == c).mean() for part in chosen]
             style: dict[str, Any] = {"color": CLASS_COLOURS[name], "linestyle": DASHES[name], "linewidth": 1.6}
-            axes.plot(given, found, marker="o", markersize=3.5, label=TITLES[name], **style)
+            axes.plot(mean_probability, label_share, marker="o", markersize=3.5, label=TITLES[name], **style)
         _finish(axes, "Probability given to the class", "Share with this label", legend="upper left")
     return result[0]
 
@@ -109,9 +109,10 @@ def accuracy_coverage(labels: Integers, probabilities: Floats) -> str:
 
 def _plot(axes: Axes, name: str, across: Floats, up: Floats, area: float | None) -> None:
     """Draw one class's curve; a class that is not determined is named in the legend without one."""
-    known = ~(np.isnan(across) | np.isnan(up))
+    defined = ~(np.isnan(across) | np.isnan(up))
     label = f"{TITLES[name]} {area:.3f}" if area is not None else f"{TITLES[name]} –"
-    axes.plot(across[known], up[known], color=CLASS_COLOURS[name], linestyle=DASHES[name], linewidth=1.6, label=label)
+    style: dict[str, Any] = {"color": CLASS_COLOURS[name], "linestyle": DASHES[name], "linewidth": 1.6}
+    axes.plot(across[defined], up[defined], label=label, **style)
 
 
 @contextmanager
@@ -120,7 +121,7 @@ def _drawing(description: str) -> Iterator[tuple[Axes, list[str]]]:
     result: list[str] = []
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": description,
+        "svg.hashsalt": description,  # ids that are the same in every run
         "font.size": 10,
         "axes.linewidth": 0.8,
     }

@@ -1,4 +1,4 @@
-"""How good a model is on images it was not trained on: report.json, report.html, predictions.csv."""
+"""Evaluate a model on images it was not trained on: report.json, report.html, predictions.csv."""
 
 import dataclasses
 import time
@@ -48,7 +48,7 @@ NO_MAPS = np.empty((len(CLASSES), 0, 0), np.float32)
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found; all rates are fractions.
+    """The result of an evaluation; all rates are fractions.
 
     Attributes:
         model: name, version, architecture, recipe and precision of the model.
@@ -133,6 +133,7 @@ class Report:
         measured, groups = fields.pop("measured"), fields.pop("groups")
         rates = {name: {"support": self.counts[name], **estimates} for name, estimates in measured["per_class"].items()}
         if self.localisation:
+            # its numbers are means elsewhere, and one entry per image would make most of the file
             del fields["localisation"]["per_image"]
         return {
             "protocol": fields.pop("protocol"),
@@ -174,15 +175,18 @@ def evaluate(
         StorageError: the files cannot be written.
     """
     data_dir = Path(data_dir)
+    # everything that can be wrong with the request is found before minutes of predictions
     _check_request(model, out, protocol, masks)
     origin, listing = find_test_images(model, data_dir)
     validation = validation_images(model.folder, data_dir) if masks else Manifest(data_dir, ())
     answers, unreadable, seconds = predict_images(listing.manifest, model, progress)
+    # leaving files out changes the test set, so it has to be asked for
     unusable = listing.skipped | unreadable
     if unusable and (not skip_unreadable or not answers):
         raise UnreadableDataError(data_dir, unusable)
     relation = relate(Manifest(data_dir, tuple(row for row, _ in answers)), model)
     excluded = 0
+    # after the predictions, since which images are unrelated depends on those that could be read
     if protocol == "clean":
         origin, before = "clean", len(answers)
         answers, relation = _unrelated(answers, relation)
@@ -234,8 +238,8 @@ def compare_maps(
     """
     images = [row.image for part in parts for row in part.test]
     maps = localize(parts, dict(zip(images, groups.tolist(), strict=True)), masks, cache_folder(), progress)
-    places = np.linspace(0, len(maps.survivors) - 1, min(SURVIVORS, len(maps.survivors))).astype(int)
-    chosen = {maps.survivors[place] for place in places.tolist()}
+    positions = np.linspace(0, len(maps.survivors) - 1, min(SURVIVORS, len(maps.survivors))).astype(int)
+    chosen = {maps.survivors[position] for position in positions.tolist()}
     shown: list[Survivor] = []
     for part in parts:
         rows = tuple(row for row in part.test if row.image in chosen)
@@ -265,6 +269,7 @@ def _unrelated(answers: Answers, relation: Relation) -> tuple[list[tuple[Row, Pr
         DataError: there are none.
     """
     kept = np.flatnonzero(~relation.shared)
+    # without a record of the training images none is known to be unrelated
     if not len(kept) or relation.exact is None:
         why = relation.reason or f"all {len(answers)} share a slice or a patient with training"
         raise DataError(NOT_CLEAN.format(why=why))
@@ -277,6 +282,7 @@ def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
     Raises:
         DataError: there are none.
     """
+    # a published test part comes first: its numbers can be compared with those of others
     if has_part(data_dir, "test"):
         return "official", list_images(data_dir, parts=("test",))
     record = model.folder / "manifest.csv"
@@ -287,12 +293,13 @@ def find_test_images(model: Model, data_dir: Path) -> tuple[str, Listing]:
             "name a folder with a Testing or test folder, or train the model again so that one is cut off"
         )
     listing = list_images(data_dir)
+    # by content, too: a file that was replaced since is not the one that was kept from training
     present = {(row.image, row.sha256) for row in listing.manifest}
     kept = tuple(row for row in expected if (row.image, row.sha256) in present)
     lost = {row.image: listing.skipped.get(row.image, LOST) for row in set(expected) - set(kept)}
     if not kept:
         raise DataError(
-            f"none of the {len(expected)} test images in {record} is in {data_dir}; name the folder it is of"
+            f"none of the {len(expected)} test images in {record} is in {data_dir}; name the folder that they come from"
         )
     return "held-out", Listing(Manifest(data_dir, kept), lost)
 
@@ -309,6 +316,7 @@ def predict_images(
             if isinstance(result, ImageError):
                 unreadable[row.image] = result.reason
             else:
+                # without its maps, which would take gigabytes for a whole test part
                 answers.append((row, dataclasses.replace(result, class_maps=NO_MAPS)))
             if progress:
                 progress(done, len(manifest))
@@ -326,11 +334,11 @@ def summarize_predictions(
     """Return the report on N answers, without skipped files and speed; `models` are those that gave them, N."""
     manifest = Manifest(data_dir, tuple(row for row, _ in answers))
     labels, probabilities = _arrays(answers)
-    heat = np.array([model.card.temperature for model in models])
+    temperatures = np.array([model.card.temperature for model in models])
     predicted = probabilities.argmax(axis=1)
     counts = Counter(row.label for row, _ in answers)
     card, precision = models[0].card, models[0].precision
-    said = [answer for _, answer in answers]
+    predictions = [answer for _, answer in answers]
     return Report(
         model={
             "name": card.name,
@@ -345,9 +353,9 @@ def summarize_predictions(
         groups=tuple(relation.groups.tolist()),
         counts={name: counts[name] for name in CLASSES},
         measured=measure(labels, probabilities, relation.groups),
-        uncalibrated=measure_calibration(labels, _without_temperature(probabilities, heat), relation.groups),
+        uncalibrated=measure_calibration(labels, _without_temperature(probabilities, temperatures), relation.groups),
         confusion=tuple(map(tuple, confusion(labels, predicted).tolist())),
-        decisions=selective_result(said, [model.card for model in models], precision, labels, relation.groups),
+        decisions=selective_result(predictions, [model.card for model in models], precision, labels, relation.groups),
         subgroups=_divided(answers, relation, labels, maps),
         crossed={
             "plane": _crossed(relation.planes, [row.label for row, _ in answers]),
@@ -367,8 +375,8 @@ def _divided(
     answers: Answers, relation: Relation, labels: Integers, maps: Localization | None
 ) -> dict[str, dict[str, Subgroup]]:
     """Return how the model does on parts of the images, which are divided in several ways."""
-    known = maps.per_image if maps else {}
-    looked = [known.get(row.image) for row, _ in answers]
+    localized = maps.per_image if maps else {}
+    shares = [localized.get(row.image) for row, _ in answers]
     parts: dict[str, Sequence[str]] = {
         "class": [row.label for row, _ in answers],
         "plane": relation.planes,
@@ -376,16 +384,17 @@ def _divided(
         "brightness": thirds(relation.brightness),
     }
     if maps:
-        parts["tumor size"] = ["" if look is None else size_class(look.area) for look in looked]
-    energy = np.array([np.nan if look is None else look.energy for look in looked])
+        parts["tumor size"] = ["" if share is None else size_class(share.area) for share in shares]
+    energy = np.array([np.nan if share is None else share.energy for share in shares])
     return subgroups(parts, [answer for _, answer in answers], labels, relation.groups, energy)
 
 
 def _shortcuts_of(manifest: Manifest, labels: Integers, groups: Integers) -> Shortcuts | None:
     """Return how far the files of N images give their class away; None where they are too few or have changed."""
-    facts = [found for _, found in quality(manifest, lambda done, total: None)]
-    known = [found for found in facts if isinstance(found, FileFacts)]
-    return shortcuts(known, labels, groups) if len(known) == len(facts) else None
+    # the files are decoded once more here; one that changed since would not fit the predictions
+    results = [result for _, result in quality(manifest, lambda done, total: None)]
+    facts = [result for result in results if isinstance(result, FileFacts)]
+    return shortcuts(facts, labels, groups) if len(facts) == len(results) else None
 
 
 def _crossed(names: Sequence[str], labels: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -396,6 +405,7 @@ def _crossed(names: Sequence[str], labels: Sequence[str]) -> dict[str, dict[str,
 
 def _without_temperature(probabilities: Floats, temperatures: Floats) -> Floats:
     """Return the probabilities (N, 4) that the same logits have before they are divided by temperatures (N,)."""
+    # softmax(z) = softmax(z / t) ** t, up to a factor: no logits need to be kept; tiny, as 0 has no power to go back to
     powers = probabilities.clip(np.finfo(np.float32).tiny) ** temperatures[:, None]
     before: Floats = powers / powers.sum(axis=1, keepdims=True)
     return before
@@ -408,8 +418,8 @@ def _arrays(answers: Answers) -> tuple[Integers, Floats]:
 
 
 def _line(answer: tuple[Row, Prediction]) -> tuple[object, ...]:
-    row, said = answer
-    return tuple((said.row(row.label) | {"image": row.image}).values())
+    row, prediction = answer
+    return tuple((prediction.row(row.label) | {"image": row.image}).values())
 
 
 def _render(
