@@ -31,7 +31,7 @@ export function cardTable(models, classes) {
     ["Share of slices answered", (_, model) => fraction(model.coverage)],
     ["Referred as uncertain below", (_, model) => fraction(model.confidence)],
     ["Referred as unlike the training images above", (_, model) => fraction(model.ood_threshold) ?? "never"],
-    ["Classified as not a brain MRI above", (_, model) => fraction(model.foreign) ?? "never"],
+    ["Classified as not a brain MRI above", (_, model) => fraction(model.far_ood_threshold) ?? "never"],
     ["Temperature of the probabilities", (card) => fraction(card.temperature)],
     ["Full colour of the maps at", (_, model) => fraction(model.class_map_scale)],
   ];
