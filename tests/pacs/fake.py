@@ -31,10 +31,10 @@ class Archive:
         changes: number and Orthanc's name of each new instance.
         asked: method and path of every request.
         trouble: called before every request; a status that it returns is the answer.
-        not_taken: SOP Instance UIDs of results that are refused, each once.
-        said: answers that are given instead, by how the path begins.
+        refuse: tells whether a result is refused, by SOP Instance UID.
+        canned_replies: given instead of the real ones, by how the path begins.
         headers: of every answer, besides the usual.
-        failure: Failure Reason of what is refused; none is said if it is 0.
+        failure: Failure Reason of what is refused; none is given if it is 0.
         packed: what becomes of the content of every answer.
         lists: whether there is a list of changes.
         pages: whether searches heed `offset`.
@@ -51,7 +51,7 @@ class Archive:
         self.trouble: Callable[[str, str], int | None] = lambda method, path: None
         self.refuse: Callable[[str], bool] = lambda uid: False
         self.failure = 0
-        self.said: dict[str, bytes] = {}
+        self.canned_replies: dict[str, bytes] = {}
         self.headers: dict[str, str] = {}
         self.packed: Callable[[bytes], bytes] = lambda content: content
         self.lists, self.pages, self.page = True, True, 10_000
@@ -84,7 +84,7 @@ class Archive:
         status = self.trouble(method, path) or self.trouble_with_body(body)
         if status:
             return status, b""
-        for start, content in self.said.items():
+        for start, content in self.canned_replies.items():
             if path.startswith(start):
                 return 200, content
         path, _, query = path.partition("?")

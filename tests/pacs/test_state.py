@@ -13,39 +13,39 @@ SETTLING = """
 import sys
 from pathlib import Path
 from braintumor.pacs.state import WatchState
-with WatchState(Path(sys.argv[1])) as journal:
-    seq = journal.place[0]
+with WatchState(Path(sys.argv[1])) as state:
+    seq = state.cursor[0]
     while True:
         seq += 1
-        journal.begin([f"image {seq}"], "model")
-        journal.settle([(f"image {seq}", f"entry {seq}", "")])
-        journal.move(seq, f"entry {seq}")
+        state.begin([f"image {seq}"], "model")
+        state.mark_done([(f"image {seq}", f"entry {seq}", "")])
+        state.advance(seq, f"entry {seq}")
         print(seq, flush=True)
 """
 
 
-def test_what_was_noted_is_there_afterwards(tmp_path: Path) -> None:
-    with WatchState(tmp_path / "deep" / "state") as journal:
-        assert journal.place == (0, "")
-        journal.begin(["a", "b", "c"], "model 1")
-        journal.settle([("a", "entry a", ""), ("b", "entry b", "truncated")])
-        journal.move(7, "entry b")
-    with WatchState(tmp_path / "deep" / "state") as journal:
-        assert journal.place == (7, "entry b")
-        assert journal.settled(["a", "b", "c", "d"]) == {"a", "b"}
-        assert journal.under_way() == {"model 1": 1}
-        journal.move(0, "")
-        assert journal.place == (0, "")
-        journal.nothing_waits()
-        assert journal.under_way() == {}
+def test_what_was_recorded_is_there_afterwards(tmp_path: Path) -> None:
+    with WatchState(tmp_path / "deep" / "state") as state:
+        assert state.cursor == (0, "")
+        state.begin(["a", "b", "c"], "model 1")
+        state.mark_done([("a", "entry a", ""), ("b", "entry b", "truncated")])
+        state.advance(7, "entry b")
+    with WatchState(tmp_path / "deep" / "state") as state:
+        assert state.cursor == (7, "entry b")
+        assert state.settled(["a", "b", "c", "d"]) == {"a", "b"}
+        assert state.under_way() == {"model 1": 1}
+        state.advance(0, "")
+        assert state.cursor == (0, "")
+        state.clear_in_progress()
+        assert state.under_way() == {}
 
 
 def test_any_number_of_images_can_be_asked_about(tmp_path: Path) -> None:
     images = [f"image {number}" for number in range(1_700)]
-    with WatchState(tmp_path) as journal:
-        journal.settle((image, "", "") for image in images[::2])
-        assert journal.settled(images) == set(images[::2])
-        assert journal.settled([]) == set()
+    with WatchState(tmp_path) as state:
+        state.mark_done((image, "", "") for image in images[::2])
+        assert state.settled(images) == set(images[::2])
+        assert state.settled([]) == set()
 
 
 def test_only_one_watcher_can_use_a_folder(tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_only_one_watcher_can_use_a_folder(tmp_path: Path) -> None:
 
 
 def test_nobody_else_can_look_into_it(tmp_path: Path) -> None:
-    with WatchState(tmp_path / "state") as journal:
-        journal.move(1, "entry")
+    with WatchState(tmp_path / "state") as state:
+        state.advance(1, "entry")
         assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
         assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "state").iterdir()} == {0o600}
 
@@ -81,10 +81,10 @@ def test_killed_at_any_moment_nothing_that_was_settled_is_forgotten(tmp_path: Pa
             assert int(process.stdout.readline()) >= last + 1
             time.sleep(0.013 * round_)
             process.kill()
-            said = [int(line) for line in process.stdout.read().split("\n")[:-1]]
-        with WatchState(tmp_path) as journal:
-            last, entry = journal.place
-            assert last >= max(said, default=1)
+            printed = [int(line) for line in process.stdout.read().split("\n")[:-1]]
+        with WatchState(tmp_path) as state:
+            last, entry = state.cursor
+            assert last >= max(printed, default=1)
             assert entry == f"entry {last}"
-            assert len(journal.settled([f"image {seq}" for seq in range(1, last + 1)])) == last
-            assert sum(journal.under_way().values()) <= 1
+            assert len(state.settled([f"image {seq}" for seq in range(1, last + 1)])) == last
+            assert sum(state.under_way().values()) <= 1

@@ -28,14 +28,14 @@ def archive(shared_decoders: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
-def said() -> list[str]:
+def lines() -> list[str]:
     return []
 
 
 @pytest.fixture
-def run(archive: Archive, bundled: Model, tmp_path: Path, said: list[str]) -> Run:
+def run(archive: Archive, bundled: Model, tmp_path: Path, lines: list[str]) -> Run:
     def run(path: str = "") -> WatchStats:
-        return watch(archive.url + path, bundled, tmp_path / "state", poll_seconds=0.01, once=True, say=said.append)
+        return watch(archive.url + path, bundled, tmp_path / "state", poll_seconds=0.01, once=True, say=lines.append)
 
     return run
 
@@ -45,22 +45,22 @@ def images(total: int, study: object = 0) -> list[Dataset]:
 
 
 @pytest.mark.parametrize("status", [DROP, 401, 307, 503], ids=["cut", "401", "redirect", "busy"])
-def test_an_image_that_is_never_given_stops_no_other(archive: Archive, run: Run, said: list[str], status: int) -> None:
+def test_an_image_that_is_never_given_stops_no_other(archive: Archive, run: Run, lines: list[str], status: int) -> None:
     bad, *others = images(8)
-    for each in (bad, *others):
-        archive.add(each)
+    for dataset in (bad, *others):
+        archive.add(dataset)
     archive.trouble = lambda method, path: status if path.endswith(f"/instances/{bad.SOPInstanceUID}") else None
-    tally = run()
-    assert (tally.answered, tally.refused, tally.waiting) == (7, 0, 1)
-    assert any("image" in line and "wait" in line for line in said)
+    stats = run()
+    assert (stats.answered, stats.refused, stats.waiting) == (7, 0, 1)
+    assert any("image" in line and "wait" in line for line in lines)
     archive.trouble = lambda method, path: None
     assert run().answered == 1
 
 
 def test_an_image_of_which_it_is_not_known_whether_it_has_gone_stops_no_other(archive: Archive, run: Run) -> None:
     bad, *others = images(8)
-    for each in (bad, *others):
-        archive.add(each)
+    for dataset in (bad, *others):
+        archive.add(dataset)
     archive.trouble = lambda method, path: (
         404
         if path.endswith(str(bad.SOPInstanceUID)) and "?" not in path
@@ -68,18 +68,18 @@ def test_an_image_of_which_it_is_not_known_whether_it_has_gone_stops_no_other(ar
         if "?SOPInstanceUID" in path
         else None
     )
-    tally = run()
-    assert (tally.answered, tally.gone, tally.waiting) == (7, 0, 1)
+    stats = run()
+    assert (stats.answered, stats.gone, stats.waiting) == (7, 0, 1)
 
 
 @pytest.mark.parametrize("status", [DROP, 401, 503], ids=["cut", "401", "busy"])
 def test_results_that_are_never_taken_stop_no_others(archive: Archive, run: Run, status: int) -> None:
     bad, *others = images(8)
-    for each in (bad, *others):
-        archive.add(each)
+    for dataset in (bad, *others):
+        archive.add(dataset)
     archive.trouble_with_body = lambda body: status if bad.SOPInstanceUID.encode() in body else None
-    tally = run()
-    assert (tally.answered, tally.refused, tally.waiting) == (7, 0, 1)
+    stats = run()
+    assert (stats.answered, stats.refused, stats.waiting) == (7, 0, 1)
 
 
 @pytest.mark.parametrize("level", ["Instance", "Series", "Study"])
@@ -89,8 +89,8 @@ def test_a_change_that_orthanc_cannot_explain_stops_no_other(archive: Archive, r
     archive.add(good)
     hidden = {"Instance": entry, "Series": bad.SeriesInstanceUID, "Study": bad.StudyInstanceUID}[level].encode()
     archive.trouble_with_body = lambda body: 500 if b'"Resources"' in body and hidden in body else None
-    tally = run()
-    assert (tally.answered, tally.refused, tally.waiting) == (1, 0, 1)
+    stats = run()
+    assert (stats.answered, stats.refused, stats.waiting) == (1, 0, 1)
     archive.trouble_with_body = lambda body: None
     assert run().answered == 1
 
@@ -98,7 +98,7 @@ def test_a_change_that_orthanc_cannot_explain_stops_no_other(archive: Archive, r
 def test_a_list_that_repeats_itself_for_ever_is_read_at_leisure(archive: Archive, run: Run) -> None:
     archive.add(images(1)[0])
     change = {"Seq": 1, "ID": archive.changes[0][1], "ChangeType": "NewInstance"}
-    archive.said = {"/changes?since": json.dumps({"Changes": [change], "Done": False, "Last": 1}).encode()}
+    archive.canned_replies = {"/changes?since": json.dumps({"Changes": [change], "Done": False, "Last": 1}).encode()}
     archive.trouble = lambda method, path: os.kill(os.getpid(), signal.SIGTERM) if len(archive.asked) == 300 else None
     assert run().answered == 1
     assert len(archive.asked) < 50
@@ -106,28 +106,28 @@ def test_a_list_that_repeats_itself_for_ever_is_read_at_leisure(archive: Archive
 
 def test_images_of_a_list_that_grows_at_its_front_are_not_lost(archive: Archive, run: Run) -> None:
     """While the second page is asked for, as many others come before the first: it is the first page once more."""
-    for each in images(4):
-        archive.add(each)
+    for dataset in images(4):
+        archive.add(dataset)
     archive.page = 2
     shifted = [2]
     archive.shift = lambda path, start: start - shifted.pop() if "/instances" in path and start and shifted else start
     assert run("/dicom-web").answered == 4
 
 
-def test_an_archive_that_never_gives_the_rest_of_a_list_is_told(archive: Archive, run: Run, said: list[str]) -> None:
-    for each in images(4):
-        archive.add(each)
+def test_an_archive_that_never_gives_the_rest_of_a_list_is_told(archive: Archive, run: Run, lines: list[str]) -> None:
+    for dataset in images(4):
+        archive.add(dataset)
     archive.page, archive.pages = 2, False
-    tally = run("/dicom-web")
-    assert tally.answered == 2
-    assert tally.waiting
-    assert any("fewer" in line for line in said)
+    stats = run("/dicom-web")
+    assert stats.answered == 2
+    assert stats.waiting
+    assert any("fewer" in line for line in lines)
 
 
 @pytest.mark.parametrize("largest", [99, 10, 1])
 def test_an_archive_that_allows_small_pages_only_gets_small_ones(archive: Archive, run: Run, largest: int) -> None:
-    for each in images(3):
-        archive.add(each)
+    for dataset in images(3):
+        archive.add(dataset)
     archive.trouble = lambda method, path: (
         400 if "limit=" in path and int(path.partition("limit=")[2].partition("&")[0]) > largest else None
     )
@@ -140,8 +140,8 @@ def test_an_archive_that_allows_small_pages_only_gets_small_ones(archive: Archiv
 def test_a_study_of_which_a_search_says_nonsense_stops_no_other(archive: Archive, run: Run, row: object) -> None:
     archive.add(images(1)[0])
     archive.before = {"/studies": [row]}
-    tally = run("/dicom-web")
-    assert (tally.answered, tally.waiting) == (1, 1)
+    stats = run("/dicom-web")
+    assert (stats.answered, stats.waiting) == (1, 1)
 
 
 def test_an_instance_of_which_a_search_says_nonsense_is_not_passed_over(archive: Archive, run: Run) -> None:
@@ -149,8 +149,8 @@ def test_an_instance_of_which_a_search_says_nonsense_is_not_passed_over(archive:
     archive.held[archive.add(lost)][1]["SOPInstanceUID"] = ""
     archive.add(good)
     archive.page = 1
-    tally = run("/dicom-web")
-    assert (tally.answered, tally.waiting) == (1, 1)
+    stats = run("/dicom-web")
+    assert (stats.answered, stats.waiting) == (1, 1)
 
 
 def test_what_was_begun_stays_so_while_a_study_cannot_be_searched(
@@ -159,12 +159,12 @@ def test_what_was_begun_stays_so_while_a_study_cannot_be_searched(
     from braintumor.dicom.results.base import provenance_hash
 
     archive.add(images(1)[0])
-    with WatchState(tmp_path / "state") as journal:
-        journal.begin(["a"], provenance_hash(bundled))
+    with WatchState(tmp_path / "state") as state:
+        state.begin(["a"], provenance_hash(bundled))
     archive.trouble = lambda method, path: 500 if "/instances" in path else None
     run("/dicom-web")
-    with WatchState(tmp_path / "state") as journal:
-        assert journal.under_way() == {provenance_hash(bundled): 1}
+    with WatchState(tmp_path / "state") as state:
+        assert state.under_way() == {provenance_hash(bundled): 1}
 
 
 def test_many_images_that_fail_do_not_keep_new_ones_away(
@@ -173,12 +173,12 @@ def test_many_images_that_fail_do_not_keep_new_ones_away(
     monkeypatch.setattr("braintumor.pacs.watch.MOST_WAITING", 2)
     monkeypatch.setattr("braintumor.pacs.feed.PAGE", 2)
     bad, good = images(2, study="bad"), make.mr(seed=7)
-    for each in (*bad, good):
-        archive.add(each)
+    for dataset in (*bad, good):
+        archive.add(dataset)
     hidden = bad[0].StudyInstanceUID
     archive.trouble = lambda method, path: 500 if f"/studies/{hidden}/" in path else None
-    tally = run()
-    assert (tally.answered, tally.waiting) == (1, 2)
+    stats = run()
+    assert (stats.answered, stats.waiting) == (1, 2)
 
 
 def test_a_single_run_that_is_told_to_stop_ends_as_any_other(
@@ -199,48 +199,48 @@ def test_a_single_run_that_is_told_to_stop_ends_as_any_other(
 
 
 def test_what_waits_is_told_once_a_minute_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, said = [1000.0], list[str]()
+    clock, lines = [1000.0], list[str]()
     monkeypatch.setattr(retry, "monotonic", lambda: clock[0])
     monkeypatch.setattr(retry, "backoff", lambda failures: 8.0 * failures)
     items = [retry.Retry(), retry.Retry(), retry.Retry(kind="study")]
     for item in items:
         item.wait("no DICOM file")
-    reminder = retry.Reminder(said.append)
+    reminder = retry.Reminder(lines.append)
     for seconds in (0.0, 59.0, 2.0, 30.0):
         clock[0] += seconds
         reminder.tell(items)
-    assert said[:2] == [
+    assert lines[:2] == [
         "no DICOM file: 2 image(s) wait, next try in 8 s",
         "no DICOM file: 1 study(s) left out for now, the others go on, next try in 8 s",
     ]
-    assert len(said) == 4  # both again after 61 seconds, when they are due
+    assert len(lines) == 4  # both again after 61 seconds, when they are due
     reminder.tell_last(items)
-    assert said[4:] == ["no DICOM file: 2 image(s) still wait", "no DICOM file: 1 study(s) still wait"]
+    assert lines[4:] == ["no DICOM file: 2 image(s) still wait", "no DICOM file: 1 study(s) still wait"]
 
 
 def test_of_changes_beyond_an_image_that_waits_only_the_places_between_are_kept(tmp_path: Path) -> None:
     from braintumor.pacs.client import InstanceReference
     from braintumor.pacs.feed import OrthancChanges
 
-    with serving(Archive()) as served, WatchState(tmp_path) as journal:
+    with serving(Archive()) as served, WatchState(tmp_path) as state:
         served.changes = [(seq, f"entry {seq}") for seq in range(1, 91)]
         reached = client.Archive(served.url)
-        changes = OrthancChanges(reached, journal)
+        changes = OrthancChanges(reached, state)
         changes.more()
         waiting = [InstanceReference("1", "2", str(seq), seq=seq) for seq in (10, 50)]
         changes.done(waiting)
-        assert journal.place == (9, "entry 9")
+        assert state.cursor == (9, "entry 9")
         assert list(changes._trail) == [(49, "entry 49"), (90, "entry 90")]
         changes.done(waiting[1:])
-        assert journal.place == (49, "entry 49")
+        assert state.cursor == (49, "entry 49")
         changes.done([])
-        assert journal.place == (90, "entry 90")
+        assert state.cursor == (90, "entry 90")
         reached.close()
 
 
 def test_what_is_explained_late_is_not_lost_if_the_next_question_fails(archive: Archive, run: Run) -> None:
-    for each in images(5):
-        archive.add(each)
+    for dataset in images(5):
+        archive.add(dataset)
     asked = iter(range(1_000))
 
     def trouble(method: str, path: str) -> int | None:
@@ -248,5 +248,5 @@ def test_what_is_explained_late_is_not_lost_if_the_next_question_fails(archive: 
 
     attempts = iter(range(1_000))
     archive.trouble = lambda method, path: trouble(method, path) if next(attempts) < 40 else None
-    tally = run()
-    assert (tally.answered, tally.waiting) == (5, 0)
+    stats = run()
+    assert (stats.answered, stats.waiting) == (5, 0)

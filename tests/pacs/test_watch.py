@@ -45,14 +45,14 @@ def archive(shared_decoders: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
-def said() -> list[str]:
+def lines() -> list[str]:
     return []
 
 
 @pytest.fixture
-def run(archive: Archive, bundled: Model, tmp_path: Path, said: list[str]) -> Run:
+def run(archive: Archive, bundled: Model, tmp_path: Path, lines: list[str]) -> Run:
     def run(path: str = "", model: Model = bundled) -> WatchStats:
-        return watch(archive.url + path, model, tmp_path / "state", poll_seconds=0.01, once=True, say=said.append)
+        return watch(archive.url + path, model, tmp_path / "state", poll_seconds=0.01, once=True, say=lines.append)
 
     return run
 
@@ -64,30 +64,30 @@ def images(total: int, study: object = 0) -> list[Dataset]:
 def answered(archive: Archive) -> list[int]:
     """Return how many results refer to each image that is not ours."""
     uids = [str(make.uid("instance", 0, 0, number)) for number in range(1, 100)]
-    texts = [each.to_json() for each in archive.results()]
+    texts = [dataset.to_json() for dataset in archive.results()]
     return [
         sum(f'"{uid}"' in text for text in texts)
         for uid in uids
-        if any(uid in each[1].values() for each in archive.held.values())
+        if any(uid in attributes.values() for _, attributes in archive.held.values())
     ]
 
 
 @pytest.mark.parametrize("root", ["", "/dicom-web"], ids=["changes", "qido"])
-def test_each_mr_image_is_answered_and_nothing_else(archive: Archive, run: Run, said: list[str], root: str) -> None:
-    for each in images(3):
-        archive.add(each)
+def test_each_mr_image_is_answered_and_nothing_else(archive: Archive, run: Run, lines: list[str], root: str) -> None:
+    for dataset in images(3):
+        archive.add(dataset)
     archive.add(make.mr(number=4, series="ct", Modality="CT"))
     assert run(root) == WatchStats(answered=3, passed=1 + 9 + (root != "") * 1)
     assert answered(archive) == [3, 3, 3]
     assert archive.pulls() == 3
-    assert "answered 3; 0 waiting" in said
-    assert not any("2.25." in line or make.NAME in line for line in said)
+    assert "answered 3; 0 waiting" in lines
+    assert not any("2.25." in line or make.NAME in line for line in lines)
 
 
 @pytest.mark.parametrize("root", ["", "/dicom-web"], ids=["changes", "qido"])
 def test_a_second_run_fetches_nothing(archive: Archive, run: Run, root: str) -> None:
-    for each in images(2):
-        archive.add(each)
+    for dataset in images(2):
+        archive.add(dataset)
     run(root)
     archive.add(images(3)[2])
     archive.asked.clear()
@@ -96,21 +96,21 @@ def test_a_second_run_fetches_nothing(archive: Archive, run: Run, root: str) -> 
     assert answered(archive) == [3, 3, 3]
 
 
-def test_an_archive_that_fails_is_asked_again(archive: Archive, run: Run, said: list[str]) -> None:
-    for each in images(3):
-        archive.add(each)
+def test_an_archive_that_fails_is_asked_again(archive: Archive, run: Run, lines: list[str]) -> None:
+    for dataset in images(3):
+        archive.add(dataset)
     archive.trouble = lambda method, path: {3: 503, 9: DROP}.get(len(archive.asked) % 12)
     assert run().answered == 3
     assert answered(archive) == [3, 3, 3]
     # at once for the archive, or for the one image, where the archive answers another question
-    assert any(re.search(r"busy \(status 503\)(; trying again|: 1 image\(s\) wait)", line) for line in said)
+    assert any(re.search(r"busy \(status 503\)(; trying again|: 1 image\(s\) wait)", line) for line in lines)
 
 
-def test_an_archive_that_is_not_there_ends_a_single_run_only(archive: Archive, run: Run, said: list[str]) -> None:
+def test_an_archive_that_is_not_there_ends_a_single_run_only(archive: Archive, run: Run, lines: list[str]) -> None:
     archive.trouble = lambda method, path: 401
     with pytest.raises(ArchiveError, match=r"refuses us .*BRAINTUMOR_PACS_USER"):
         run()
-    assert len(said) == MOST_FAILURES - 1
+    assert len(lines) == MOST_FAILURES - 1
 
 
 def test_an_archive_without_https_is_said(archive: Archive) -> None:
@@ -156,8 +156,8 @@ def test_the_password_comes_from_the_environment_as_utf8(archive: Archive, monke
 
 
 def test_results_that_are_taken_in_part_are_sent_again(archive: Archive, run: Run) -> None:
-    for each in images(2):
-        archive.add(each)
+    for dataset in images(2):
+        archive.add(dataset)
     refused: list[str] = []
 
     def refuse(uid: str) -> bool:
@@ -172,7 +172,7 @@ def test_results_that_are_taken_in_part_are_sent_again(archive: Archive, run: Ru
 
 
 def test_an_image_that_fails_while_others_do_not_is_refused_in_the_end(
-    archive: Archive, run: Run, said: list[str]
+    archive: Archive, run: Run, lines: list[str]
 ) -> None:
     bad = images(1)[0]
     archive.add(bad)
@@ -185,10 +185,10 @@ def test_an_image_that_fails_while_others_do_not_is_refused_in_the_end(
         return None
 
     archive.trouble = trouble
-    tally = run()
-    assert tally.refused == 1
-    assert tally.answered >= MOST_FAILURES
-    assert "refused 1: the archive does not give it (status 500)" in said
+    stats = run()
+    assert stats.refused == 1
+    assert stats.answered >= MOST_FAILURES
+    assert "refused 1: the archive does not give it (status 500)" in lines
     archive.trouble = lambda method, path: None
     assert run() == WatchStats()
 
@@ -232,12 +232,12 @@ def test_an_image_deleted_meanwhile_is_passed_over(archive: Archive, run: Run) -
     assert run() == WatchStats(answered=1, gone=1, passed=3)
 
 
-def test_what_cannot_be_decoded_is_refused_once(archive: Archive, run: Run, said: list[str]) -> None:
+def test_what_cannot_be_decoded_is_refused_once(archive: Archive, run: Run, lines: list[str]) -> None:
     bad, good = images(2)
     archive.add(bad, make.encoded(bad)[:2_000])
     archive.add(good)
     assert run() == WatchStats(answered=1, refused=1, passed=3)
-    assert sum(line.startswith("refused 1: ") for line in said) == 1
+    assert sum(line.startswith("refused 1: ") for line in lines) == 1
     archive.asked.clear()
     assert run() == WatchStats()
     assert archive.pulls() == 0
@@ -259,12 +259,12 @@ def test_a_file_that_took_too_long_under_load_gets_another_chance(
 
 
 def test_an_image_whose_results_cannot_be_made_stops_no_other(
-    archive: Archive, run: Run, said: list[str], monkeypatch: pytest.MonkeyPatch
+    archive: Archive, run: Run, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from braintumor.dicom.results import images as module
 
-    for each in images(2):
-        archive.add(each)
+    for dataset in images(2):
+        archive.add(dataset)
     poison, results = iter([True]), module.results
 
     def sometimes(*judged: object) -> object:
@@ -274,7 +274,7 @@ def test_an_image_whose_results_cannot_be_made_stops_no_other(
 
     monkeypatch.setattr(module, "results", sometimes)
     assert run() == WatchStats(answered=1, refused=1, passed=3)
-    assert "refused 1: results cannot be made of it (ValueError)" in said
+    assert "refused 1: results cannot be made of it (ValueError)" in lines
 
 
 def test_every_frame_of_an_enhanced_image_is_answered(archive: Archive, run: Run) -> None:
@@ -288,13 +288,13 @@ def test_a_replaced_list_of_changes_is_read_from_the_start_and_nothing_answered_
     archive: Archive, run: Run, shorter: bool
 ) -> None:
     old = images(2)
-    for each in old:
-        archive.add(each)
+    for dataset in old:
+        archive.add(dataset)
     run()
     archive.held.clear()
     archive.changes.clear()
-    for each in [*([] if shorter else images(12, study="filler")), *images(3)]:
-        archive.add(each)
+    for dataset in [*([] if shorter else images(12, study="filler")), *images(3)]:
+        archive.add(dataset)
     archive.asked.clear()
     assert run().answered == (1 if shorter else 13)
     assert archive.pulls() == (1 if shorter else 13)
@@ -303,14 +303,14 @@ def test_a_replaced_list_of_changes_is_read_from_the_start_and_nothing_answered_
 
 def test_an_archive_that_gives_its_first_page_for_ever_is_read_once(archive: Archive, run: Run) -> None:
     archive.pages = False
-    for each in images(2):
-        archive.add(each)
+    for dataset in images(2):
+        archive.add(dataset)
     assert run("/dicom-web").answered == 2
 
 
 def test_images_half_answered_by_another_model_must_be_finished_first(run: Run, tmp_path: Path) -> None:
-    with WatchState(tmp_path / "state") as journal:
-        journal.begin(["a"], "another model")
+    with WatchState(tmp_path / "state") as state:
+        state.begin(["a"], "another model")
     with pytest.raises(ModelError, match="1 image"):
         run()
 
@@ -318,8 +318,8 @@ def test_images_half_answered_by_another_model_must_be_finished_first(run: Run, 
 def test_another_version_of_this_package_is_as_another_model(
     archive: Archive, run: Run, bundled: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with WatchState(tmp_path / "state") as journal:
-        journal.begin(["a"], provenance_hash(bundled))
+    with WatchState(tmp_path / "state") as state:
+        state.begin(["a"], provenance_hash(bundled))
     with monkeypatch.context() as newer:
         newer.setattr("braintumor.dicom.results.base.__version__", "99.0")
         with pytest.raises(ModelError, match="or version of braintumor"):
@@ -332,12 +332,12 @@ def test_an_interrupted_answer_is_finished_and_then_no_longer_under_way(
 ) -> None:
     image = images(1)[0]
     archive.add(image)
-    with WatchState(tmp_path / "state") as journal:
+    with WatchState(tmp_path / "state") as state:
         key = InstanceReference(image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID).key
-        journal.begin([key, "gone meanwhile"], provenance_hash(bundled))
+        state.begin([key, "gone meanwhile"], provenance_hash(bundled))
     assert run().answered == 1
-    with WatchState(tmp_path / "state") as journal:
-        assert journal.under_way() == {}
+    with WatchState(tmp_path / "state") as state:
+        assert state.under_way() == {}
 
 
 def test_a_second_watcher_on_the_same_journal_is_refused(run: Run, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_sigterm_ends_the_loop_and_gives_the_old_handler_back(archive: Archive, 
 
     assert watch(archive.url, bundled, tmp_path / "state", poll_seconds=60, say=say).answered == 1
     assert signal.getsignal(signal.SIGTERM) is before
-    assert not [each for each in set(threading.enumerate()) - threads if "Pool" in each.name]
+    assert not [thread for thread in set(threading.enumerate()) - threads if "Pool" in thread.name]
 
 
 def test_nothing_of_the_libraries_is_logged(archive: Archive, run: Run, caplog: pytest.LogCaptureFixture) -> None:
@@ -373,10 +373,10 @@ def test_a_pause_doubles_up_to_a_minute_and_varies() -> None:
 
 
 def test_an_image_is_only_blamed_for_failures_between_successes_of_others() -> None:
-    waiting = WorkItem(InstanceReference("1", "2", "3"))
+    item = WorkItem(InstanceReference("1", "2", "3"))
     for successes in (0, 0, 0, 1, 1, 2):
-        waiting.fail("trouble", successes)
-    assert (waiting.failures, waiting.blamed) == (6, 2)
+        item.fail("error", successes)
+    assert (item.attempts, item.failures_while_others_succeeded) == (6, 2)
 
 
 def test_the_key_of_an_image_tells_nothing_and_differs_by_study() -> None:
@@ -399,20 +399,20 @@ def test_an_image_of_which_a_search_does_not_tell_the_modality_is_not_passed_ove
     assert run("/dicom-web").answered == 1
 
 
-def test_another_image_than_the_one_asked_for_is_never_answered(archive: Archive, run: Run, said: list[str]) -> None:
+def test_another_image_than_the_one_asked_for_is_never_answered(archive: Archive, run: Run, lines: list[str]) -> None:
     wanted, other = images(2)
     archive.add(wanted, make.encoded(other))
     assert run() == WatchStats(waiting=1)
     assert archive.results() == []
-    assert not any("2.25." in line for line in said)
+    assert not any("2.25." in line for line in lines)
 
 
 @pytest.mark.parametrize("page", [b"<html>please log in</html>", b""])
 def test_a_page_in_place_of_an_image_is_no_reason_to_give_up_on_it(archive: Archive, run: Run, page: bytes) -> None:
     archive.add(images(1)[0])
-    archive.said = {"/dicom-web/studies/": page}
+    archive.canned_replies = {"/dicom-web/studies/": page}
     assert run() == WatchStats(waiting=1)
-    archive.said = {}
+    archive.canned_replies = {}
     assert run().answered == 1
 
 
@@ -440,10 +440,10 @@ def test_an_answer_that_cannot_be_understood_is_trouble_of_the_archive(
     archive: Archive, run: Run, path: str, content: bytes
 ) -> None:
     archive.add(images(1)[0])
-    archive.said = {path: content}
+    archive.canned_replies = {path: content}
     with pytest.raises(ArchiveError):
         run()
-    archive.said = {}
+    archive.canned_replies = {}
     assert run().answered == 1
 
 
@@ -451,18 +451,18 @@ def test_an_answer_that_cannot_be_understood_is_trouble_of_the_archive(
     "content", [b'[{"ID": "a"}]', b'[{"ID": "a", "ParentSeries": [], "MainDicomTags": []}]', b'{"a": 1}']
 )
 def test_a_change_whose_explanation_cannot_be_understood_waits(
-    archive: Archive, run: Run, said: list[str], content: bytes
+    archive: Archive, run: Run, lines: list[str], content: bytes
 ) -> None:
     archive.add(images(1)[0])
-    archive.said = {"/tools/bulk-content": content}
+    archive.canned_replies = {"/tools/bulk-content": content}
     assert run() == WatchStats(waiting=1)
-    assert said[-1] == "the archive's answer is not as Orthanc writes it: 1 new instance(s) still wait"
-    archive.said = {}
+    assert lines[-1] == "the archive's answer is not as Orthanc writes it: 1 new instance(s) still wait"
+    archive.canned_replies = {}
     assert run().answered == 1
 
 
 def test_a_list_that_says_for_ever_that_there_is_more_is_read_at_leisure(archive: Archive, run: Run) -> None:
-    archive.said = {"/changes?since": b'{"Changes": [], "Done": false, "Last": 0}'}
+    archive.canned_replies = {"/changes?since": b'{"Changes": [], "Done": false, "Last": 0}'}
     assert run() == WatchStats()
 
 
@@ -520,16 +520,16 @@ def test_the_slices_of_a_large_image_are_never_held_together(archive: Archive) -
 
 
 def test_an_image_of_too_many_slices_is_answered_in_part_and_refused(
-    archive: Archive, run: Run, said: list[str], monkeypatch: pytest.MonkeyPatch
+    archive: Archive, run: Run, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("braintumor.pacs.watch.MOST_SLICES", 2)
     archive.add(make.enhanced())
     assert run() == WatchStats(refused=1, passed=6)
-    assert "refused 1: more than 5,000 slices; split it" in said
+    assert "refused 1: more than 5,000 slices; split it" in lines
 
 
 def test_what_waits_is_said_with_its_reason_and_a_single_run_counts_it(
-    archive: Archive, run: Run, said: list[str]
+    archive: Archive, run: Run, lines: list[str]
 ) -> None:
     for image in images(2):
         archive.add(image)
@@ -537,24 +537,24 @@ def test_what_waits_is_said_with_its_reason_and_a_single_run_counts_it(
     assert run() == WatchStats(waiting=2)
     assert any(
         re.fullmatch(r"the archive does not give it \(status 500\): 2 .* wait, next try in \d+ s", line)
-        for line in said
+        for line in lines
     )
-    assert sum(" wait, next try in " in line for line in said) == 1  # not more often than once a minute
-    assert said[-1] == "the archive does not give it (status 500): 2 image(s) still wait"
+    assert sum(" wait, next try in " in line for line in lines) == 1  # not more often than once a minute
+    assert lines[-1] == "the archive does not give it (status 500): 2 image(s) still wait"
 
 
 def test_one_study_that_cannot_be_searched_stops_no_other_and_is_said(
-    archive: Archive, run: Run, said: list[str]
+    archive: Archive, run: Run, lines: list[str]
 ) -> None:
     archive.add(make.mr(study="odd"))
     archive.add(make.mr(study="good"))
     odd = f"/dicom-web/studies/{make.uid('study', 'odd')}/"
     for answer in (b"<html>", b"[3]", b"{}"):
-        archive.said = {odd: answer}
-        tally = run("/dicom-web")
-        assert (tally.answered, tally.waiting) == (1 if answer == b"<html>" else 0, 1)
-        assert any("1 study(s) left out for now, the others go on" in line for line in said)
-    archive.said = {}
+        archive.canned_replies = {odd: answer}
+        stats = run("/dicom-web")
+        assert (stats.answered, stats.waiting) == (1 if answer == b"<html>" else 0, 1)
+        assert any("1 study(s) left out for now, the others go on" in line for line in lines)
+    archive.canned_replies = {}
     assert run("/dicom-web").answered == 1
 
 
@@ -576,7 +576,7 @@ def failed(reason: int, uid: str) -> bytes:
 @pytest.mark.parametrize(("reason", "stored"), [(45070, True), (0x0111, True), (0xA700, False), (0x0110, False)])
 def test_what_the_archive_has_already_counts_as_stored(archive: Archive, reason: int, stored: bool) -> None:
     reached = client.Archive(archive.url)
-    archive.said = {"/studies": failed(reason, "1.2.3")}
+    archive.canned_replies = {"/studies": failed(reason, "1.2.3")}
     assert reached.store({"1.2.3": b"x"}) == ({"1.2.3": 0} if stored else {"1.2.3": reason})
     assert reached.store({"1.2.4": b"x"}) == {}  # nothing is said of ours
 
@@ -591,19 +591,22 @@ def test_what_the_archive_has_already_counts_as_stored(archive: Archive, reason:
     ],
 )
 def test_why_the_archive_does_not_take_a_result_is_told(
-    archive: Archive, run: Run, said: list[str], reason: int, told: str
+    archive: Archive, run: Run, lines: list[str], reason: int, told: str
 ) -> None:
     archive.add(images(1)[0])
     archive.refuse, archive.failure = lambda uid: True, reason
     assert run().answered == 0
-    assert any(line.startswith(f"the archive does not take the results ({told}): 1 image(s) wait") for line in said)
+    assert any(line.startswith(f"the archive does not take the results ({told}): 1 image(s) wait") for line in lines)
 
 
 @pytest.mark.parametrize("answer", [b"", b"<NativeDicomModel/>"])
 def test_where_the_archive_does_not_say_what_it_has_it_is_asked(archive: Archive, answer: bytes) -> None:
     reached = client.Archive(archive.url)
-    archive.said = {"/studies": answer, "/instances?SOPInstanceUID=1.2.3&": b'[{"00080018": {"Value": ["1.2.3"]}}]'}
-    archive.said["/instances"] = b"[]"
+    archive.canned_replies = {
+        "/studies": answer,
+        "/instances?SOPInstanceUID=1.2.3&": b'[{"00080018": {"Value": ["1.2.3"]}}]',
+    }
+    archive.canned_replies["/instances"] = b"[]"
     assert reached.store({"1.2.3": b"x", "1.2.4": b"x"}) == {"1.2.3": 0}
     with pytest.raises(InstanceError, match="does not take the results"):
         reached.store({"1.2.4": b"x"})
@@ -611,16 +614,16 @@ def test_where_the_archive_does_not_say_what_it_has_it_is_asked(archive: Archive
 
 @pytest.mark.parametrize("status", [500, 503, 504, DROP])
 def test_one_image_that_the_archive_does_not_give_stops_no_other(
-    archive: Archive, run: Run, said: list[str], status: int
+    archive: Archive, run: Run, lines: list[str], status: int
 ) -> None:
     for image in images(4):
         archive.add(image)
     held = f"/instances/{make.uid('instance', 0, 0, 1)}"  # the first in line
     archive.trouble = lambda method, path: status if method == "GET" and path.endswith(held) else None
-    tally = run()
-    assert tally.answered == 3
-    assert tally.waiting + tally.refused == 1
-    assert any("image(s) wait" in line or line.startswith("refused 1: ") for line in said)
+    stats = run()
+    assert stats.answered == 3
+    assert stats.waiting + stats.refused == 1
+    assert any("image(s) wait" in line or line.startswith("refused 1: ") for line in lines)
 
 
 @pytest.mark.parametrize("status", [500, 503, DROP])
@@ -629,8 +632,8 @@ def test_one_study_that_the_archive_does_not_list_stops_no_other(archive: Archiv
     archive.add(make.mr(study="good"))
     odd = f"/studies/{make.uid('study', 'odd')}/instances"
     archive.trouble = lambda _method, path: status if odd in path else None
-    tally = run("/dicom-web")
-    assert (tally.answered, tally.waiting) == (1, 1)
+    stats = run("/dicom-web")
+    assert (stats.answered, stats.waiting) == (1, 1)
 
 
 @pytest.mark.parametrize("row", [{"0020000D": {"vr": "UI", "Value": ["1.2.3"]}}, 7, {"0020000D": 7}])
@@ -645,8 +648,8 @@ def test_one_odd_row_of_a_search_stops_no_study(
         return [*([row] if first else []), *search(self, path, **wanted)]
 
     monkeypatch.setattr(client.Archive, "search", odd)
-    tally = run("/dicom-web")
-    assert (tally.answered, tally.waiting) == (1, 1)
+    stats = run("/dicom-web")
+    assert (stats.answered, stats.waiting) == (1, 1)
 
 
 def test_an_odd_instance_in_a_study_leaves_the_others_and_is_counted(
@@ -661,8 +664,8 @@ def test_an_odd_instance_in_a_study_leaves_the_others_and_is_counted(
         return [7, *rows[1:]] if path.endswith("/instances") and not wanted.get("offset") else rows
 
     monkeypatch.setattr(client.Archive, "search", odd)
-    tally = run("/dicom-web")
-    assert (tally.answered, tally.waiting) == (1, 1)
+    stats = run("/dicom-web")
+    assert (stats.answered, stats.waiting) == (1, 1)
 
 
 @pytest.mark.parametrize("status", [200, 202, 409])
@@ -671,7 +674,10 @@ def test_what_an_answer_names_neither_stored_nor_failed_is_asked_for(
     archive: Archive, monkeypatch: pytest.MonkeyPatch, status: int, answer: bytes
 ) -> None:
     reached = client.Archive(archive.url)
-    archive.said = {"/instances?SOPInstanceUID=1.2.3&": b'[{"00080018": {"Value": ["1.2.3"]}}]', "/instances": b"[]"}
+    archive.canned_replies = {
+        "/instances?SOPInstanceUID=1.2.3&": b'[{"00080018": {"Value": ["1.2.3"]}}]',
+        "/instances": b"[]",
+    }
     call = reached._call
 
     def answered(method: str, url: str, **options: Any) -> client.ArchiveReply:

@@ -121,7 +121,7 @@ def test_the_models_say_what_the_page_needs(both: TestClient, model: Model) -> N
         (b"PK\x03\x04 not really", 422, "a damaged ZIP archive"),
         (zipped({}), 422, "a ZIP archive without files"),
         (zipped({"a.zip": zipped({"b.png": b"x"})}), 422, "an archive inside an archive"),
-        (zipped({"a.bin": b"x"}, zipfile.ZIP_LZMA), 422, "packed in an unusual way"),
+        (zipped({"a.bin": b"x"}, zipfile.ZIP_LZMA), 422, "compressed in an unusual way"),
         (zipped({f"{n}.png": b"" for n in range(501)}), 413, "a ZIP archive of more than 500 files"),
         (zipped({"a.png": b"x"}) + b"more", 422, "a ZIP archive that is cut off"),
     ],
@@ -336,10 +336,10 @@ def test_nothing_is_written_to_the_disk(
 
 
 def test_places_are_freed_whatever_happens(client: TestClient, slices: list[Path]) -> None:
-    counter: PredictionService = client.app.state.counter  # type: ignore[attr-defined]
+    prediction_service: PredictionService = client.app.state.service  # type: ignore[attr-defined]
     for contents in ([b"junk"], slices[:1], [zipped({})]):
         send(client, contents)
-    assert counter._present == 0
+    assert prediction_service._present == 0
 
 
 def failing(code: Refusal, after: int = 0) -> Any:
@@ -396,4 +396,4 @@ def test_an_answer_counts_as_held_until_it_is_sent(service: Any, slices: list[Pa
     stack = client.app.middleware_stack
     while not isinstance(stack, RequestLimits):
         stack = stack.app
-    assert stack._shares.held == 0
+    assert stack._budget.held == 0

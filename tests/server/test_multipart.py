@@ -43,7 +43,7 @@ def test_types_are_read_as_http_has_them(client: TestClient, picture: bytes, kin
     ("body", "status", "said"),
     [
         (part("file", b"x") + part("file", b"y") + b"--x--", 400, "the form has 2 in fields of other names"),
-        (part("files", b"x", None) + b"--x--", 400, "what is in it has no file name; send it as a file"),
+        (part("files", b"x", None) + b"--x--", 400, "its content has no file name; send it as a file"),
         (part("note", b"x", None) + b"--x--", 400, "the form has none in any field"),
         (b"--x--", 400, "the form has none in any field"),
         (part("files", b"x"), 400, "the form is cut off; its last boundary is missing"),

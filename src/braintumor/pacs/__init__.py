@@ -1,1 +1,1 @@
-"""An archive as source and target: what is new, fetching, storing, and the state that survives. Needs DICOMweb."""
+"""Use an archive as source and target: find new images, fetch them, store results. Needs DICOMweb."""

@@ -1,7 +1,7 @@
-"""How one exchange with an archive, from connecting to the last byte, is bounded in time and ended when we stop.
+"""Bound one exchange with an archive in time, from connecting to the last byte, and end it when the watcher stops.
 
-The libraries bound the wait for each byte alone: a head or a body that drips could hold a watcher for ever. Each
-exchange so runs in a thread of its own, and its connection is shut down when its time is over.
+`requests` and urllib3 only bound the wait for each byte: a header or body that drips could hold a watcher for ever. So
+each exchange runs in a thread of its own, and its connection is shut down when its time is over.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from braintumor.errors import ExchangeStoppedError, ExchangeTimeoutError
 
 CONNECT_SECONDS: Final = 5.0
 SILENT_SECONDS: Final = 30.0  # without a byte, sent or received
-LOOK_SECONDS: Final = 0.1  # how often a waiting caller looks whether to stop
-STOP_SECONDS: Final = 5.0  # for what is under way when we are told to stop, as storing results
+LOOK_SECONDS: Final = 0.1  # between two looks of a waiting caller whether to stop
+STOP_SECONDS: Final = 5.0  # for exchanges that are under way when we are told to stop, such as storing results
 
 Outcome = TypeVar("Outcome")
 _thread = threading.local()
@@ -32,51 +32,55 @@ _thread = threading.local()
 
 @dataclass(eq=False)
 class _Exchange:
-    """One exchange that is under way.
+    """An exchange that is under way.
 
     Attributes:
-        connection: that it uses, while it connects.
+        connection: that it uses.
         stream: the socket of the connection, once there is one; the connection may forget it before the last byte.
-        over: whether its time is.
+        is_over: whether its time is over.
     """
 
     connection: HTTPConnection | None = None
     stream: socket.socket | None = None
-    over: bool = False
+    is_over: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def use(self, connection: HTTPConnection) -> None:
-        """Note which connection is used.
+        """Record which connection is used.
 
         Raises:
             OSError: the time of the exchange is over.
         """
         with self.lock:
-            if self.over:
+            if self.is_over:
                 raise TimeoutError
             self.connection = connection
             self.stream = connection.sock or self.stream
 
     def end(self) -> None:
-        """Let every wait for the connection end."""
+        """Make every wait for the connection end."""
         with self.lock:
-            self.over = True
-            used = {self.stream, self.connection and self.connection.sock} - {None}
-        for stream in used:
+            self.is_over = True
+            # the socket that was recorded, and the one that the connection has now, should it have connected again
+            streams = {self.stream, self.connection and self.connection.sock} - {None}
+        for stream in streams:
             with contextlib.suppress(OSError, AttributeError):
                 _shut_down(stream)
 
 
 def _shut_down(stream: Any) -> None:
-    """Shut a connection down for all that wait for it, whatever lies above it, as TLS."""
+    """Shut a connection down for every thread that waits for it, whatever lies above it, such as TLS."""
+    # `close` would not wake a thread that waits in `recv`. The descriptor is duplicated, since the `shutdown` of a TLS
+    # socket would also take the TLS state away from the thread that is reading.
     with socket.socket(fileno=os.dup(stream.fileno())) as same:
         same.shutdown(socket.SHUT_RDWR)
 
 
 class _Noted(HTTPConnection):
-    """A connection that tells the exchange of its thread about itself, and that may be slow to send."""
+    """A connection that registers with the exchange of its thread, and that may be slow to send."""
 
     def connect(self) -> None:
+        # before, so that no connection is begun when the time is over; and after, since only now there is a socket
         _note(self)
         super().connect()
         _note(self)
@@ -94,7 +98,7 @@ class _Noted(HTTPConnection):
 
 
 class _NotedSecure(_Noted, HTTPSConnection):
-    """The same, by TLS."""
+    """A `_Noted` connection over TLS."""
 
 
 def _note(connection: HTTPConnection) -> None:
@@ -126,30 +130,31 @@ def bounded_session() -> requests.Session:
 
 
 class Exchanges:
-    """Runs exchanges, in the threads that ask for them as far as these can tell; safe in several threads.
+    """Runs exchanges as if in the calling thread; safe in several threads.
 
     Attributes:
-        should_stop: tells whether we were told to stop; what is under way then has 5 seconds more, all together.
+        should_stop: tells whether we were told to stop; exchanges under way then have 5 seconds more, all together.
     """
 
     def __init__(self, seconds: float) -> None:
         self.should_stop: Callable[[], bool] = lambda: False
         self._seconds = seconds
-        self._stop_until: float | None = None
+        self._stop_deadline: float | None = None
 
     def run(self, work: Callable[[], Outcome]) -> Outcome:
-        """Return what the work returns, which is one exchange by a `bounded_session`; raise what it raises.
+        """Return what the work returns, which is one exchange of a `bounded_session`; raise what it raises.
 
         Raises:
             ExchangeTimeoutError: it was not over in time.
             ExchangeStoppedError: we were told to stop.
         """
         exchange, future = _Exchange(), Future[Outcome]()
-        # a daemon, since a look-up of a name cannot be ended
+        # a daemon, since a look-up of a host name cannot be ended and must not keep the program alive
         threading.Thread(target=_work, args=(work, exchange, future), daemon=True).start()
-        until = monotonic() + self._seconds
+        deadline = monotonic() + self._seconds
         while True:
-            is_late, is_stopped = monotonic() > until, self._is_stopped()
+            is_late, is_stopped = monotonic() > deadline, self._is_stopped()
+            # a reply that has just come counts, even if the time is over
             if wait([future], 0 if is_late or is_stopped else LOOK_SECONDS).done:
                 return future.result()
             if is_late or is_stopped:
@@ -157,10 +162,10 @@ class Exchanges:
                 raise ExchangeTimeoutError if is_late else ExchangeStoppedError
 
     def _is_stopped(self) -> bool:
-        """Tell whether the time that is left after we were told to stop is over."""
-        if self._stop_until is None and self.should_stop():
-            self._stop_until = monotonic() + STOP_SECONDS
-        return self._stop_until is not None and monotonic() > self._stop_until
+        """Tell whether the seconds that exchanges have after we were told to stop are over."""
+        if self._stop_deadline is None and self.should_stop():
+            self._stop_deadline = monotonic() + STOP_SECONDS
+        return self._stop_deadline is not None and monotonic() > self._stop_deadline
 
 
 def _work(work: Callable[[], Outcome], exchange: _Exchange, future: "Future[Outcome]") -> None:

@@ -1,4 +1,4 @@
-"""How images come from an archive: several at a time, decoded in processes of their own, while others are judged."""
+"""Fetch images from an archive, several at a time, and decode them in processes of their own."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,22 +16,23 @@ from braintumor.pacs.client import Archive, InstanceReference
 from braintumor.pacs.qido import INSTANCE, SERIES, STUDY, first_values
 from braintumor.pacs.store import WorkItem
 
-FETCHERS: Final = 2
-AHEAD: Final = 6  # images fetched ahead
-TOGETHER: Final = 8  # images handed over at once
+FETCHERS: Final = 2  # threads, and decoding processes
+AHEAD: Final = 6  # images that are fetched while others are classified; bounds the memory
+TOGETHER: Final = 8  # images that are handed over at once, most
 
 
 @dataclass(frozen=True, eq=False)
 class FetchedInstance:
-    """What came of an image.
+    """The outcome of fetching an image.
 
     Attributes:
-        slices: of it.
+        slices: of the image.
         reason: why there are no more of them, for people.
-        code: the same for programs; None where the reason is not of the file.
-        here: false where it has gone.
-        several: the file instead of its slices where it may have more than one: it is decoded when its turn comes, so
-            that they need not be held together. Whose image it is has not been checked then.
+        code: the same for programs; None if the reason does not lie in the file.
+        here: whether the archive still has it.
+        several: the file itself instead of its slices, where it may have more than one: it is decoded when its turn
+            comes, so that they need not be in memory together. That it is the image asked for has not been checked
+            then.
     """
 
     slices: tuple[Scan, ...] = ()
@@ -42,27 +43,27 @@ class FetchedInstance:
 
 
 class InstanceFetcher:
-    """The images that are on their way to us."""
+    """Threads that fetch and decode images ahead of the classifier."""
 
     def __init__(self, archive: Archive, sandbox: Sandbox) -> None:
         self._archive, self._sandbox = archive, sandbox
         self._pool = ThreadPoolExecutor(FETCHERS)
 
     def __enter__(self) -> Self:
-        """Return this, whose threads end with the block."""
+        """Return the fetcher itself; its threads end with the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the threads, after what is being fetched."""
+        """End the threads after what is being fetched."""
         self._pool.shutdown(cancel_futures=True)
 
     def fetched(self, due: Sequence[WorkItem], successes: int) -> Iterator[list[tuple[WorkItem, FetchedInstance]]]:
-        """Yield images with their slices, as many together as are there, while the next ones are fetched.
+        """Yield images with their slices in batches of those that are ready, while the next ones are fetched.
 
-        One that the archive does not give is noted as failed.
+        An image that the archive does not give is recorded as failed and left out.
 
         Args:
-            due: the images.
+            due: the images, in the order of fetching.
             successes: how many images had been answered before.
 
         Raises:
@@ -72,45 +73,47 @@ class InstanceFetcher:
         ahead: deque[tuple[WorkItem, Future[FetchedInstance]]] = deque()
         try:
             while True:
-                for each in remaining:
-                    ahead.append((each, self._pool.submit(self._fetch, each.image)))
+                for item in remaining:
+                    ahead.append((item, self._pool.submit(self._fetch, item.image)))
                     if len(ahead) >= AHEAD:
                         break
                 if not ahead:
                     return
                 if batch := self._ready(ahead, successes):
                     yield batch
-        finally:
+        finally:  # also where the caller ends the iteration early
             for _, future in ahead:
                 future.cancel()
 
     def _ready(
         self, ahead: deque[tuple[WorkItem, Future[FetchedInstance]]], successes: int
     ) -> list[tuple[WorkItem, FetchedInstance]]:
-        """Return the first image that was fetched, once it is there, with those after it that are there too.
+        """Return the next image, once it is fetched, with those after it that are ready too.
 
-        Where the archive fails over one image and answers other questions, only that image waits.
+        If the archive fails over one image and answers other requests, only that image waits.
 
         Raises:
-            ArchiveError: the archive cannot be used now; raised when no image before that is left.
+            ArchiveError: the archive cannot be used now; raised only when no image before it is left to return.
         """
         batch: list[tuple[WorkItem, FetchedInstance]] = []
         while ahead and len(batch) < TOGETHER and (not batch or ahead[0][1].done()):
-            each, future = ahead[0]
+            item, future = ahead[0]
             try:
-                batch.append((each, future.result()))
+                batch.append((item, future.result()))
             except InstanceError as error:
-                each.fail(str(error), successes)
+                item.fail(str(error), successes)
             except ArchiveError as error:
                 if batch:
+                    # What was fetched before the failure is answered first. The future stays at the head of the queue
+                    # and raises again in the next call, then with an empty batch.
                     break
                 self._archive.check_usable()
-                each.wait(str(error))
+                item.wait(str(error))
             ahead.popleft()
         return batch
 
     def _fetch(self, image: InstanceReference) -> FetchedInstance:
-        """Return an image's slices; called in several threads.
+        """Return the slices of an image; called in several threads.
 
         Raises:
             ArchiveError: the archive cannot be used now.
@@ -126,6 +129,7 @@ class InstanceFetcher:
             return FetchedInstance(several=content)
         slices: list[Scan] = []
         try:
+            # two slices are enough to see that there are several; closing ends the decoding of the others
             with closing(self._sandbox.read_all(content, image.key)) as scans:
                 for scan in islice(scans, 2):
                     check_instance_identity(scan, image)
@@ -136,15 +140,17 @@ class InstanceFetcher:
 
 
 def check_instance_identity(scan: Scan, image: InstanceReference) -> None:
-    """Refuse what an archive gives in place of the image that it was asked for; what has no identifiers cannot be told.
+    """Check that an archive gave the image that it was asked for; a slice without DICOM identifiers passes.
+
+    Answering another image would put a result about one patient beside the images of another.
 
     Raises:
-        InstanceError: so.
+        InstanceError: it gave another one.
     """
     if scan.origin is not None:
         try:
-            found = first_values(scan.origin)
+            values = first_values(scan.origin)
         except ArchiveError:
-            found = {}
-        if tuple(found.get(tag) for tag in (STUDY, SERIES, INSTANCE)) != (image.study, image.series, image.instance):
+            values = {}
+        if tuple(values.get(tag) for tag in (STUDY, SERIES, INSTANCE)) != (image.study, image.series, image.instance):
             raise InstanceError("the archive gives another image")

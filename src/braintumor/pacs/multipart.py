@@ -1,4 +1,4 @@
-"""How the one file of a multipart answer is found, as archives may write it (RFC 2046 5.1, RFC 2387)."""
+"""Find the one file in a multipart reply, in the variants that archives write (RFC 2046 5.1, RFC 2387)."""
 
 import re
 from email.message import Message
@@ -10,28 +10,29 @@ _LINE_END: Final = re.compile(rb"[ \t]*\r?\n")
 _AFTER_BOUNDARY: Final = re.compile(rb"--|[ \t]*\r?\n")
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n)[ \t]*(?:\r\n|\n)")
 _LARGEST_HEAD: Final = 64 << 10  # bytes of the header of a part
-_LONGEST_KIND: Final = 4096  # letters of a Content-Type, which is taken apart in quadratic time
+_LONGEST_KIND: Final = 4096  # characters of a Content-Type, since `email` parses it in quadratic time
 _LONGEST_BOUNDARY: Final = 256  # bytes; the standard allows 70
 
 
 def only_part(content: bytes | bytearray, kind: str = "") -> bytes:
-    """Return the content of the only part of a multipart message, or the content itself if it is none.
+    """Return the content of the only part of a multipart message, or the content itself if it is not multipart.
 
-    There may be anything before the first boundary and after the last, blanks after a boundary, lines that end with a
-    line feed alone, and any header in the part.
+    Accepts any text before the first boundary and after the last, blanks after a boundary, lines that end with a line
+    feed alone, and any header in the part.
 
     Args:
         content: of the message.
         kind: its Content-Type; where that names no boundary, the content's first line may.
 
     Raises:
-        MultipartError: no or several parts, or no end.
+        MultipartError: it has no part, several parts or no end.
     """
     boundary = _boundary(content, kind)
     if boundary is None:
         return bytes(content)
     delimiter = b"--" + boundary
-    # one search by a pattern, since what is sent may be nothing but boundaries that go on otherwise
+    # One pattern instead of `find` and a check: a message of nothing but lines that begin like the boundary and go on
+    # otherwise must not take quadratic time.
     line = re.compile(b"\n" + re.escape(delimiter) + rb"(--|[ \t]*\r?\n)")
     if content.startswith(delimiter) and _AFTER_BOUNDARY.match(content, len(delimiter)):
         start = len(delimiter)
@@ -45,17 +46,19 @@ def only_part(content: bytes | bytearray, kind: str = "") -> bytes:
         raise MultipartError("no end")
     if following[1] != b"--":
         raise MultipartError("several parts")
-    end = following.start() - (content[following.start() - 1 : following.start()] == b"\r")
+    end = following.start()  # the line end before a boundary belongs to it: \r\n, or \n alone
+    if content[end - 1 : end] == b"\r":
+        end -= 1
     return bytes(memoryview(content)[start : max(start, end)])
 
 
 def _boundary(content: bytes | bytearray, kind: str) -> bytes | None:
-    """Return the boundary of a message, None if it is no multipart one."""
+    """Return the boundary of a message, None if it is not multipart."""
     header = Message()
     header["Content-Type"] = kind[:_LONGEST_KIND].replace("\r", " ").replace("\n", " ")
-    named = header.get_boundary() if kind.strip().lower().startswith("multipart/") else None
-    if named:
-        return named.encode("latin-1", "replace")
+    declared = header.get_boundary() if kind.strip().lower().startswith("multipart/") else None
+    if declared:
+        return declared.encode("latin-1", "replace")
     if not content.startswith(b"--"):
         return None
     end = content.find(b"\n", 0, _LONGEST_BOUNDARY)
@@ -63,7 +66,7 @@ def _boundary(content: bytes | bytearray, kind: str) -> bytes | None:
 
 
 def _after_head(content: bytes | bytearray, start: int) -> int:
-    """Return where the content of a part begins, whose boundary ends at `start`.
+    """Return where the content of the part begins whose boundary ends at `start`.
 
     Raises:
         MultipartError: its header has no end.
@@ -71,6 +74,7 @@ def _after_head(content: bytes | bytearray, start: int) -> int:
     line = _LINE_END.match(content, start)
     if line is None:
         raise MultipartError("no part")
+    # from the line end of the boundary on, since a part without a header begins with the blank line at once
     blank = _BLANK_LINE.search(content, line.end() - (2 if line[0].endswith(b"\r\n") else 1), start + _LARGEST_HEAD)
     if blank is None:
         raise MultipartError("a header without an end")

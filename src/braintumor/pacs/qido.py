@@ -1,4 +1,4 @@
-"""Which images an archive without a list of changes has that we have not seen: found by searching (QIDO-RS)."""
+"""Find the new images of an archive that has no list of changes, by searching it (QIDO-RS, PS3.18 10.6)."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -11,11 +11,11 @@ from braintumor.pacs.client import Archive, InstanceReference
 from braintumor.pacs.feed import PAGE, is_wanted
 from braintumor.pacs.retry import Retry
 
-SMALLER_PAGES: Final = (10, 1)  # where one allows fewer, or fails over something in the page
-IDLE_PAGES: Final = 3  # pages in a row that tell of nothing new, after which a list is at its end
+SMALLER_PAGES: Final = (10, 1)  # for an archive that allows no more, or fails over something in a page
+IDLE_PAGES: Final = 3  # pages in a row without a new row, after which a list counts as read to its end
 MOST_LISTED: Final = 100_000  # images of a study
 MODALITY: Final = "00080060"
-MADE_BY: Final = "00080070"
+MANUFACTURER_TAG: Final = "00080070"
 INSTANCE: Final = "00080018"
 STUDY: Final = "0020000D"
 SERIES: Final = "0020000E"
@@ -25,36 +25,40 @@ FEWER: Final = "the archive lists fewer images of a study than it counts"
 
 
 class QidoPolling:
-    """A DICOMweb archive without a list of changes: studies whose number of images has changed are looked through."""
+    """The images of a DICOMweb archive that has no list of changes.
 
-    pace = 30.0
+    All studies are listed again and again; those whose number of images differs from the last time are searched. Which
+    of their images are new the watcher's state knows: nothing is kept here over a restart.
+    """
+
+    poll_factor = 30.0
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._size = PAGE
-        self._counts: dict[str, str] = {}
-        self._left_out: dict[str, Retry] = {}  # by Study Instance UID; by nothing what is none
-        self._studies: Iterator[dict[str, str]] | None = None
-        self._listed: set[str] = set()  # studies of the search that is under way
-        self._changed = False
+        self._counts: dict[str, str] = {}  # images of each study when it was last searched without a gap
+        self._left_out: dict[str, Retry] = {}  # by Study Instance UID; under "" rows without one
+        self._studies: Iterator[dict[str, str]] | None = None  # the rest of the list that is being read
+        self._listed: set[str] = set()  # studies of that list so far
+        self._has_changed = False  # whether any of them was searched, and completely
 
     @property
     def left_out(self) -> Sequence[Retry]:
-        """Studies that the archive does not list, or not all of whose images, see `News`."""
+        """Studies whose images the archive does not list, or not all of them, see `InstanceFeed`."""
         return list(self._left_out.values())
 
-    def again(self) -> None:
-        """Look through all studies anew: the archive may be another one."""
+    def revalidate(self) -> None:
+        """Search all studies again: the archive may be another one."""
         self._counts.clear()
         self._studies = None
 
     def more(self) -> tuple[list[InstanceReference], int, bool]:
-        """Return the MR images of the next study that has changed; the journal tells which are new.
+        """Return the MR images of the next study that has changed, new or not, see `InstanceFeed`.
 
-        An image of which the archive does not say what it is counts as one: its file will tell.
+        An image whose modality the archive does not tell counts as MR: its file will show what it is.
         """
         if self._studies is None:
-            self._size, self._listed, self._changed = PAGE, set(), False
+            self._size, self._listed, self._has_changed = PAGE, set(), False
             self._studies = self._all_studies()
         for study in self._studies:
             uid, count = study.get(STUDY, ""), study.get(COUNT, "")
@@ -66,39 +70,43 @@ class QidoPolling:
             elif self._counts.get(uid) != count:
                 return *self._images(uid, count), False
         self._studies = None
+        # a study that is no longer listed was deleted; its error would otherwise be reported for ever
         self._left_out = {uid: retry for uid, retry in self._left_out.items() if uid in self._listed}
-        return [], 0, not self._changed
+        return [], 0, not self._has_changed
 
     def done(self, waiting: Sequence[InstanceReference]) -> None:
-        """Keep nothing: what is settled is in the journal."""
+        """Keep nothing: the watcher's state has the finished images."""
 
     def _images(self, uid: str, count: str) -> tuple[list[InstanceReference], int]:
-        """Return the MR images of a study, and how many others it has; note it as looked through if these are all."""
+        """Return the MR images of a study, and how many others it has; remember its count if the list is complete."""
         path = f"/studies/{quote(uid, safe='')}/instances"
         try:
-            rows = self._pages(path, int(count), includefield=f"{MODALITY},{MADE_BY}")
+            rows = self._pages(path, int(count), includefield=f"{MODALITY},{MANUFACTURER_TAG}")
             listed = list(islice(rows, MOST_LISTED))
         except ArchiveError as error:
             self._archive.check_usable()
             self._leave_out(uid, str(error))
             return [], 0
-        known = [each for each in listed if {SERIES, INSTANCE} <= set(each)]
-        if len(known) < int(count):
+        complete = [row for row in listed if {SERIES, INSTANCE} <= set(row)]
+        # Images that were listed are answered in any case; the study is searched again until as many are listed as the
+        # archive counts.
+        if len(complete) < int(count):
             self._leave_out(uid, FEWER)
         else:
             self._left_out.pop(uid, None)
-            self._counts[uid], self._changed = count, True
-        wanted = [each for each in known if is_wanted({MODALITY: "MR"} | each, MODALITY, MADE_BY)]
-        return [InstanceReference(uid, each[SERIES], each[INSTANCE]) for each in wanted], len(known) - len(wanted)
+            self._counts[uid], self._has_changed = count, True
+        wanted = [row for row in complete if is_wanted({MODALITY: "MR"} | row, MODALITY, MANUFACTURER_TAG)]
+        images = [InstanceReference(uid, row[SERIES], row[INSTANCE]) for row in wanted]
+        return images, len(complete) - len(wanted)
 
-    def _leave_out(self, uid: str, trouble: str) -> None:
-        """Note why a study is left out for now, if it was tried."""
+    def _leave_out(self, uid: str, error: str) -> None:
+        """Record why a study is left out for now, unless it was not due and so not tried."""
         retry = self._left_out.setdefault(uid, Retry(kind="study"))
         if retry.is_due:
-            retry.wait(trouble)
+            retry.wait(error)
 
     def _all_studies(self) -> Iterator[dict[str, str]]:
-        """Yield the studies with MR images; where the list breaks off, those before that are not the worse for it."""
+        """Yield the studies with MR images; if the list breaks off, those before that are yielded all the same."""
         any_study = False
         try:
             for study in self._pages("/studies", ModalitiesInStudy="MR", includefield=COUNT):
@@ -106,19 +114,21 @@ class QidoPolling:
                 yield study
         except ArchiveAnswerError as error:
             if not any_study:
-                raise
+                raise  # not even one row: this is the archive's failure, not one study's
             self._listed.add("")
             self._leave_out("", str(error))
 
-    def _pages(self, path: str, most: float = inf, **wanted: str) -> Iterator[dict[str, str]]:
-        """Yield the first values of what a search finds, by tag, page by page, up to so many instances.
+    def _pages(self, path: str, most: float = inf, **query: str) -> Iterator[dict[str, str]]:
+        """Yield the rows that a search finds, as first values by tag, until so many instances are found.
 
-        What is no row of a search is yielded empty.
+        A row that is not DICOM JSON is yielded empty.
         """
         seen: set[tuple[str, ...]] = set()
         start = idle = instances = 0
-        while idle < IDLE_PAGES and instances < most:  # archives may give one page for ever, lists grow at their front
-            page = self._page(path, start, wanted)
+        # A page without a new row is no proof of the end: rows that arrive at the front of the list shift known ones
+        # into it. And an archive that ignores `offset` gives its first page for ever, so there is a limit.
+        while idle < IDLE_PAGES and instances < most:
+            page = self._page(path, start, query)
             if not page:
                 return
             before = len(seen)
@@ -126,45 +136,54 @@ class QidoPolling:
                 key = tuple(row.get(tag, "") for tag in (STUDY, SERIES, INSTANCE))
                 if key not in seen:
                     seen.add(key)
-                    instances += INSTANCE in row
+                    if INSTANCE in row:
+                        instances += 1
                     yield row
             start += len(page)
             idle = 0 if len(seen) > before else idle + 1
 
-    def _page(self, path: str, start: int, wanted: dict[str, str]) -> list[dict[str, str]]:
-        """Return a page of what a search finds, as large as the archive allows.
+    def _page(self, path: str, start: int, query: dict[str, str]) -> list[dict[str, str]]:
+        """Return a page of the rows that a search finds, as large as the archive allows.
 
         Raises:
-            ArchiveError: it does not even give one row.
+            ArchiveError: it does not give even one row.
         """
         sizes = [size for size in (PAGE, *SMALLER_PAGES) if size <= self._size]
         for size in sizes:
             try:
-                rows = self._archive.search(path, **wanted, limit=size, offset=start)
+                rows = self._archive.search(path, **query, limit=size, offset=start)
             except ArchiveAnswerError:
                 if size == sizes[-1]:
                     raise
             else:
-                self._size = size
+                self._size = size  # until the next list: a size that failed is not tried for every page
                 return [_row_values(row) for row in rows]
         return []
 
 
 def _is_number(text: str) -> bool:
+    # `isdigit` alone takes digits of other scripts, and `int` refuses texts of more than 4,300 digits
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _row_values(row: Any) -> dict[str, str]:
-    """Return the first values of a row of a search, none of what is no row."""
+    """Return the first values of a row of a search; empty where it is not DICOM JSON."""
     try:
         return first_values(row)
     except ArchiveError:
         return {}
 
 
-def first_values(found: Any) -> dict[str, str]:
-    """Return the first value of each attribute of DICOM JSON that has one."""
+def first_values(dataset: Any) -> dict[str, str]:
+    """Return the first value of each attribute that has one, by tag.
+
+    Args:
+        dataset: in the DICOM JSON model (PS3.18 F.2).
+
+    Raises:
+        ArchiveAnswerError: it is not.
+    """
     try:
-        return {tag: str(each["Value"][0]) for tag, each in found.items() if each.get("Value")}
+        return {tag: str(element["Value"][0]) for tag, element in dataset.items() if element.get("Value")}
     except (LookupError, TypeError, AttributeError):
-        raise ArchiveAnswerError("the archive's answer to a search is no DICOM JSON") from None
+        raise ArchiveAnswerError("the archive's answer to a search is not DICOM JSON") from None

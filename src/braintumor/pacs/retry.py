@@ -1,4 +1,4 @@
-"""When what has failed is tried again, and what is said of it meanwhile."""
+"""Decide when something that failed is tried again, and report what is waiting and why."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -8,70 +8,71 @@ from typing import Final
 
 FIRST_PAUSE: Final = 1.0  # seconds
 LONGEST_PAUSE: Final = 60.0
-SAID_SECONDS: Final = 60.0  # until the same trouble is told again
+SAID_SECONDS: Final = 60.0  # until the same error is reported again
 
 
 def backoff(failures: int) -> float:
-    """Return seconds to wait after so many failures in a row: doubling, at most a minute, and never the same twice."""
+    """Return the seconds to wait after so many failures in a row: doubling, at most a minute, with jitter."""
+    # jitter, so that what failed together is not retried together; the exponent is capped, since 2.0 ** 1024 overflows
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)
 
 
 @dataclass(eq=False, kw_only=True)
 class Retry:
-    """Something that is tried again.
+    """A task that is repeated until it succeeds.
 
     Attributes:
-        due: when, on the clock of `time.monotonic`.
-        failures: how often it has failed.
-        trouble: what the last failure was.
-        kind: what it is.
+        due: when to try it next, on the clock of `time.monotonic`; 0 before the first attempt.
+        attempts: how often it has failed.
+        last_error: the text of the last failure.
+        kind: what the task is about, as reported to the user.
     """
 
     due: float = 0.0
-    failures: int = 0
-    trouble: str = ""
+    attempts: int = 0
+    last_error: str = ""
     kind: str = "image"
 
     @property
     def is_due(self) -> bool:
-        """Tell whether to try it now."""
+        """Whether to try it now."""
         return self.due <= monotonic()
 
-    def wait(self, trouble: str) -> None:
-        """Note a failure for which nobody is blamed, as of a machine that is busy."""
-        self.failures += 1
-        self.trouble = trouble
-        self.due = monotonic() + backoff(self.failures)
+    def wait(self, error: str) -> None:
+        """Record a failure that does not count against the task itself, as of a busy machine."""
+        self.attempts += 1
+        self.last_error = error
+        self.due = monotonic() + backoff(self.attempts)
 
 
 class Reminder:
-    """Says what waits, and why: the same at most once a minute."""
+    """Reports what is waiting and why, the same error at most once a minute."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._told: dict[tuple[str, str], float] = {}  # when each thing was told last
+        self._reported: dict[tuple[str, str], float] = {}  # by error and kind, when it was reported last
 
     def tell(self, items: Iterable[Retry]) -> None:
-        """Say for each trouble how many wait because of it, and how long."""
+        """Report for each error how many items wait because of it, and until when."""
         now = monotonic()
-        self._told = {what: told for what, told in self._told.items() if now - told < SAID_SECONDS}
-        for what, due in _troubles(items).items():
-            if what not in self._told:
-                self._told[what] = now
-                trouble, kind = what
+        self._reported = {key: since for key, since in self._reported.items() if now - since < SAID_SECONDS}
+        for key, due in _due_by_error(items).items():
+            if key not in self._reported:
+                self._reported[key] = now
+                error, kind = key
                 verb = "wait" if kind == "image" else "left out for now, the others go on"
-                self._say(f"{trouble}: {len(due)} {kind}(s) {verb}, next try in {max(0.0, min(due) - now):.0f} s")
+                self._say(f"{error}: {len(due)} {kind}(s) {verb}, next try in {max(0.0, min(due) - now):.0f} s")
 
     def tell_last(self, items: Iterable[Retry]) -> None:
-        """Say how many wait at the end, whenever that was told before."""
-        for (trouble, kind), due in _troubles(items).items():
-            self._say(f"{trouble}: {len(due)} {kind}(s) still wait")
+        """Report how many items still wait at the end, even if that was reported a moment ago."""
+        for (error, kind), due in _due_by_error(items).items():
+            self._say(f"{error}: {len(due)} {kind}(s) still wait")
 
 
-def _troubles(items: Iterable[Retry]) -> dict[tuple[str, str], list[float]]:
-    """Return for each trouble, with the kind of what has it, when the items are due that have it."""
-    dues: dict[tuple[str, str], list[float]] = {}
+def _due_by_error(items: Iterable[Retry]) -> dict[tuple[str, str], list[float]]:
+    """Return the due times of the items that have failed, by last error and kind."""
+    due_times: dict[tuple[str, str], list[float]] = {}
     for item in items:
-        if item.trouble:
-            dues.setdefault((item.trouble, item.kind), []).append(item.due)
-    return dues
+        if item.last_error:
+            due_times.setdefault((item.last_error, item.kind), []).append(item.due)
+    return due_times

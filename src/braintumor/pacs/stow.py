@@ -1,4 +1,4 @@
-"""What is sent to an archive by STOW-RS, and what it answers (PS3.18 10.5)."""
+"""Write the requests of STOW-RS and read the replies to them (PS3.18 10.5)."""
 
 import io
 import uuid
@@ -14,7 +14,7 @@ _FAILED: Final = "00081198"  # Failed SOP Sequence
 _REASON: Final = "00081197"  # Failure Reason
 _SOP_INSTANCE: Final = "00081155"  # Referenced SOP Instance UID
 _ALREADY_STORED: Final = (0x0111, 45070)
-"""Duplicate SOP instance (PS3.4 B.2.3), and what Microsoft's archive says for it (its conformance statement)."""
+"""Duplicate SOP instance (PS3.4 B.2.3), and the code of Microsoft's archive for it (its conformance statement)."""
 _MEANINGS: Final = (
     (0x0110, 0x0110, "processing failure"),
     (0x0122, 0x0122, "SOP class not supported"),
@@ -27,10 +27,10 @@ _MEANINGS: Final = (
 
 
 def request_of(contents: Mapping[str, bytes]) -> tuple[io.BytesIO, str]:
-    """Return the body of a request that stores files, and its Content-Type.
+    """Return the body of a request to store files, and its Content-Type.
 
     Args:
-        contents: of the files, by SOP Instance UID.
+        contents: the files, by SOP Instance UID.
     """
     boundary = uuid.uuid4().hex
     head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
@@ -38,26 +38,25 @@ def request_of(contents: Mapping[str, bytes]) -> tuple[io.BytesIO, str]:
     return io.BytesIO(b"".join((*parts, f"--{boundary}--\r\n".encode()))), f"{DICOM_PARTS}; boundary={boundary}"
 
 
-def statuses_of(answer: Any) -> dict[str, int]:
-    """Return the status of each file that an answer names, by SOP Instance UID: 0 if the archive has it.
+def statuses_of(reply: Any) -> dict[str, int]:
+    """Return the status of each file that a reply names, by SOP Instance UID: 0 if the archive has it.
 
     Args:
-        answer: DICOM JSON.
+        reply: its DICOM JSON.
 
     Raises:
-        ArithmeticError, AttributeError, LookupError, TypeError, ValueError: it is not as the standard says.
+        ArithmeticError, AttributeError, LookupError, TypeError, ValueError: it is not as the standard prescribes.
     """
-    named = {
+    failed = {
         item[_SOP_INSTANCE]["Value"][0]: int(item[_REASON]["Value"][0])
-        for item in answer.get(_FAILED, {}).get("Value", [])
+        for item in reply.get(_FAILED, {}).get("Value", [])
     }
-    statuses = {uid: SUCCESS if reason in _ALREADY_STORED else reason or 0x0110 for uid, reason in named.items()}
-    return statuses | {
-        item[_SOP_INSTANCE]["Value"][0]: SUCCESS for item in answer.get(_REFERENCED, {}).get("Value", [])
-    }
+    # a failure with reason 0 is still a failure, so it must not become `SUCCESS`
+    statuses = {uid: SUCCESS if reason in _ALREADY_STORED else reason or 0x0110 for uid, reason in failed.items()}
+    return statuses | {item[_SOP_INSTANCE]["Value"][0]: SUCCESS for item in reply.get(_REFERENCED, {}).get("Value", [])}
 
 
 def failure_text(status: int) -> str:
-    """Return a status that is not 0 for a person to read."""
+    """Return the text of a status other than 0."""
     meaning = next((f": {meaning}" for first, last, meaning in _MEANINGS if first <= status <= last), "")
     return f"failure reason 0x{status:04X}{meaning}"

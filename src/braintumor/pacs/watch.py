@@ -1,4 +1,9 @@
-"""How an archive gets answers by itself: new MR images are fetched, judged, and their results stored beside them."""
+"""Watch an archive: fetch new MR images, classify them and store the results beside them.
+
+An image is in one of three states: unknown; waiting, in `Watcher.waiting`, with at most a part of its results stored;
+or done, in `WatchState`. It becomes waiting when the feed reports it, and done when all its results are confirmed, when
+it is refused for good, or when it has failed too often while others succeeded. Nothing else is kept over a restart.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,27 +32,27 @@ from braintumor.pacs.store import ResultStore, WorkItem
 from braintumor.predictor import Prediction, Predictor
 
 MOST_FAILURES: Final = 5  # of one image while others succeed; in a row for everything, with `once`
-MOST_WAITING: Final = 2_000  # that have not failed
-MOST_FAILING: Final = 50_000
+MOST_WAITING: Final = 2_000  # images that have not failed; bounds the memory after a large import
+MOST_FAILING: Final = 50_000  # images of either kind; bounds it where the archive fails over everything
 RETRIED_TOGETHER: Final = 100  # of those that have failed, so that new ones need not wait for all of them
-DOUBTS: Final = 2
+DOUBTS: Final = 2  # further attempts at a file whose decoding failed for a doubtful reason
 DOUBTFUL: Final = (Refusal.TIMEOUT,)
-"""What a processor that others share may give for a good file, too: it gets more tries."""
+"""Reasons that a busy processor may cause for a good file, too: such a file gets more attempts."""
 MOST_SLICES: Final = 5_000  # of one image
 MORE: Final = f"more than {MOST_SLICES:,} slices; split it"
 
 
 @dataclass
 class WatchStats:
-    """What a watcher has done.
+    """Counts of what a watcher has done.
 
     Attributes:
         answered: images whose results are in the archive.
         refused: images that cannot be answered, or not all of whose frames can.
-        passed: instances that are no MR images, or our own results.
+        passed: instances that are not MR images, or are our own results.
         gone: images that were deleted before they were answered.
-        waiting: images that are not settled, and studies or changes of which it is not known what they hold.
-        stopped: whether it was told to end.
+        waiting: images that are neither answered nor refused, and studies or changes whose content is not known.
+        stopped: whether the watcher was told to end.
     """
 
     answered: int = 0
@@ -58,258 +63,298 @@ class WatchStats:
     stopped: bool = False
 
     def __str__(self) -> str:
-        """Return the counts in a line."""
+        """Return the counts in one line."""
         return ", ".join(f"{count} {name}" for name, count in asdict(self).items() if name != "stopped")
 
 
 def watch(
     url: str, model: Model, state: Path, *, poll_seconds: float = 1.0, once: bool = False, say: Callable[[str], None]
 ) -> WatchStats:
-    """Answer every MR image of an archive exactly once, the ones that come too, and return what was done.
+    """Answer every MR image of an archive exactly once, including those that arrive later, and return what was done.
 
     Follows Orthanc's list of changes, or searches another DICOMweb archive for studies with new images, 30 times less
     often. An image is fetched by WADO-RS, decoded in a process of its own and answered by STOW-RS. Runs until SIGTERM
-    or SIGINT, and then finishes what is being stored. The same `state` goes on where it was, however it ended. While
-    the archive cannot be used all waits and is tried again, after 1 to 60 seconds. Results have the same UIDs whenever
-    they are made, so that storing them again changes nothing. No patient data is said, logged or kept in `state`.
+    or SIGINT, and then finishes what is being stored. Started again with the same `state` it continues where it was,
+    however it ended. While the archive cannot be used everything waits and is tried again after 1 to 60 seconds.
+    Results get the same UIDs whenever they are made, so storing them again changes nothing. No patient data is
+    reported, logged or kept in `state`.
 
     Args:
         url: address of Orthanc, http://host:8042, or the root of another archive's DICOMweb service. User and password
             come from the environment, see `client.Archive`.
         model: a loaded model.
         state: folder for the journal; only one watcher can use it.
-        poll_seconds: pause between two questions for new images.
-        once: stop when there is nothing new and everything is settled, or cannot be settled now.
-        say: told about progress and trouble, a line each.
+        poll_seconds: pause before the archive is asked again for new images.
+        once: stop when there is nothing new and every image is done or cannot be finished now.
+        say: called with one line about progress or an error.
 
     Raises:
         ArchiveError: the address is not usable, or, with `once`, the archive failed five times in a row.
-        ModelError: images were being answered by another model, or version of it or of this package, when the last
-            watcher was killed.
+        ModelError: when the last watcher was killed, it was answering images with another model, or another version of
+            the model or of this package.
         StorageError: `state` is in use or cannot be written to.
     """
     archive = Archive(url)
+    provenance = provenance_hash(model)
     with quiet(), WatchState(state) as journal, Sandbox(FETCHERS) as sandbox, stopping() as stop:
         archive.stop_when(stop.wait)
-        others = sum(count for name, count in journal.under_way().items() if name != provenance_hash(model))
+        # An image with a part of its results from another model would end up with a mixed set: UIDs, and with them
+        # what counts as "already stored", depend on the model.
+        others = sum(count for name, count in journal.under_way().items() if name != provenance)
         if others:
             raise ModelError(
-                f"{others} image(s) may have a part of the results of another model, setting or version of braintumor, "
-                "with which the last watcher was killed; let that one finish them (--once), then change"
+                f"{others} image(s) may have only a part of their results, from another model, setting or version of "
+                "braintumor, with which the last watcher was killed; let that one finish them (--once), then change"
             )
-        with (
-            InstanceFetcher(archive, sandbox) as incoming,
-            ResultStore(archive, journal, provenance_hash(model)) as outgoing,
-        ):
-            predictor = Predictor(model, sandbox=sandbox)
-            watcher = Watcher(archive, model, journal, predictor, incoming, outgoing, stop, say)
+        with InstanceFetcher(archive, sandbox) as fetcher, ResultStore(archive, journal, provenance) as results:
+            watcher = Watcher(
+                archive=archive,
+                model=model,
+                journal=journal,
+                predictor=Predictor(model, sandbox=sandbox),
+                fetcher=fetcher,
+                results=results,
+                stop=stop,
+                say=say,
+            )
             try:
                 watcher.run(poll_seconds, once)
             finally:
                 watcher.end()
-                sandbox.close()  # what is being decoded would keep us
+                # before the fetcher's threads are joined: one that waits for a decoder would keep us until its timeout
+                sandbox.close()
                 archive.close()
-    return watcher.tally
+    return watcher.stats
 
 
 @dataclass(eq=False)
 class Watcher:
-    """The loop, and the images that it has heard of and not settled.
+    """The watcher's loop, and the images that it has heard of and not finished.
 
     Attributes:
-        waiting: by key, in the order of their coming.
-        left_out: studies or changes of which the archive does not say what they hold.
-        tally: what was done so far.
+        waiting: those images by key, in the order of their arrival.
+        left_out: studies or changes whose content the archive does not tell.
+        stats: what was done so far.
     """
 
     archive: Archive
     model: Model
     journal: WatchState
     predictor: Predictor
-    incoming: InstanceFetcher
-    outgoing: ResultStore
+    fetcher: InstanceFetcher
+    results: ResultStore
     stop: Stop
     say: Callable[[str], None]
     waiting: dict[str, WorkItem] = field(default_factory=dict)
-    tally: WatchStats = field(default_factory=WatchStats)
+    stats: WatchStats = field(default_factory=WatchStats)
     left_out: Sequence[Retry] = ()
 
     def __post_init__(self) -> None:
-        """Take what speaks for us."""
+        """Create the reminder, which reports through `say`."""
         self._reminder = Reminder(self.say)
 
     def run(self, poll_seconds: float, once: bool) -> None:
-        """Go on until stopped; see `watch`."""
-        news: InstanceFeed | None = None
-        failures, sure = 0, False  # sure: nothing has broken since we saw that it is the same archive
+        """Run until stopped; see `watch`."""
+        feed: InstanceFeed | None = None
+        failures = 0  # of the archive, in a row
+        is_verified = False  # nothing has failed since we saw that this is the archive we know
         while not self.stop.wait():
-            before = self.tally.answered
+            answered_before = self.stats.answered
             try:
-                news = news or self._news()
-                if not sure:
-                    news.again()
-                done = self._round(news)
-                failures, sure = 0, True
+                feed = feed or self._open_feed()
+                if not is_verified:
+                    # behind the address may be another archive, or an empty database, since the connection broke
+                    feed.revalidate()
+                is_finished = self._round(feed)
+                failures, is_verified = 0, True
             except ArchiveStoppedError:
                 break
             except ArchiveError as error:
-                failures, sure = 1 + failures * (self.tally.answered == before), False
+                # A round that answered something before it failed shows an archive that works in between. Only rounds
+                # without any success lengthen the pause, and count towards giving up.
+                failures = failures + 1 if self.stats.answered == answered_before else 1
+                is_verified = False
                 if once and failures == MOST_FAILURES:
                     raise
                 pause = backoff(failures)
                 self.say(f"{error}; trying again in {pause:.0f} s")
                 self.stop.wait(pause)
                 continue
-            unsettled = [*self.waiting.values(), *self.left_out]
-            self._reminder.tell(unsettled)
-            if not done or self._due():
-                continue
-            if not unsettled:
-                self.journal.nothing_waits()
-            if once and all(each.failures >= MOST_FAILURES for each in unsettled):
+            unfinished = [*self.waiting.values(), *self.left_out]
+            self._reminder.tell(unfinished)
+            if not is_finished or self._due():
+                continue  # no pause while there is work
+            if not unfinished:
+                # every image that the archive still has is done, so nobody waits for the results of another model
+                self.journal.clear_in_progress()
+            # a single run tries everything that is left five times, and ends at once if nothing is left
+            if once and all(item.attempts >= MOST_FAILURES for item in unfinished):
                 return
-            soonest = min((each.due for each in unsettled), default=float("inf"))
-            self.stop.wait(max(0.0, min(poll_seconds * news.pace, soonest - monotonic())))
+            soonest = min((item.due for item in unfinished), default=float("inf"))
+            self.stop.wait(max(0.0, min(poll_seconds * feed.poll_factor, soonest - monotonic())))
 
     def end(self) -> None:
-        """Say and count what is left."""
-        unsettled = [*self.waiting.values(), *self.left_out]
-        self._reminder.tell_last(unsettled)
-        self.tally.waiting = len(unsettled)
-        self.tally.stopped = self.stop.wait()
+        """Report and count what is left."""
+        unfinished = [*self.waiting.values(), *self.left_out]
+        self._reminder.tell_last(unfinished)
+        self.stats.waiting = len(unfinished)
+        self.stats.stopped = self.stop.wait()
 
-    def _news(self) -> InstanceFeed:
-        """Return the way to hear of new images that the archive offers."""
+    def _open_feed(self) -> InstanceFeed:
+        """Return the best source of new images that the archive offers."""
         if self.archive.find():
             self.say("following the list of changes of an Orthanc")
             return OrthancChanges(self.archive, self.journal)
-        self.say("no list of changes there: searching the archive for studies with new images")
+        self.say("the archive has no list of changes: searching it for studies with new images")
         return QidoPolling(self.archive)
 
-    def _round(self, news: InstanceFeed) -> bool:
-        """Read a page of news, work on what is due, keep the place; return whether nothing was new and nothing done."""
-        done, before = True, self._settled
+    def _round(self, feed: InstanceFeed) -> bool:
+        """Read a page of the feed, work on what is due and keep the cursor.
+
+        Returns:
+            Whether the feed is at its end and no image was finished, so that the caller may pause. After any progress
+            the feed is asked again first: images arrive while others are worked on.
+        """
+        at_end, finished_before = True, self._finished
         if not self._is_full():
-            images, passed, done = news.more()
-            self.left_out = news.left_out
-            self.tally.passed += passed
-            settled = self.journal.settled([image.key for image in images])
+            images, passed, at_end = feed.more()
+            self.left_out = feed.left_out
+            self.stats.passed += passed
+            done = self.journal.settled([image.key for image in images])
             for image in images:
-                if image.key not in settled:
+                if image.key not in done:
+                    # An image that waits may be reported again, by another change: sent once more, or after the list
+                    # was started over. Its counters stay; the new change is the one that holds the cursor back.
                     self.waiting.setdefault(image.key, WorkItem(image)).image = image
         try:
             self._work()
         finally:
-            news.done([each.image for each in self.waiting.values()])
-        return done and self._settled == before
+            # even if the archive failed in the middle: what was finished before need not be read again
+            feed.done([item.image for item in self.waiting.values()])
+        return at_end and self._finished == finished_before
 
     @property
-    def _settled(self) -> int:
-        return self.tally.answered + self.tally.refused
+    def _finished(self) -> int:
+        return self.stats.answered + self.stats.refused
 
     def _is_full(self) -> bool:
-        """Tell whether enough images wait; those that fail do not keep others away."""
-        fresh = sum(not each.failures for each in self.waiting.values())
+        """Tell whether enough images wait; those that have failed do not keep others away."""
+        fresh = sum(not item.attempts for item in self.waiting.values())
         return fresh >= MOST_WAITING or len(self.waiting) >= MOST_FAILING
 
     def _due(self) -> list[WorkItem]:
         """Return the images to try now, those that have failed last."""
-        due = [each for each in self.waiting.values() if each.is_due]
-        return [each for each in due if not each.failures] + [each for each in due if each.failures][:RETRIED_TOGETHER]
+        due = [item for item in self.waiting.values() if item.is_due]
+        fresh = [item for item in due if not item.attempts]
+        failed = [item for item in due if item.attempts]
+        return fresh + failed[:RETRIED_TOGETHER]
 
     def _work(self) -> None:
-        """Answer the images that are due; say what has come of them."""
-        before, refusals = self.tally.answered, Counter[str]()
+        """Answer the images that are due and report the outcome."""
+        answered_before, refusals = self.stats.answered, Counter[str]()
         try:
-            for batch in self.incoming.fetched(self._due(), before):
+            for batch in self.fetcher.fetched(self._due(), answered_before):
                 self._answer(batch)
-                self._settle(refusals)
+                self._mark_done(refusals)  # also between batches, so that a kill loses little
                 if self.stop.wait():
                     break
         finally:
+            # In any case, an error or a stop too: what was classified is sent, what the archive has confirmed is
+            # recorded, and the rest is forgotten here and starts over from the archive.
             try:
-                self.outgoing.flush()
-                self.outgoing.wait()
+                self.results.flush()
+                self.results.wait()
             finally:
-                self._settle(refusals)
-                self.outgoing.clear()
+                self._mark_done(refusals)
+                self.results.clear()
                 for reason, count in refusals.items():
                     self.say(f"refused {count}: {reason}")
-                if self.tally.answered > before:
-                    self.say(f"answered {self.tally.answered - before}; {len(self.waiting)} waiting")
+                if self.stats.answered > answered_before:
+                    self.say(f"answered {self.stats.answered - answered_before}; {len(self.waiting)} waiting")
 
     def _answer(self, batch: list[tuple[WorkItem, FetchedInstance]]) -> None:
-        """Judge the slices of images and hand over their results."""
-        ready = [(each, fetched) for each, fetched in batch if not self._put_off(each, fetched)]
-        judged = self.predictor.run_with_scans(scan for _, fetched in ready for scan in fetched.slices)
-        for each, fetched in ready:
+        """Classify the slices of fetched images and hand over their results."""
+        ready = [(item, fetched) for item, fetched in batch if not self._is_put_off(item, fetched)]
+        # One lazy stream over the slices of all images, so that the network gets full batches. It yields exactly one
+        # answer per slice, in order: `islice` below takes as many as the image has.
+        answers = self.predictor.run_with_scans(scan for _, fetched in ready for scan in fetched.slices)
+        for item, fetched in ready:
             if fetched.several:
-                self._answer_several(each, fetched.several)
+                self._answer_several(item, fetched.several)
             else:
-                reasons = [self._hand_over(each, answer) for answer in islice(judged, len(fetched.slices))]
-                self.outgoing.complete(each, fetched.reason or max(reasons, default=""))
+                reasons = [self._hand_over(item, answer) for answer in islice(answers, len(fetched.slices))]
+                self.results.complete(item, fetched.reason or max(reasons, default=""))
 
-    def _answer_several(self, each: WorkItem, content: bytes) -> None:
-        """Judge the slices of an image one after another and hand over their results, unless we stop before the end."""
+    def _answer_several(self, item: WorkItem, content: bytes) -> None:
+        """Classify the slices of a large image one after another, and hand over their results.
+
+        If we stop before the end the image is not completed: it stays waiting, and the next watcher starts it over.
+        """
         reason, code = "", None
-        with closing(self.predictor.run_with_scans([(content, each.image.key)])) as judged:
-            for number, answer in enumerate(judged, start=1):
+        with closing(self.predictor.run_with_scans([(content, item.image.key)])) as answers:
+            for number, answer in enumerate(answers, start=1):
                 if self.stop.wait():
                     return
+                # The fetcher could not check whose image it is without decoding it; one slice tells, and before it
+                # nothing has been handed over.
                 if number == 1 and not isinstance(answer, ImageError):
                     try:
-                        check_instance_identity(answer[0], each.image)
+                        check_instance_identity(answer[0], item.image)
                     except InstanceError as error:
-                        each.fail(str(error), self.tally.answered)
+                        item.fail(str(error), self.stats.answered)
                         return
                 if number > MOST_SLICES:
                     reason = MORE
                     break
-                reason = self._hand_over(each, answer) or reason
+                reason = self._hand_over(item, answer) or reason
                 code = answer.code if isinstance(answer, ImageError) else code
-        if not self._is_doubted(each, reason, code):
-            self.outgoing.complete(each, reason)
+        if not self._is_doubted(item, reason, code):
+            self.results.complete(item, reason)
 
-    def _hand_over(self, each: WorkItem, answer: tuple[Scan, Prediction] | ImageError) -> str:
-        """Hand over the results about a slice; return why there are none, if so."""
+    def _hand_over(self, item: WorkItem, answer: tuple[Scan, Prediction] | ImageError) -> str:
+        """Hand over the results for a slice; return why it has none, or an empty text."""
         if isinstance(answer, ImageError):
             return answer.reason
         try:
-            for made, content in result_files(*answer, self.model):
-                self.outgoing.add(each, str(made.SOPInstanceUID), content)
+            for dataset, content in result_files(*answer, self.model):
+                self.results.add(item, str(dataset.SOPInstanceUID), content)
         except ImageError as error:
             return error.reason
         return ""
 
-    def _put_off(self, each: WorkItem, fetched: FetchedInstance) -> bool:
-        """Return whether there is nothing to judge of an image now: it has gone, or is to be tried again."""
+    def _is_put_off(self, item: WorkItem, fetched: FetchedInstance) -> bool:
+        """Tell whether an image has nothing to classify now: it was deleted, or is to be tried again."""
         if not fetched.here:
-            self.waiting.pop(each.image.key, None)
-            self.tally.gone += 1
+            # deleted: not recorded as done, since it may be sent again
+            self.waiting.pop(item.image.key, None)
+            self.stats.gone += 1
             return True
-        return self._is_doubted(each, fetched.reason, fetched.code)
+        return self._is_doubted(item, fetched.reason, fetched.code)
 
-    def _is_doubted(self, each: WorkItem, reason: str, code: Refusal | None) -> bool:
-        """Return whether an image is to be tried again, since the reason against it may be that of the machine."""
+    def _is_doubted(self, item: WorkItem, reason: str, code: Refusal | None) -> bool:
+        """Tell whether an image is to be tried again, since the reason against it may be the machine's."""
         if code == Refusal.BUSY:
-            each.wait(reason)
+            item.wait(reason)
             return True
-        if code in DOUBTFUL and each.doubts < DOUBTS:
-            each.doubts += 1
-            each.trouble, each.due = reason, monotonic() + backoff(each.doubts)
+        if code in DOUBTFUL and item.decode_retries < DOUBTS:
+            # not `wait`: `attempts` stays, so that the image is neither sent alone nor counted as failing
+            item.decode_retries += 1
+            item.last_error, item.due = reason, monotonic() + backoff(item.decode_retries)
             return True
         return False
 
-    def _settle(self, refusals: Counter[str]) -> None:
-        """Write down what is done with, and give up on images that fail while others do not."""
-        done = self.outgoing.finished()
-        for each in self.waiting.values():
-            if each.blamed >= MOST_FAILURES:
-                done.append((each, each.trouble))
-        self.journal.settle([(each.image.key, each.image.entry, reason) for each, reason in done])
-        for each, reason in done:
-            self.waiting.pop(each.image.key, None)
+    def _mark_done(self, refusals: Counter[str]) -> None:
+        """Record the images that are finished, and give up on those that fail while others do not."""
+        done = self.results.finished()
+        for item in self.waiting.values():
+            if item.failures_while_others_succeeded >= MOST_FAILURES:
+                done.append((item, item.last_error))
+        # on the disk first: if this raises, the images still wait and are answered again with the same results
+        self.journal.mark_done([(item.image.key, item.image.entry, reason) for item, reason in done])
+        for item, reason in done:
+            self.waiting.pop(item.image.key, None)
             if reason:
                 refusals[reason] += 1
-        self.tally.refused += sum(bool(reason) for _, reason in done)
-        self.tally.answered += sum(not reason for _, reason in done)
+                self.stats.refused += 1
+            else:
+                self.stats.answered += 1

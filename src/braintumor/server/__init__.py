@@ -1,1 +1,1 @@
-"""The service: a page to look at slices and predictions, and the interface behind it."""
+"""Serve the viewer, a page that shows slices and predictions, and the HTTP API behind it."""

@@ -1,4 +1,4 @@
-"""The service: which address answers what."""
+"""Build the application: its paths, their parameters and what answers them."""
 
 import dataclasses
 import json
@@ -59,19 +59,19 @@ BODY: Final = {
     },
 }
 QUERY: Final = {"maps", "pixels"}
-SLICES: Final = "of volumes, the numbers of the slices: all, 12, 10-20, or 1-5,9"
-PLANE: Final = f"of NIfTI volumes, the direction in which they are cut: {', '.join(PLANES)}"
+SLICES: Final = "numbers of the slices of volumes: all, 12, 10-20, or 1-5,9"
+PLANE: Final = f"direction in which NIfTI volumes are cut: {', '.join(PLANES)}"
 PROBLEMS: Final = {
-    400: "no form with files",
-    401: "the service has a token, and it was not sent",
-    403: "asked under another name, or by a page of another site",
+    400: "not a form with files",
+    401: "the service requires a token that was not sent",
+    403: "requested under another host name, or by a page of another site",
     404: "no such model",
     408: "the request came too slowly",
     413: "too large, or too many slices",
-    415: "no file of a known type",
+    415: "no file of a supported type",
     422: "nothing in the request could be used",
-    501: "a library that this needs is not installed",
-    503: "too much to do, or a decoder was killed; come back after Retry-After seconds",
+    501: "a required library is not installed",
+    503: "overloaded, or a decoder was killed; try again after Retry-After seconds",
     504: "the answer took too long",
 }
 
@@ -81,21 +81,22 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
 
     Args:
         models: one or more, whose names differ.
-        settings: limits, token and the names under which it may be asked for.
+        settings: limits, token and the host names under which it may be asked for.
     """
-    numbers = ServiceMetrics()
+    metrics = ServiceMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with _keeping_failure(app):
-            desk = InferenceWorkers(models, batch=settings.batch, slices=settings.slices)
+            workers = InferenceWorkers(models, batch=settings.batch, slices=settings.slices)
         try:
-            app.state.counter = PredictionService(desk, settings, numbers)
+            app.state.service = PredictionService(workers, settings, metrics)
+            # before the first request: nobody waits for decoders that start, and a machine without them is noticed now
             with _keeping_failure(app):
-                await app.state.counter.warm_up()
+                await app.state.service.warm_up()
             yield
         finally:
-            await run_in_threadpool(desk.close)
+            await run_in_threadpool(workers.close)  # it joins threads, which would block the event loop
 
     app = FastAPI(
         title="braintumor",
@@ -104,20 +105,20 @@ def create_app(models: Sequence[Model], settings: Settings = Settings()) -> Fast
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # to an address made of the client's Host header
+        redirect_slashes=False,  # the redirect would go to an address made of the client's Host header
     )
     app.state.settings = settings
-    app.add_middleware(RequestLimits, settings=settings, observe=numbers.answered)
+    app.add_middleware(RequestLimits, settings=settings, observe=metrics.answered)
     _add_answers(app, models, settings)
     _add_problems(app)
     _add_pages(app)
-    _add_monitoring(app, numbers)
+    _add_monitoring(app, metrics)
     return app
 
 
 @contextmanager
 def _keeping_failure(app: FastAPI) -> Iterator[None]:
-    """Keep what is raised in the block as `app.state.failure`: uvicorn prints it, and tells nobody."""
+    """Keep what is raised in the block as `app.state.failure`: uvicorn logs it, and does not hand it to `serve`."""
     try:
         yield
     except Exception as error:
@@ -126,13 +127,14 @@ def _keeping_failure(app: FastAPI) -> Iterator[None]:
 
 
 def _add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> None:
-    """Add what programs and the viewer ask: the models, and what they say about slices."""
-    about = json.dumps(_models_answer(models, settings).model_dump()).encode()
+    """Add the paths for programs and the viewer: the models, and their predictions."""
+    # the models do not change while the service runs, so their description is written once
+    description = json.dumps(_models_answer(models, settings).model_dump()).encode()
 
     @app.get("/v1/models", response_model=ModelList, responses=_problems(401, 403))
     async def list_models() -> Response:
-        """The models, what their maps are shown with, and what is accepted."""
-        return Response(about, media_type="application/json")
+        """Return the models, how their class maps are displayed, and the limits of requests."""
+        return Response(description, media_type="application/json")
 
     @app.post(
         "/v1/predictions",
@@ -143,19 +145,17 @@ def _add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> N
     async def predict(
         request: Request,
         model: Annotated[list[str], Query(description="names of models; all by default")] = [],  # noqa: B006
-        maps: Annotated[bool, Query(description="send class maps, too")] = False,
-        pixels: Annotated[bool, Query(description="send the slices as they were understood, too")] = False,
+        maps: Annotated[bool, Query(description="return class maps as well")] = False,
+        pixels: Annotated[bool, Query(description="return the slices as they were decoded as well")] = False,
         slices: Annotated[str, Query(description=SLICES)] = "all",
         plane: Annotated[str, Query(description=PLANE)] = "acquired",
     ) -> Response:
         """Classify slices: PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, or ZIP archives of these. Nothing is stored."""
-        wanted = _chosen(models, model)
-        choice = _choice_of(slices, plane)
+        # parameters first: a request that will be refused need not send its body
+        options = RequestOptions(_model_indices(models, model), _choice_of(slices, plane), maps=maps, pixels=pixels)
         files = await uploaded_contents(request, settings)
-        share = request.scope["share"]
-        return StreamedResponse(
-            await app.state.counter.answer(files, RequestOptions(wanted, choice, maps, pixels), share), share
-        )
+        memory = request.scope["memory"]
+        return StreamedResponse(await app.state.service.answer(files, options, memory), memory)
 
     @app.post(
         "/v1/dicom-results",
@@ -168,30 +168,31 @@ def _add_answers(app: FastAPI, models: Sequence[Model], settings: Settings) -> N
         model: Annotated[list[str], Query(description="names of models; all by default")] = [],  # noqa: B006
         slices: Annotated[str, Query(description=SLICES)] = "all",
     ) -> Response:
-        """Classify DICOM files and answer with DICOM objects, in a ZIP archive: all of the files or none."""
-        wanted = _chosen(models, model)
+        """Classify DICOM files and return DICOM objects in a ZIP archive: for all of the files or for none."""
+        model_indices = _model_indices(models, model)
         if not can_write():
             raise ProblemError(501, "the libraries that write DICOM are not installed here")
-        wishes = RequestOptions(wanted, _choice_of(slices))
+        options = RequestOptions(model_indices, _choice_of(slices))
         files = await uploaded_contents(request, settings)
-        share = request.scope["share"]
-        return StreamedResponse(await app.state.counter.results(files, wishes, share), share, "application/zip")
+        memory = request.scope["memory"]
+        return StreamedResponse(await app.state.service.results(files, options, memory), memory, "application/zip")
 
 
 def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
-    async def misunderstood(request: Request, error: RequestValidationError) -> Response:
-        wrong = ", ".join(sorted(QUERY & {str(each["loc"][-1]) for each in error.errors()}))
-        return problem_answer(ProblemError(422, f"expected true or false for {wrong}"))
+    async def invalid_parameter(request: Request, error: RequestValidationError) -> Response:
+        # FastAPI's own message would repeat what the client sent; only names that we know are repeated here
+        names = ", ".join(sorted(QUERY & {str(detail["loc"][-1]) for detail in error.errors()}))
+        return problem_answer(ProblemError(422, f"expected true or false for {names}"))
 
     @app.exception_handler(ProblemError)
-    async def refused(request: Request, error: ProblemError) -> Response:
+    async def problem(request: Request, error: ProblemError) -> Response:
         return problem_answer(error)
 
 
 def _add_pages(app: FastAPI) -> None:
-    """Add what people look at: the viewer and the description of the interface."""
+    """Add the pages for people: the viewer and the description of the interface."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -204,25 +205,25 @@ def _add_pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC))
 
 
-def _add_monitoring(app: FastAPI, numbers: ServiceMetrics) -> None:
-    """Add what whoever runs the service asks."""
+def _add_monitoring(app: FastAPI, metrics: ServiceMetrics) -> None:
+    """Add the paths for whoever runs the service."""
 
     @app.get("/healthz", response_class=PlainTextResponse)
     async def healthy() -> str:
-        """Whether the process answers."""
+        """Tell whether the process answers."""
         return "ok"
 
     @app.get("/readyz", response_class=PlainTextResponse, responses=_problems(503))
     async def ready() -> str:
-        """Whether slices are answered; not while all places are taken."""
-        if app.state.counter.full:
-            raise ProblemError(503, "all places are taken", headers=RETRY)
+        """Tell whether requests are accepted; not while as many as are allowed wait for their answer."""
+        if app.state.service.full:
+            raise ProblemError(503, "too many requests at the moment", headers=RETRY)
         return "ready"
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=_problems(401, 403))
-    async def metrics() -> Response:
-        """Numbers for monitoring, in the format of Prometheus; none is about a patient."""
-        return Response(numbers.text(app.state.counter.desk.waiting), media_type=numbers.media_type)
+    async def monitoring() -> Response:
+        """Return metrics in the format of Prometheus; none is about a patient."""
+        return Response(metrics.text(app.state.service.workers.waiting), media_type=metrics.media_type)
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -230,7 +231,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _models_answer(models: Sequence[Model], settings: Settings) -> ModelList:
-    """Return what is to be known about the models before asking them."""
+    """Return the description of the models and of what is accepted."""
     return ModelList(
         version=braintumor.__version__,
         classes=[ClassName(name=name, title=TITLES[name]) for name in CLASSES],
@@ -264,10 +265,10 @@ def _model_answer(model: Model) -> ModelAnswer:
 
 
 def _choice_of(slices: str, plane: str = "acquired") -> SliceSelection:
-    """Return which slices of volumes are asked for.
+    """Return which slices of volumes are wanted.
 
     Raises:
-        ProblemError: it cannot be understood.
+        ProblemError: a parameter is not valid.
     """
     try:
         return SliceSelection.of(slices, plane)
@@ -276,17 +277,17 @@ def _choice_of(slices: str, plane: str = "acquired") -> SliceSelection:
 
 
 def _finite(value: float) -> float | None:
-    """Return a number that JSON knows, or None."""
+    """Return the value, or None for infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
-def _chosen(models: Sequence[Model], names: Sequence[str]) -> tuple[int, ...]:
-    """Return the positions of the models of these names, of all without names.
+def _model_indices(models: Sequence[Model], names: Sequence[str]) -> tuple[int, ...]:
+    """Return the positions of the models with these names, ascending; of all models if there are no names.
 
     Raises:
         ProblemError: there is no such model.
     """
-    known = [model.card.name for model in models]
-    if not set(names) <= set(known):
-        raise ProblemError(404, f"no such model here; there are {', '.join(known)}")
-    return tuple(number for number, name in enumerate(known) if not names or name in names)
+    available = [model.card.name for model in models]
+    if not set(names) <= set(available):
+        raise ProblemError(404, f"no such model here; there are {', '.join(available)}")
+    return tuple(index for index, name in enumerate(available) if not names or name in names)

@@ -1,4 +1,4 @@
-"""What monitoring learns about the service: counts and times, nothing about a slice or a person."""
+"""Count what the service does, for monitoring: numbers and times, nothing about a slice or a person."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -25,7 +25,7 @@ PATHS: Final = frozenset(
 
 
 class ServiceMetrics:
-    """The numbers of one service."""
+    """The metrics of one service, in a registry of its own: tests and programs may run several in a process."""
 
     media_type: Final = CONTENT_TYPE_LATEST
 
@@ -50,7 +50,8 @@ class ServiceMetrics:
             self._refused.labels(code)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
-        """Count an answer; addresses that are not known count as one, since clients can invent them."""
+        """Count a response by path, status and seconds."""
+        # Unknown paths count as one: every label takes memory for ever, and clients can invent paths.
         path = path if path in PATHS else "/static" if path.startswith("/static/") else "other"
         self._answers.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)

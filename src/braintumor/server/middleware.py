@@ -1,4 +1,4 @@
-"""What every request passes before it is answered, and every answer on its way out."""
+"""Check every request before the application sees it, and add the security headers to every response."""
 
 import asyncio
 import hmac
@@ -22,6 +22,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+# The viewer loads nothing from elsewhere and must not be framed. Responses hold images of patients: nothing is cached.
 HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -36,69 +37,74 @@ HEADERS: Final = {
 ENCODED: Final = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 DIGITS: Final = re.compile("[0-9]+")
 HOST: Final = re.compile(r"(?:[A-Za-z0-9._~%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-"""What a Host header may be; RFC 9112 3.2 asks for 400 for what is none."""
+"""A valid Host header; RFC 9112 3.2 asks for status 400 for any other."""
 AUTHENTICATE: Final = {"www-authenticate": "Bearer"}
 
 
 class RequestLimits:
-    """The door of the service: who may ask, how large and how fast a body is, and the headers of every answer.
+    """ASGI middleware that checks who may ask and how large and fast bodies are, and adds headers to every response.
 
-    Errors of bodies that come too large, too slowly or in too great a crowd are answered here, whatever the
-    application made of them; a client that leaves before it has sent its body is no error. HEAD is answered as GET,
-    the server leaves out the content. `observe` is told path, status and seconds of every answer.
+    Errors of bodies that are too large or too slow, or for which there is no memory, are answered here, whatever the
+    application makes of them. A client that leaves before it has sent its body is no error. HEAD is answered as GET;
+    the server leaves out the content. `observe` is called with path, status and seconds of every response.
 
-    The application finds what its request holds, a `RequestMemory`, in the scope under "share".
+    The application finds the `RequestMemory` of its request in the scope under "memory".
     """
 
     def __init__(self, app: App, settings: Settings, observe: Callable[[str, int, float], None]) -> None:
         self.app = app
         self.settings = settings
         self._observe = observe
-        self._shares = MemoryBudget(settings.held_bytes)
+        self._budget = MemoryBudget(settings.held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let the application do so."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        share = RequestMemory(self._shares)
-        scope = {**scope, "share": share, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
-        started, began = False, time.monotonic()
+        memory = RequestMemory(self._budget)
+        scope = {**scope, "memory": memory, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
+        has_started, began = False, time.monotonic()
 
         async def sent(message: Message) -> None:
-            nonlocal started
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                started = True
+                has_started = True
                 self._observe(scope["path"], message["status"], time.monotonic() - began)
                 message = {**message, "headers": [*message.get("headers", ()), *ENCODED]}
             await send(message)
 
         try:
             self.check(scope)
-            await self.app(scope, Body(share, self.settings, receive).receive, sent)
+            await self.app(scope, Body(memory, self.settings, receive).receive, sent)
         except ProblemError as error:
-            if started:
-                raise
+            if has_started:
+                raise  # too late for another status: the server cuts the connection, so that the client sees an error
             await problem_answer(error)(scope, receive, sent)
         except ClientDisconnect:
             return
         finally:
-            share.give_back(share.held)
+            memory.give_back(memory.held)  # however the request ended, or the budget would shrink with every error
 
     def check(self, scope: Scope) -> None:
-        """Raise a `ProblemError` for a request that is not even read."""
+        """Raise a `ProblemError` for a request whose body is not even read."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
+        # A page may have its own name point to this machine (DNS rebinding). The browser then takes our responses for
+        # those of the page's site; its Host header still holds the page's name.
         if self.settings.hosts and _name_of(host) not in self.settings.hosts:
             raise _problem(403, f"ask for this service as {' or '.join(self.settings.hosts)}")
         if not HOST.fullmatch(host):
             raise _problem(400, "expected a Host header with a name or an address, and perhaps a port")
+        # A page of any site can make the browser send a form here (CSRF); the browser names the site in Origin.
         origin = headers.get(b"origin")
         if origin is not None and scope["method"] != "GET" and _site_of(origin) != host:
             raise _problem(403, "pages of other sites may not use this service")
-        is_closed = self.settings.token and scope["path"].startswith(("/v1/", "/metrics"))
-        if is_closed and not is_token(headers.get(b"authorization", ""), self.settings.token):
+        # The viewer itself needs no token: it asks the user for it. Health checks need none either.
+        needs_token = self.settings.token and scope["path"].startswith(("/v1/", "/metrics"))
+        if needs_token and not is_token(headers.get(b"authorization", ""), self.settings.token):
             raise _problem(401, "send the token of this service: Authorization: Bearer TOKEN", **AUTHENTICATE)
+        # what is announced is refused at once; what comes without a length is counted in `Body`
         length = headers.get(b"content-length", "0")
         if not DIGITS.fullmatch(length):
             raise _problem(400, "expected a Content-Length header of digits")
@@ -107,24 +113,24 @@ class RequestLimits:
 
 
 class Body:
-    """The body of one request while it comes in."""
+    """The body of one request while it arrives."""
 
-    def __init__(self, share: RequestMemory, settings: Settings, receive: Receive) -> None:
-        self._share = share
+    def __init__(self, memory: RequestMemory, settings: Settings, receive: Receive) -> None:
+        self._memory = memory
         self._settings = settings
         self._receive = receive
         self._pace = Pace(settings)
-        self._more = True
+        self._is_incomplete = True
         self._bytes = 0
 
     async def receive(self) -> Message:
-        """Return the next piece of it.
+        """Return the next message of the body.
 
         Raises:
-            ProblemError: it has more bytes than a request may have, the client does not keep up the pace, or all
-                requests together have too many bytes.
+            ProblemError: the body is larger than allowed, the client is too slow, or all requests together hold too
+                many bytes.
         """
-        if not self._more:  # nothing but the client's leaving can follow
+        if not self._is_incomplete:  # all that can follow is that the client leaves, and it may take its time
             return await self._receive()
         began = time.monotonic()
         try:
@@ -135,17 +141,17 @@ class Body:
         if message["type"] == "http.request":
             count = len(message.get("body", b""))
             self._bytes += count
-            self._share.take(count)
+            self._memory.take(count)
             if self._bytes > self._settings.request_bytes:
                 raise _too_large(self._settings)
-            self._more = message.get("more_body", False)
-            if not self._pace.keeps_up(count, time.monotonic() - began) and self._more:
+            self._is_incomplete = message.get("more_body", False)
+            if not self._pace.keeps_up(count, time.monotonic() - began) and self._is_incomplete:
                 raise _too_slow(self._settings)
         return message
 
 
 def _problem(status: int, detail: str, **headers: str) -> ProblemError:
-    """Return what is wrong with a request; the connection is closed after the answer, since a body may still come."""
+    """Return the error of a request; the connection is closed after the response, since a body may still come."""
     return ProblemError(status, detail, headers={**headers, "connection": "close"})
 
 
@@ -155,22 +161,24 @@ def _too_large(settings: Settings) -> ProblemError:
 
 def _too_slow(settings: Settings) -> ProblemError:
     slowest = f"{settings.slowest_bytes >> 10} KiB a second over {settings.window_seconds:g} seconds"
-    return _problem(408, f"nothing came for {settings.silent_seconds:g} seconds, or less than {slowest}")
+    return _problem(
+        408, f"the request came too slowly: nothing for {settings.silent_seconds:g} seconds, or less than {slowest}"
+    )
 
 
 def problem_answer(error: ProblemError) -> JSONResponse:
-    """Return the answer to a request that is not answered, as `ProblemAnswer`."""
+    """Return the JSON response for an error, as `ProblemAnswer`."""
     return JSONResponse({"detail": error.detail, "refused": error.refused}, error.status, error.headers)
 
 
 def _name_of(host: str) -> str:
-    """Return the name in a Host header, without its port."""
+    """Return the host name in a Host header, without the port."""
     name, _, port = host.rpartition(":")
     return name.lower() if name and DIGITS.fullmatch(port) else host.lower()
 
 
 def _site_of(origin: str) -> str | None:
-    """Return name and port in an Origin header, None where it is none."""
+    """Return the host name and port in an Origin header, None if it is not valid."""
     try:
         return urlsplit(origin).netloc
     except ValueError:
@@ -178,10 +186,12 @@ def _site_of(origin: str) -> str | None:
 
 
 def is_token(authorization: str, token: str) -> bool:
-    """Tell whether the value of an Authorization header, its bytes read as Latin-1, gives the token.
+    """Tell whether the value of an Authorization header, its bytes read as Latin-1, contains the token.
 
-    Letters outside ASCII may come as UTF-8, as most programs send them, or as Latin-1, as Python's own client does.
+    Characters outside ASCII may come as UTF-8, as most programs send them, or as Latin-1, as Python's own client does.
     """
     scheme, _, sent = authorization.partition(" ")
-    same = [hmac.compare_digest(sent.strip().encode(letters), token.encode()) for letters in ("latin-1", "utf-8")]
-    return scheme.lower() == "bearer" and any(same)
+    # `sent.encode("latin-1")` gives back the bytes on the wire. Both comparisons are made, each in constant time: how
+    # long the check takes must not tell how much of a guess is right.
+    matches = [hmac.compare_digest(sent.strip().encode(encoding), token.encode()) for encoding in ("latin-1", "utf-8")]
+    return scheme.lower() == "bearer" and any(matches)

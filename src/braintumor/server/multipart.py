@@ -1,4 +1,4 @@
-"""How the files of a request are taken out of its form, without writing any to the disk."""
+"""Take the files out of the form of a request, without writing any to the disk."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -15,14 +15,17 @@ from braintumor.errors import ProblemError
 from braintumor.server.settings import Settings
 
 FILES_FIELD: Final = "files"
-TEXTS: Final = 100  # fields of a form that hold no file; what is in them is not kept
-TEXT_BYTES: Final = 64 << 10  # in one of them
+TEXTS: Final = 100  # fields without a file; their content is not kept
+TEXT_BYTES: Final = 64 << 10  # in one of these fields
 
 
 class InMemoryFormParser(MultiPartParser):
-    """Starlette's parser of forms, which writes no file: the guard bounds how much there is. Texts are left out."""
+    """Starlette's form parser, which here writes no file and leaves out fields of text.
 
-    spool_max_size = 1 << 40
+    It needs no limit of its own on bytes: `RequestLimits` bounds the body.
+    """
+
+    spool_max_size = 1 << 40  # bytes above which Starlette would write a file to the disk: images of patients
 
     def __init__(self, headers: Any, stream: Any, most_files: int) -> None:
         super().__init__(headers, stream, max_files=inf, max_fields=inf)
@@ -31,16 +34,16 @@ class InMemoryFormParser(MultiPartParser):
         self.is_whole = False
 
     def on_end(self) -> None:
-        """Note that the form has its end."""
+        """Record that the last boundary has come."""
         self.is_whole = True
 
     def close(self) -> None:
-        """Forget the files, those that did not come whole too."""
+        """Free the files, including incomplete ones."""
         for file in self._files_to_close_on_error:
             file.close()
 
     def on_headers_finished(self) -> None:
-        """Begin with a part; raises `ProblemError` where there are too many."""
+        """Begin a part; raise a `ProblemError` if there are too many."""
         super().on_headers_finished()
         self._text_bytes = 0
         if self._current_files > self._most_files:
@@ -49,7 +52,7 @@ class InMemoryFormParser(MultiPartParser):
             raise ProblemError(400, f"more than {TEXTS} fields without a file; only files are read")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        """Take a piece of a file; raises `ProblemError` for a text that is none that comes along with files."""
+        """Take a piece of a file; pass over text, or raise a `ProblemError` if there is too much in one field."""
         if self._current_part.file is not None:
             super().on_part_data(data, start, end)
             return
@@ -64,7 +67,7 @@ async def uploaded_contents(request: Request, settings: Settings) -> list[bytes]
     """Return the contents of the files in a request's form.
 
     Raises:
-        ProblemError: it is no form, or holds no file.
+        ProblemError: it is not a form, or holds no file.
     """
     _check_type(request.headers, settings)
     parser = InMemoryFormParser(request.headers, request.stream(), settings.slices)
@@ -73,19 +76,19 @@ async def uploaded_contents(request: Request, settings: Settings) -> list[bytes]
             parts = (await parser.parse()).multi_items()
         except (MultiPartException, ValueError, LookupError) as error:
             raise ProblemError(400, "the form is damaged; a part of it cannot be understood") from error
-        if not parser.is_whole:
+        if not parser.is_whole:  # Starlette takes a form that is cut off for a whole one
             raise ProblemError(400, "the form is cut off; its last boundary is missing")
-        contents = [_whole(part) for name, part in parts if name == FILES_FIELD and not isinstance(part, str)]
+        contents = [_content_of(part) for name, part in parts if name == FILES_FIELD and not isinstance(part, str)]
     if not contents:
         raise ProblemError(400, f"no file in the field {FILES_FIELD}; {_why_none(parts)}")
     return contents
 
 
 def _check_type(headers: Mapping[str, str], settings: Settings) -> None:
-    """Raise where what is sent is no form with files.
+    """Check that a request declares to be a form with files.
 
     Raises:
-        ProblemError: it says to be something else, or not what is between its parts.
+        ProblemError: it declares another type, or no boundary between the parts.
     """
     kind, options = parse_options_header(headers.get("content-type"))
     if kind != b"multipart/form-data":
@@ -99,15 +102,15 @@ def _check_type(headers: Mapping[str, str], settings: Settings) -> None:
 
 
 def _why_none(parts: Sequence[tuple[str, UploadFile | str]]) -> str:
-    """Return what a form without a file in our field has instead: text there, or files in other fields."""
+    """Return what a form without a file in our field has instead: text in it, or files in other fields."""
     if any(name == FILES_FIELD for name, _ in parts):
-        return "what is in it has no file name; send it as a file"
+        return "its content has no file name; send it as a file"
     others = sum(not isinstance(part, str) for _, part in parts)
     return f"the form has {others} in fields of other names" if others else "the form has none in any field"
 
 
-def _whole(part: UploadFile) -> bytes:
-    """Return the content of a file that was kept in memory, without a second copy of it."""
+def _content_of(part: UploadFile) -> bytes:
+    """Return the content of a file that was kept in memory, without copying it."""
     buffer = part.file._file  # type: ignore[attr-defined]  # what SpooledTemporaryFile is documented to have
     assert isinstance(buffer, BytesIO)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The page that describes the interface, made from its OpenAPI description without anything from other sites."""
+"""Write the page that describes the API, from its OpenAPI description and without anything from other sites."""
 
 from html import escape
 from typing import Any
@@ -13,7 +13,7 @@ def reference_page(description: dict[str, Any]) -> str:
         for path, methods in description["paths"].items()
         for method, details in methods.items()
     ]
-    title = escape(f"{description['info']['title']} {description['info']['version']}: interface")
+    title = escape(f"{description['info']['title']} {description['info']['version']}: API")
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -25,10 +25,10 @@ def reference_page(description: dict[str, Any]) -> str:
 
 
 def _operation(path: str, method: str, details: dict[str, Any], description: dict[str, Any]) -> str:
-    """Return the section about one address."""
+    """Return the section about one path and method."""
     parameters = [
-        (f"{each['name']} ({each['in']})", _kind(each["schema"]), each.get("description", ""))
-        for each in details.get("parameters", ())
+        (f"{parameter['name']} ({parameter['in']})", _kind(parameter["schema"]), parameter.get("description", ""))
+        for parameter in details.get("parameters", ())
     ]
     for media, content in details.get("requestBody", {}).get("content", {}).items():
         properties = content["schema"]["properties"]
@@ -44,7 +44,7 @@ def _operation(path: str, method: str, details: dict[str, Any], description: dic
 
 
 def _fields_of(answer: dict[str, Any], description: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return name, kind and meaning of all fields of a JSON answer, those of parts below the whole."""
+    """Return name, kind and meaning of all fields of a JSON response, level by level."""
     reference = answer.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref")
     rows: list[tuple[str, str, str]] = []
     waiting, seen = [reference] if reference else [], set()
@@ -56,23 +56,24 @@ def _fields_of(answer: dict[str, Any], description: dict[str, Any]) -> list[tupl
         for field, schema in description["components"]["schemas"][name].get("properties", {}).items():
             rows.append((f"{name}.{field}", _kind(schema), schema.get("description", "")))
             inner = schema.get("items", schema).get("$ref")
-            waiting += [inner] if inner else []
+            if inner:
+                waiting.append(inner)
     return rows
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """Return in a few words what a value looks like."""
+    """Return a short description of the type of a value."""
     if "$ref" in schema:
         return str(schema["$ref"].rsplit("/", 1)[-1])
     if "anyOf" in schema:
-        return " or ".join(_kind(each) for each in schema["anyOf"])
+        return " or ".join(_kind(option) for option in schema["anyOf"])
     if schema.get("type") == "array" and "items" in schema:
         return f"list of {_kind(schema['items'])}"
     return str(schema.get("format") or schema.get("type", "any"))
 
 
 def _table(title: str, rows: list[tuple[str, str, str]]) -> str:
-    """Return a titled table, nothing without rows."""
+    """Return a table with a title; an empty text without rows."""
     if not rows:
         return ""
     lines = "".join(

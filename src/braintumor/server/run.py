@@ -1,4 +1,4 @@
-"""How the service is started: where it listens, and that it stops in an orderly way."""
+"""Start the service, listen on its address and stop in an orderly way."""
 
 import asyncio
 import contextlib
@@ -25,29 +25,29 @@ from braintumor.server.settings import Settings
 LOCAL: Final = ("localhost", "127.0.0.1", "[::1]")
 LAST_PORT: Final = 65_535
 NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""What the system says of ::1, to which localhost may lead, where it has no IPv6; no failure if there is 127.0.0.1."""
-STOP_SECONDS: Final = 10
-ABORT_SECONDS: Final = 9  # before them: who takes an answer slowly must not make the end look like a failure
-WAITING_CONNECTIONS: Final = 1024  # that the system keeps until they are accepted
+"""Errors for ::1, to which localhost may resolve, on a system without IPv6; no failure if there is 127.0.0.1."""
+STOP_SECONDS: Final = 10  # until uvicorn gives up on requests, and reports an error
+ABORT_SECONDS: Final = 9  # less: a client that takes a response slowly must not make the end look like a failure
+WAITING_CONNECTIONS: Final = 1024  # that the kernel keeps until they are accepted
 MOST_CONNECTIONS: Final = 2048
 OWN_FILES: Final = 40
-"""Open files that are not connections of clients: about 20 when the service has started, and more while a decoder
-starts or the page is sent."""
+"""Open files that are not connections of clients: about 20 once the service has started, more while a decoder starts or
+a page is sent."""
 
 
 def serve(models: Sequence[Model], settings: Settings, *, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Answer until the process is told to stop; what is being answered then is finished.
+    """Serve until the process is told to stop; requests in progress are then finished.
 
     Args:
         models: see `create_app`.
-        settings: `hosts` are set here: for this machine alone, its own names.
+        settings: `hosts` is set here, on an address of this machine alone to its own names.
         host: name or address of the interface to listen on.
         port: 0 for any that is free.
-        ready: is told the address as soon as requests are answered.
+        ready: called with the address as soon as requests are answered.
 
     Raises:
-        BrainTumorError: other machines could ask without a token, no client could send this one, the address is not to
-            be had, or no file can be decoded here.
+        BrainTumorError: other machines could use the service without a token, no client could send this token, the
+            address is not available, or no file can be decoded here.
     """
     local = is_local(host)
     if not local and not settings.token:
@@ -71,10 +71,10 @@ def serve(models: Sequence[Model], settings: Settings, *, host: str, port: int, 
 
 
 def _check_token(token: str) -> None:
-    """Raise where no client could send a token.
+    """Check that clients can send a token.
 
     Raises:
-        BrainTumorError: it begins or ends with a blank, or has a line break or another character that is not printed.
+        BrainTumorError: it begins or ends with a blank, or has a line break or another unprintable character.
     """
     if token != token.strip() or not token.isprintable():
         raise BrainTumorError(
@@ -84,9 +84,9 @@ def _check_token(token: str) -> None:
 
 
 def configuration(app: FastAPI, host: str, port: int) -> uvicorn.Config:
-    """Return how uvicorn is to serve an application: nothing logged of requests, no trust in what proxies say."""
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # until it has started: what fails before is raised
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it tells pieces of what was sent
+    """Return the settings of uvicorn: no logging of requests, no trust in the headers of proxies."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # until it has started: earlier errors are raised
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs pieces of what was sent
     return uvicorn.Config(
         app,
         host=host,
@@ -105,10 +105,10 @@ def configuration(app: FastAPI, host: str, port: int) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which has its address before it starts, and says so once it answers.
+    """uvicorn's server, which takes its address before it starts and reports it once it answers.
 
     Raises:
-        BrainTumorError: the address is not to be had.
+        BrainTumorError: the address is not available.
     """
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[str], None]) -> None:
@@ -117,20 +117,20 @@ class Server(uvicorn.Server):
         self._bound = bind_sockets(config.host, config.port)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, then tell."""
+        """Start to listen, then report the address."""
         try:
             await super().startup(self._bound)
         finally:
             if not self.started:
                 _close_all(self._bound)
         for listening in self._bound:
-            listening.listen(WAITING_CONNECTIONS)
+            listening.listen(WAITING_CONNECTIONS)  # uvicorn has called it with its own backlog, see `configuration`
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         host, port = self._bound[0].getsockname()[:2]
         self._ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what is being answered, within seconds."""
+        """Finish requests in progress, within seconds."""
         asyncio.get_running_loop().call_later(ABORT_SECONDS, self._abort)
         await super().shutdown(sockets)
 
@@ -140,10 +140,12 @@ class Server(uvicorn.Server):
 
 
 def bind_sockets(host: str, port: int) -> list[socket.socket]:
-    """Return a socket for each of the addresses of a host; who connects waits until the service has started.
+    """Return a socket for each address of a host; clients that connect wait until the service has started.
+
+    They are bound before the models are warmed up, so that an address in use is reported at once.
 
     Raises:
-        BrainTumorError: there is no such host, or it or the port is not to be had.
+        BrainTumorError: there is no such host, or the address or port is not available.
     """
     if not 0 <= port <= LAST_PORT:  # getaddrinfo would take another one
         raise BrainTumorError(f"cannot listen on {host}, port {port}; expected a --port from 0 to {LAST_PORT}")
@@ -164,17 +166,17 @@ def bind_sockets(host: str, port: int) -> list[socket.socket]:
 
 
 def _cannot_listen(host: str, port: int, reason: str) -> BrainTumorError:
-    """Return the error for an address that is not to be had."""
+    """Return the error for an address that is not available."""
     return BrainTumorError(f"cannot listen on {host}, port {port} ({reason}); choose another with --host or --port")
 
 
 def _close_all(sockets: list[socket.socket]) -> None:
-    for each in sockets:
-        each.close()
+    for listening in sockets:
+        listening.close()
 
 
 def is_local(host: str) -> bool:
-    """Tell whether only this machine can reach an interface."""
+    """Tell whether a host name or address can only be reached from this machine."""
     if host == "localhost":
         return True
     try:
@@ -184,12 +186,12 @@ def is_local(host: str) -> bool:
 
 
 def _raise_file_limit() -> None:
-    """Allow as many open connections as the system lets this process have."""
+    """Raise the limit on open files, and so on connections, as far as the system allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def connections() -> int:
-    """Return how many connections there may be at a time, so that files and decoders can still be opened."""
+    """Return how many connections there may be at a time, leaving enough open files for decoders and pages."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MOST_CONNECTIONS, soft - OWN_FILES))

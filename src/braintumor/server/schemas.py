@@ -1,4 +1,4 @@
-"""What the service answers, as JSON: names as in predictions.csv, lists are lists, missing values null."""
+"""Define the JSON of the service: names as in predictions.csv, lists as lists, missing values null."""
 
 from pydantic import BaseModel, Field
 
@@ -7,7 +7,7 @@ from braintumor.errors import ReferralReason, Refusal
 
 
 class Reason(BaseModel):
-    """Why an answer is withheld: a code for programs, a text for people."""
+    """Why an answer is withheld: a code for programs and a text for people."""
 
     code: ReferralReason
     text: str
@@ -17,7 +17,7 @@ class PredictionAnswer(BaseModel):
     """One model's answer for one slice, under the names of predictions.csv."""
 
     image: str = Field(description="which file of the request, counted from 1; never the client's name of it")
-    label: str | None = Field(description="the true class where it is known; null here")
+    label: str | None = Field(description="the true class if it is known; always null here")
     predicted: str = Field(description="the most probable class")
     decision: str = Field(description="a class, or refer where the answer should not be used")
     reasons: list[Reason] = Field(description="why it is refer; empty otherwise")
@@ -27,28 +27,30 @@ class PredictionAnswer(BaseModel):
     p_no_tumor: float = Field(ge=0, le=1)
     model: str = Field(description="name, version and precision")
     ood_score: float = Field(description="how unlike the training images it is, about 1 for those")
-    prediction_set: list[str] = Field(description="classes, one of which is the true one; empty if not asked for")
-    notes: list[str] = Field(description="what had to be assumed in reading the slice")
-    volume: str | None = Field(description="what the slices of one volume share; null for an image that stands alone")
-    slice: int | None = Field(description="its number in the volume, counted from 1; null for an image alone")
+    prediction_set: list[str] = Field(
+        description="classes that contain the true one at the requested error rate; empty if not requested"
+    )
+    notes: list[str] = Field(description="assumptions that were made in reading the slice")
+    volume: str | None = Field(description="identifier that the slices of one volume share; null for a single image")
+    slice: int | None = Field(description="its number in the volume, counted from 1; null for a single image")
     class_maps: list[list[list[float]]] | None = Field(
         description="4 x h x w, non-negative, unscaled; divide by the model's class_map_scale to show them"
     )
 
 
 class SliceAnswer(BaseModel):
-    """What the models say about one slice."""
+    """The predictions of the models for one slice."""
 
     file: int = Field(ge=0, description="number of the file in the request, counted from 0")
     member: int | None = Field(description="number of the member in the archive, counted from 0; null outside one")
-    volume: str | None = Field(description="what the slices of one volume share; null for an image that stands alone")
+    volume: str | None = Field(description="identifier that the slices of one volume share; null for a single image")
     number: int | None = Field(description="number of the slice in its volume, counted from 1")
-    position: float | None = Field(description="millimetres along the slices' normal, where the file says it")
-    notes: list[str] = Field(description="what had to be assumed in reading the slice")
+    position: float | None = Field(description="millimetres along the normal of the slices, if the file tells it")
+    notes: list[str] = Field(description="assumptions that were made in reading the slice")
     width: int
     height: int
-    pixels: str | None = Field(description="base64 of a grey 8-bit PNG of the slice, where it was asked for")
-    agree: bool | None = Field(description="whether all models decide alike; null for one model")
+    pixels: str | None = Field(description="base64 of a grey 8-bit PNG of the slice, if it was requested")
+    agree: bool | None = Field(description="whether all models make the same decision; null for one model")
     predictions: list[PredictionAnswer]
 
 
@@ -62,7 +64,7 @@ class RefusedFile(BaseModel):
 
 
 class Predictions(BaseModel):
-    """Answers to a request: every file or member of an archive is in one of the lists."""
+    """The response to a request: every file or member of an archive is in one of the lists."""
 
     disclaimer: str = DISCLAIMER
     slices: list[SliceAnswer]
@@ -77,7 +79,7 @@ class ProblemAnswer(BaseModel):
 
 
 class ReasonTitle(BaseModel):
-    """A reason to refer, and what it is called where slices are counted by it."""
+    """A reason to refer, and its title in counts of slices."""
 
     code: ReferralReason
     title: str
@@ -91,7 +93,7 @@ class ClassName(BaseModel):
 
 
 class Scale(BaseModel):
-    """How class maps are shown."""
+    """How class maps are displayed."""
 
     evidence: float = Field(description="share of the scale; a map below it everywhere shows no evidence")
     opacity: float
@@ -105,7 +107,7 @@ class Limits(BaseModel):
     request_bytes: int
     pixels: int
     slices: int
-    results: int = Field(description="slices whose DICOM results one request may ask for")
+    results: int = Field(description="slices for which one request may ask for DICOM results")
 
 
 class ModelAnswer(BaseModel):
@@ -119,7 +121,7 @@ class ModelAnswer(BaseModel):
     coverage: float | None = Field(
         description="share of in-distribution images that is answered; null if it was never fitted"
     )
-    confidence: float = Field(description="least probability of a class that is not referred")
+    confidence: float = Field(description="lowest probability of a predicted class that is not referred")
     ood_threshold: float | None = Field(description="OOD score above which an image is referred; null for never")
     far_ood_threshold: float | None = Field(
         description="OOD score above which an image is classified as not a brain MRI; null for never"
@@ -128,7 +130,7 @@ class ModelAnswer(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The models of the service, and how to show what they answer."""
+    """The models of the service, and how to display their answers."""
 
     disclaimer: str = DISCLAIMER
     version: str
@@ -136,5 +138,5 @@ class ModelList(BaseModel):
     reasons: list[ReasonTitle]
     scale: Scale
     limits: Limits
-    dicom: bool = Field(description="whether results are written as DICOM, too")
+    dicom: bool = Field(description="whether DICOM results are available")
     models: list[ModelAnswer]

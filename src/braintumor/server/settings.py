@@ -1,4 +1,4 @@
-"""What the service accepts, and how much of it at a time."""
+"""Set the limits of the service: what it accepts, and how much of it at a time."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,21 @@ class Settings:
 
     Attributes:
         token: what clients must send as bearer token; empty for none.
-        hosts: names under which the service may be asked for; empty for any. Pages of other sites that make their
-            name point to this machine are so kept out.
+        hosts: names under which the service may be asked for; empty for any. They keep out pages of other sites that
+            make their own name point to this machine (DNS rebinding).
         file_bytes: largest file, as uploaded and as an unpacked member of an archive.
         request_bytes: largest body of a request.
-        held_bytes: bodies of all requests, and answers that are not sent yet, together; see `shares` for who has what.
+        held_bytes: bodies of all requests and responses that are not sent yet, together; `memory` shares them out.
         unpacked_bytes: all members of an archive together.
         slices: files and members of archives in one request; slices of one file.
-        requests: requests that wait for an answer; further ones are told to come back.
-        batch: slices that go through a network together, if so many wait.
-        answer_seconds: until an answer must be ready, from when its request has come.
-        silent_seconds: how long a client may send nothing of a body, or take nothing of an answer.
-        slowest_bytes: how many a second it must send or take, on average over `window_seconds`.
-        keep_alive_seconds: how long a connection is kept on which nothing is asked; more than proxies keep theirs.
+        requests: requests that wait for a response; further ones are told to come back.
+        batch: slices that go through a network together, if as many wait.
+        answer_seconds: from the arrival of a whole request until its response must be ready.
+        silent_seconds: how long a client may send nothing of a body, or take nothing of a response.
+        slowest_bytes: bytes a second that it must send or take, on average over `window_seconds`.
+        window_seconds: see `slowest_bytes`.
+        keep_alive_seconds: how long an idle connection is kept. More than proxies keep theirs: a proxy could otherwise
+            send a request on a connection that is being closed.
     """
 
     token: str = ""

@@ -1,4 +1,4 @@
-"""Which slices a request holds: its files, and the members of ZIP archives, unpacked in memory one at a time."""
+"""Find the images in a request: its files, and the members of ZIP archives, unpacked in memory one at a time."""
 
 import io
 import struct
@@ -22,11 +22,8 @@ length of a comment. Source: APPNOTE.TXT of PKWARE, 4.3.16."""
 END_SIGNATURE: Final = b"PK\x05\x06"
 ZIP64_LOCATOR: Final = b"PK\x06\x07"
 LOCATOR_BYTES: Final = 20
-DIRECTORY_BYTES_PER_MEMBER: Final = 1024
+DIRECTORY_BYTES_PER_MEMBER: Final = 1024  # 46, a name, and what programs add
 PACKINGS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-
-
-NO_IMAGE: Final = UploadError(415, Refusal.UNKNOWN_FORMAT, UNKNOWN_FORMAT)
 
 
 @dataclass(frozen=True)
@@ -36,27 +33,28 @@ class UploadedFile:
     Attributes:
         file: its number among the files of the request.
         member: its number among the members of the archive; None outside one.
-        content: returns its bytes, or why they are not to be had; only until the next part is asked for.
+        content: returns its bytes, or raises an `UploadError` that says why it cannot; only valid until the next file
+            is asked for.
     """
 
     file: int
     member: int | None
-    content: Callable[[], bytes | UploadError]
+    content: Callable[[], bytes]
 
     @property
     def name(self) -> str:
-        """Return what to call it: never the client's name, which may say who the patient is."""
+        """Its name in errors and results: never the client's, which may tell who the patient is."""
         inside = "" if self.member is None else f", member {self.member + 1}"
         return f"file {self.file + 1}{inside}"
 
 
 def uploaded_files(files: list[bytes], settings: Settings) -> Iterator[UploadedFile]:
-    """Yield what is to be decoded, files in order, archives by their members.
+    """Yield the files to decode, in order; in place of an archive its members.
 
     Raises:
         UploadError: an archive cannot be opened or holds too much, or there are too many slices.
     """
-    count = 0
+    count = 0  # of files and members together: an archive is no way around the limit of a request
     for number, content in enumerate(files):
         inside = _unpacked(number, content, settings) if is_archive(content) else None
         for part in inside or (UploadedFile(number, None, partial(_usable, content, settings)),):
@@ -69,15 +67,22 @@ def uploaded_files(files: list[bytes], settings: Settings) -> Iterator[UploadedF
 
 
 def is_archive(start: bytes) -> bool:
-    """Tell from the first bytes of a file whether it is a ZIP archive. DICOM may begin with anything, PS3.10 7.1."""
+    """Tell from the first bytes of a file whether it is a ZIP archive."""
+    # the preamble of a DICOM file may hold anything, a ZIP archive too (PS3.10 7.1)
     return start.startswith(ZIP_STARTS) and volume_kind(start) != "dicom"
 
 
-def _usable(content: bytes, settings: Settings) -> bytes | UploadError:
-    """Return a file's content, or that it is too large or cannot be an image."""
+def _usable(content: bytes, settings: Settings) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        UploadError: it is too large, or cannot be an image.
+    """
     if len(content) > settings.file_bytes:
-        return _too_large(settings)
-    return content if not content or _may_be_image(content) else NO_IMAGE
+        raise _too_large(settings)
+    if content and not _may_be_image(content):  # of an empty file the decoder says that it is empty
+        raise _unknown_format()
+    return content
 
 
 def _may_be_image(start: bytes) -> bool:
@@ -85,16 +90,21 @@ def _may_be_image(start: bytes) -> bool:
     return start.startswith(IMAGE_STARTS) or volume_kind(start) is not None
 
 
+def _unknown_format() -> UploadError:
+    return UploadError(415, Refusal.UNKNOWN_FORMAT, UNKNOWN_FORMAT)
+
+
 def _too_large(settings: Settings) -> UploadError:
     return UploadError(413, Refusal.TOO_LARGE, f"larger than {settings.file_bytes >> 20} MiB; export the slice alone")
 
 
 def _unpacked(number: int, content: bytes, settings: Settings) -> Iterator[UploadedFile]:
-    """Yield the members of an archive that are files; what the system of some computers adds to it is left out.
+    """Yield the members of an archive that are files, without what operating systems add to archives.
 
     Raises:
-        UploadError: damaged, encrypted, too many or too large members, or of an unusual kind.
+        UploadError: the archive is damaged or of an unusual kind, or has too many or too large members.
     """
+    # before `ZipFile`, which reads the whole directory into memory at once
     _check_directory(content, settings)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -107,12 +117,13 @@ def _unpacked(number: int, content: bytes, settings: Settings) -> Iterator[Uploa
 
 
 def _check_directory(content: bytes, settings: Settings) -> None:
-    """Raise where an archive's directory is too large to be read, before anything reads it.
+    """Check that the directory of an archive is small enough to be read, before anything reads it.
 
-    The last record must be the end of the file, so that there is one way to understand the archive.
+    The last record must be the end of the file. Otherwise programs may find different directories in the same bytes,
+    and what was checked here would not be what is unpacked.
 
     Raises:
-        UploadError: it is too large, or not where it should be.
+        UploadError: it is too large, or not where it must be.
     """
     if len(content) < END.size:
         raise UploadError(422, Refusal.UNDECODABLE, "a damaged ZIP archive; make it again")
@@ -127,7 +138,7 @@ def _check_directory(content: bytes, settings: Settings) -> None:
         raise UploadError(
             422, Refusal.UNSUPPORTED, "a ZIP archive of the 64-bit kind; make one of fewer or smaller files"
         )
-    most = 4 * settings.slices  # folders and hidden files are members, too
+    most = 4 * settings.slices  # folders and hidden files are members, too; files are counted after that
     if members > most or directory_bytes > most * DIRECTORY_BYTES_PER_MEMBER:
         raise UploadError(
             413, Refusal.TOO_LARGE, f"a ZIP archive of more than {settings.slices} files; send it in several parts"
@@ -135,16 +146,16 @@ def _check_directory(content: bytes, settings: Settings) -> None:
 
 
 def _is_wanted(member: zipfile.ZipInfo) -> bool:
-    """Tell whether a member is a file that a person has put into the archive."""
+    """Tell whether a member is a file that a person put into the archive; macOS adds files of its own."""
     names = member.filename.split("/")
     return not member.is_dir() and "__MACOSX" not in names and not names[-1].startswith(".")
 
 
 def _check_members(members: list[zipfile.ZipInfo], settings: Settings) -> None:
-    """Raise where an archive holds too many files, or they would be too large together.
+    """Check that an archive has files, not too many, and that they are not too large together.
 
     Raises:
-        UploadError: it does.
+        UploadError: one of these does not hold.
     """
     if not members:
         raise UploadError(422, Refusal.NO_SLICE, "a ZIP archive without files")
@@ -152,27 +163,32 @@ def _check_members(members: list[zipfile.ZipInfo], settings: Settings) -> None:
         raise UploadError(
             413, Refusal.TOO_LARGE, f"a ZIP archive of more than {settings.slices} files; send it in several parts"
         )
+    # the sizes that the directory declares: zipfile never returns more than that of a member
     if sum(member.file_size for member in members) > settings.unpacked_bytes:
         raise UploadError(
             413, Refusal.TOO_LARGE, f"a ZIP archive of more than {settings.unpacked_bytes >> 20} MiB; send it in parts"
         )
 
 
-def _member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, settings: Settings) -> bytes | UploadError:
-    """Return what a member holds, never more than the limit, or why it is not to be had."""
+def _member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, settings: Settings) -> bytes:
+    """Return the content of a member, never more than the limit.
+
+    Raises:
+        UploadError: it cannot be unpacked, is too large, or cannot be an image.
+    """
     if member.compress_type not in PACKINGS:
-        return UploadError(422, Refusal.UNSUPPORTED, "packed in an unusual way; make the archive again")
+        raise UploadError(422, Refusal.UNSUPPORTED, "compressed in an unusual way; make the archive again")
     if member.flag_bits & 1:
-        return UploadError(422, Refusal.UNSUPPORTED, "encrypted; make the archive without a password")
+        raise UploadError(422, Refusal.UNSUPPORTED, "encrypted; make the archive without a password")
     if member.file_size > settings.file_bytes:
-        return _too_large(settings)
+        raise _too_large(settings)
     try:
         with archive.open(member) as stream:
-            start = stream.read(START_BYTES)
+            start = stream.read(START_BYTES)  # enough to tell the format, before the rest costs time and memory
             if is_archive(start):
-                return UploadError(422, Refusal.UNSUPPORTED, "an archive inside an archive; unpack it first")
+                raise UploadError(422, Refusal.UNSUPPORTED, "an archive inside an archive; unpack it first")
             if start and not _may_be_image(start):
-                return NO_IMAGE
+                raise _unknown_format()
             return start + stream.read(settings.file_bytes - len(start))
-    except ZIP_ERRORS:
-        return UploadError(422, Refusal.UNDECODABLE, "damaged in the archive; make it again")
+    except ZIP_ERRORS as error:
+        raise UploadError(422, Refusal.UNDECODABLE, "damaged in the archive; make it again") from error

@@ -31,7 +31,7 @@ export function cardTable(models, classes) {
     ["Share of slices answered", (_, model) => fraction(model.coverage)],
     ["Referred as uncertain below", (_, model) => fraction(model.confidence)],
     ["Referred as unlike the training images above", (_, model) => fraction(model.ood_threshold) ?? "never"],
-    ["Taken for no brain MRI above", (_, model) => fraction(model.foreign) ?? "never"],
+    ["Classified as not a brain MRI above", (_, model) => fraction(model.far_ood_threshold) ?? "never"],
     ["Temperature of the probabilities", (card) => fraction(card.temperature)],
     ["Full colour of the maps at", (_, model) => fraction(model.class_map_scale)],
   ];
@@ -47,7 +47,7 @@ export function cardTable(models, classes) {
       continue;
     }
     const values = models.map((model) => value(model.card, model));
-    if (values.every((each) => each == null || each === "")) continue;
+    if (values.every((text) => text == null || text === "")) continue;
     if (section) {
       const cell = header(section, "colgroup");
       cell.colSpan = models.length + 1;
@@ -56,7 +56,7 @@ export function cardTable(models, classes) {
     }
     const row = body.insertRow();
     row.append(header(title, "row"));
-    for (const each of values) row.insertCell().textContent = each ?? "–";
+    for (const text of values) row.insertCell().textContent = text ?? "–";
   }
   return table;
 }
@@ -90,10 +90,10 @@ function fraction(number) {
   return number == null ? null : String(Number(number.toPrecision(4)));
 }
 
-function counts(found, classes) {
-  if (!found) return null;
-  const all = Object.values(found).reduce((sum, n) => sum + n, 0);
-  return `${large(all)}: ${classes.map(({name, title}) => `${title} ${large(found[name] ?? 0)}`).join(", ")}`;
+function counts(byClass, classes) {
+  if (!byClass) return null;
+  const all = Object.values(byClass).reduce((sum, n) => sum + n, 0);
+  return `${large(all)}: ${classes.map(({name, title}) => `${title} ${large(byClass[name] ?? 0)}`).join(", ")}`;
 }
 
 function interval(metric) {

@@ -12,8 +12,8 @@ let shown = null; // slice and pixels together, so that no slice is ever painted
 let shownSlices = 0;
 
 // Take what the service says about its models; `all` are their panes.
-export function setUp(said, words, all) {
-  [about, wording, panes] = [said, words, all];
+export function setUp(description, words, all) {
+  [about, wording, panes] = [description, words, all];
   look.opacity = about.scale.opacity;
   for (const {canvas, bar} of panes) {
     resized.observe(canvas);
@@ -76,11 +76,11 @@ const hasMap = () => look.heatmap && !look.original;
 function showMapState() {
   if (!shown) return "";
   const {slice} = shown;
-  const said = panes.map((pane) => {
-    const found = mapShown(pane);
-    const words = look.original ? "Original, as sent" : look.heatmap ? mapWords(found) : "Map off";
-    const nothing = hasMap() && !found.evident;
-    pane.find(".map").textContent = hasMap() ? `Map: ${found.title}, peak ${wording.peak(found.peak)}` : words;
+  const texts = panes.map((pane) => {
+    const map = mapShown(pane);
+    const words = look.original ? "Original, as sent" : look.heatmap ? mapWords(map) : "Map off";
+    const nothing = hasMap() && !map.evident;
+    pane.find(".map").textContent = hasMap() ? `Map: ${map.title}, peak ${wording.peak(map.peak)}` : words;
     pane.find(".nothing").textContent = words;
     pane.find(".nothing").hidden = !nothing;
     pane.part.classList.toggle("no-map", !hasMap());
@@ -91,7 +91,7 @@ function showMapState() {
     );
     return panes.length > 1 ? `${pane.model.name}: ${words}` : words;
   });
-  return said.join(". ");
+  return texts.join(". ");
 }
 
 // ---- how it is shown
@@ -233,14 +233,14 @@ export async function savePicture() {
   const notes = slice.notes?.length ? [`Assumed in reading: ${slice.notes.join("; ")}`] : [];
   const views = panes.map((pane) => {
     const prediction = slice.predictions[pane.index];
-    const found = mapShown(pane);
-    const share = about.classes.map((each) => `${each.title} ${rounded(prediction[`p_${each.name}`])}`).join("   ");
+    const map = mapShown(pane);
+    const share = about.classes.map(({title, name}) => `${title} ${rounded(prediction[`p_${name}`])}`).join("   ");
     return {
       layers: layersOf(pane),
       hasMap: hasMap(),
       lines: [
         `${wording.heading(prediction)}${prediction.reasons.length ? `: ${sentence(prediction.reasons)}` : ""}`,
-        hasMap() ? `${mapWords(found)} (1 = ${pane.model.class_map_scale.toPrecision(3)})` : "No map shown",
+        hasMap() ? `${mapWords(map)} (1 = ${pane.model.class_map_scale.toPrecision(3)})` : "No map shown",
         share,
         `Model ${pane.model.identity}   window ${Math.round(window.width)}, level ${Math.round(window.level)}${window.inverted ? ", inverted" : ""}   opacity ${Math.round(100 * look.opacity)} %`,
         ...notes,

@@ -1,4 +1,4 @@
-// The list at the side: one line for each image that stands alone, for each volume, and for each file that waits.
+// The list in the sidebar: one line for each single image, each volume, and each file that waits for its answer.
 
 import {FITTED, WHOLE, draw, greyLayer} from "./render.js";
 import {REFER, rounded} from "./wording.js";
@@ -6,15 +6,16 @@ import {counted, inOrder, tally, volumeKey, volumeName} from "./volume.js";
 
 let numbered = 0;
 
-// A stack is a line of the list: {name, slices, element}; its slices are in order, one for an image, none while it waits.
+// A stack is a line of the list: {name, slices, element}; its slices are in order, one for a single image, none while it waits.
 export class List {
   stacks = [];
   #byVolume = new Map();
   #visible;
 
-  // `pictures` decodes slices, `choose(stack)` is called where the user points.
+  // `pictures` decodes slices; `choose(stack)` is called when the user clicks a line.
   constructor(element, pictures, choose) {
     Object.assign(this, {element, pictures, choose});
+    // thumbnails are decoded when their line comes into view: a folder may have hundreds
     this.#visible = new IntersectionObserver((changes) => this.#seen(changes), {root: element, rootMargin: "200px"});
   }
 
@@ -40,6 +41,7 @@ export class List {
       if (key) this.#byVolume.set(key, stack);
       this.#answered(stack);
     }
+    // the same file added twice gives the same slices
     const twin = stack.slices.find(({name, number}) => name === slice.name && number === slice.number);
     if (twin) return twin;
     slice.stack = stack;
@@ -61,11 +63,11 @@ export class List {
     stack.element.scrollIntoView({block: "nearest", inline: "nearest"});
   }
 
-  // Say in the line of a stack what was decided, and show its middle slice there.
+  // Write the decision into the line of a stack, and show its middle slice there.
   describe(stack, wording) {
     const {slices, element} = stack;
     const decision = element.querySelector(".entry-decision");
-    const refers = slices.some(({predictions}) => predictions.some((each) => each.decision === REFER));
+    const refers = slices.some(({predictions}) => predictions.some(({decision}) => decision === REFER));
     decision.classList.remove("faint");
     decision.classList.toggle("refers", refers && slices.length === 1);
     decision.replaceChildren(...(slices.length > 1 ? volumeWords(slices, wording) : imageWords(slices[0], wording)));
@@ -114,7 +116,7 @@ export class List {
 export const middle = ({slices}) => slices[slices.length >> 1];
 
 function imageWords(slice, wording) {
-  const names = slice.predictions.map((each) => wording.decision(each.decision));
+  const names = slice.predictions.map(({decision}) => wording.decision(decision));
   const same = slice.agree ?? true;
   const [first] = slice.predictions;
   if (!same) return [names.join(" ≠ ")];
@@ -124,9 +126,13 @@ function imageWords(slice, wording) {
 
 function volumeWords(slices, wording) {
   const tallies = slices[0].predictions.map((_, index) => tally(slices, index, wording.classes));
-  const each = (key) => (new Set(tallies.map((found) => found[key])).size > 1 ? tallies.map((found) => found[key]).join(" / ") : tallies[0][key]);
-  const line = text("tallies faint", `${each("tumor")} tumor class, `);
-  line.append(text(tallies.some(({referred}) => referred) ? "refers" : "", `${each("referred")} refer`));
+  // one number where all models agree, else one for each model
+  const perModel = (key) => {
+    const values = tallies.map((counts) => counts[key]);
+    return new Set(values).size > 1 ? values.join(" / ") : values[0];
+  };
+  const line = text("tallies faint", `${perModel("tumor")} tumor class, `);
+  line.append(text(tallies.some(({referred}) => referred) ? "refers" : "", `${perModel("referred")} refer`));
   return [`${counted(slices.length)} `, line];
 }
 

@@ -1,20 +1,20 @@
-// What the other modules share: elements by their ids, what is read aloud, light and dark colours.
+// Shared by the other modules: elements by id, announcements for screen readers, light and dark colours.
 
-const SAID_AFTER = 150; // milliseconds without anything else to say
+const QUIET_BEFORE = 150; // milliseconds without another announcement: someone who leafs through slices hears the last
 
 export const $ = (id) => document.getElementById(id);
 export const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
 
-let saying = 0;
+let timer = 0;
 
 export function announce(text) {
-  clearTimeout(saying);
+  clearTimeout(timer);
   $("announce").textContent = text;
 }
 
 export function announceSoon(text) {
-  clearTimeout(saying);
-  saying = setTimeout(announce, SAID_AFTER, text);
+  clearTimeout(timer);
+  timer = setTimeout(announce, QUIET_BEFORE, text);
 }
 
 export function switchTheme() {

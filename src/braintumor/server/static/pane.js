@@ -1,4 +1,4 @@
-// What one model says about the shown slice: its view, its decision with reasons, its probabilities.
+// The pane of one model for the shown slice: the view, the decision with reasons, the probabilities.
 
 import {follow} from "./pointer.js";
 import {REFER, isCalibrated, rounded} from "./wording.js";
@@ -59,15 +59,15 @@ export function showAnswer({part, find, model, index, bars}, slice, wording) {
 }
 
 function facts(prediction, model, wording) {
-  const found = [];
+  const rows = [];
   if (model.ood_threshold != null) {
-    found.push(["Unlike training images", `${prediction.ood_score.toPrecision(3)} (typical 1, referred above ${model.ood_threshold.toPrecision(3)})`]);
+    rows.push(["Unlike training images", `${prediction.ood_score.toPrecision(3)} (typical 1, referred above ${model.ood_threshold.toPrecision(3)})`]);
   }
   if (prediction.prediction_set.length) {
-    found.push(["Prediction set", prediction.prediction_set.map((each) => wording.title(each)).join(", ")]);
+    rows.push(["Prediction set", prediction.prediction_set.map((name) => wording.title(name)).join(", ")]);
   }
-  if (model.confidence > 0) found.push(["Referred below", rounded(model.confidence, 2)]);
-  return found;
+  if (model.confidence > 0) rows.push(["Referred below", rounded(model.confidence, 2)]);
+  return rows;
 }
 
 function element(name, textContent) {

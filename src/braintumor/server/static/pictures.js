@@ -1,4 +1,4 @@
-// Grey values of slices: decoded when they are to be seen, and kept as long as there is room.
+// The grey values of slices: decoded when they are to be shown, and cached as long as there is room.
 
 import {decode} from "./render.js";
 
@@ -8,17 +8,17 @@ export class Pictures {
   #kept = new Map(); // by slice, longest unused first
 
   of(slice) {
-    const found = this.#kept.get(slice) ?? {grey: decode(slice.pixels), bytes: slice.width * slice.height};
-    this.#kept.delete(slice);
-    this.#kept.set(slice, found);
+    const picture = this.#kept.get(slice) ?? {grey: decode(slice.pixels), bytes: slice.width * slice.height};
+    this.#kept.delete(slice); // a Map keeps the order of insertion: put in again, it is the last used
+    this.#kept.set(slice, picture);
     let bytes = 0;
-    for (const each of this.#kept.values()) bytes += each.bytes;
+    for (const kept of this.#kept.values()) bytes += kept.bytes;
     for (const [oldest, {bytes: freed}] of this.#kept) {
       if (bytes <= ROOM || oldest === slice) break;
       this.#kept.delete(oldest);
       bytes -= freed;
     }
-    return found.grey;
+    return picture.grey;
   }
 
   clear() {

@@ -51,7 +51,7 @@ export class Plot {
     this.#bands.setAttribute("d", referred.map(([first, last]) => `M${from(first)},${ABOVE}H${to(last)}V${bottom}H${from(first)}z`).join(""));
     this.#foot.setAttribute("d", referred.map(([first, last]) => `M${from(first)},${height - 1.5}H${to(last)}`).join(""));
     for (const [number, {name}] of classes.entries()) {
-      const points = slices.map(({predictions}, place) => `${this.#x(place)},${y(predictions[index][`p_${name}`])}`);
+      const points = slices.map(({predictions}, at) => `${this.#x(at)},${y(predictions[index][`p_${name}`])}`);
       const [line, sign] = this.#lines[number];
       line.setAttribute("d", `M${points.join("L")}`);
       sign.setAttribute("d", step < SIGNS_FROM ? "" : points.map((point) => `M${point}${SIGNS[number % SIGNS.length]}`).join(""));

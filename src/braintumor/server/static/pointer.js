@@ -9,7 +9,7 @@ export function follow(canvas, {window, move, zoom, scroll}) {
   const down = new Map();
   let moves = false;
   let rolled = 0;
-  const place = (event) => ({x: event.offsetX, y: event.offsetY});
+  const pointOf = (event) => ({x: event.offsetX, y: event.offsetY});
 
   // A notch of a mouse is one slice; small steps of a pad add up.
   const notches = (delta) => {
@@ -23,14 +23,14 @@ export function follow(canvas, {window, move, zoom, scroll}) {
   canvas.addEventListener("mousedown", (event) => event.button === 1 && event.preventDefault());
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    down.set(event.pointerId, place(event));
+    down.set(event.pointerId, pointOf(event));
     moves = event.pointerType === "mouse" && (event.button !== 0 || event.shiftKey);
   });
   for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => down.delete(event.pointerId));
   canvas.addEventListener("pointermove", (event) => {
     const before = down.get(event.pointerId);
     if (!before) return;
-    const now = place(event);
+    const now = pointOf(event);
     const [dx, dy] = [now.x - before.x, now.y - before.y];
     down.set(event.pointerId, now);
     if (down.size === 1) return moves ? move(dx, dy) : window(LEVELS_PER_PIXEL * dx, LEVELS_PER_PIXEL * dy);

@@ -74,14 +74,14 @@ function coloured(strength, evidence, table) {
 }
 
 function samples(count, offset, step, cells) {
-  const found = {first: new Uint16Array(count), second: new Uint16Array(count), share: new Float32Array(count)};
+  const weights = {first: new Uint16Array(count), second: new Uint16Array(count), share: new Float32Array(count)};
   for (let n = 0; n < count; n++) {
     const at = Math.min(cells - 1, Math.max(0, (n + offset + 0.5) * step - 0.5));
-    found.first[n] = at;
-    found.second[n] = Math.min(cells - 1, found.first[n] + 1);
-    found.share[n] = at - found.first[n];
+    weights.first[n] = at;
+    weights.second[n] = Math.min(cells - 1, weights.first[n] + 1);
+    weights.share[n] = at - weights.first[n];
   }
-  return found;
+  return weights;
 }
 
 function colourTable(colours) {

@@ -1,4 +1,4 @@
-// Results as DICOM objects: the files of slices go to the server again, and what it writes is saved as one archive.
+// DICOM results: send the files of slices to the server again, and join the archives that it returns.
 
 import {asked} from "./sender.js";
 import {isSeries} from "./volume.js";
@@ -7,16 +7,16 @@ import {joined, unpacked} from "./zip.js";
 const FILES = 8;
 const BYTES = 16 << 20;
 
-// The DICOM files from which slices came, each once; none for other slices.
+// The DICOM files that slices come from, each once; slices of other files have none.
 export function sources(slices) {
-  const found = new Map();
+  const byMember = new Map();
   for (const slice of slices) {
     const {item, member} = slice;
     const inside = item.archive ? item.members[member] : null;
     if (!isSeries(slice) || inside === undefined) continue;
-    found.set(`${item.number}/${member}`, {item, inside, size: (inside ?? item.file).size});
+    byMember.set(`${item.number}/${member}`, {item, inside, size: (inside ?? item.file).size});
   }
-  return [...found.values()];
+  return [...byMember.values()];
 }
 
 // One archive with the results of a model; `changed(done)` is called as files are answered.
@@ -31,6 +31,7 @@ export async function results(files, model, {service, signal, asksToken, changed
       done += batch.length;
     } catch (error) {
       if (!error.sendLess || batch.length === 1) throw error;
+      // too large or too slow together: halves are tried before what waits, so that the order stays
       const half = batch.length >> 1;
       waiting.unshift(batch.slice(0, half), batch.slice(half));
     }
@@ -39,17 +40,17 @@ export async function results(files, model, {service, signal, asksToken, changed
 }
 
 function batches(files) {
-  const found = [];
+  const groups = [];
   let bytes = 0;
   for (const file of files) {
     bytes += file.size;
-    if (!found.length || found.at(-1).length === FILES || bytes > BYTES) {
-      found.push([]);
+    if (!groups.length || groups.at(-1).length === FILES || bytes > BYTES) {
+      groups.push([]);
       bytes = file.size;
     }
-    found.at(-1).push(file);
+    groups.at(-1).push(file);
   }
-  return found;
+  return groups;
 }
 
 function content({item, inside}) {

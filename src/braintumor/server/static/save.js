@@ -1,4 +1,4 @@
-// Answers and views as files for the user's disk.
+// Save predictions and views as files on the user's disk.
 
 import {canvasOf, draw, drawLegend} from "./render.js";
 import {isSeries} from "./volume.js";
@@ -8,7 +8,7 @@ const COLUMNS = [
   "image", "label", "predicted", "decision", "reason_codes", "reasons", "p_glioma", "p_meningioma", "p_pituitary", "p_no_tumor",
   "model", "ood_score", "prediction_set", "notes", "volume", "slice",
 ];
-// As `text.FORMULA` and `text.NUMBER`.
+// A cell that a spreadsheet would take for a formula gets an apostrophe; as `text.FORMULA` and `text.NUMBER` in Python.
 const FORMULA = /^'*\s*[=+\-@＝＋－＠]/;
 const NUMBER = /^[+-]?\d+(\.\d+)?(e[+-]?\d+)?$/i;
 const SIDE = 768;
@@ -33,7 +33,7 @@ export function csv(slices) {
   return [COLUMNS, ...lines].map((line) => line.join(",")).join("\r\n") + "\r\n";
 }
 
-// The volume as `braintumor predict` names it: a file by the name that only this browser knows.
+// The volume as `braintumor predict` names it: by its file's name, which only this browser knows.
 function volumeOf(slice) {
   return slice.volume == null || isSeries(slice) ? slice.volume : slice.file;
 }
@@ -52,14 +52,14 @@ export function json(about, slices, refused) {
     slices: slices.map((slice) => {
       const {name, number, position, notes, width, height, agree, predictions} = slice;
       const volume = volumeOf(slice);
-      const answers = predictions.map((each) => ({...each, image: name, ...(volume != null && {volume})}));
+      const answers = predictions.map((prediction) => ({...prediction, image: name, ...(volume != null && {volume})}));
       return {image: name, volume, number, position, notes, width, height, agree, predictions: answers};
     }),
     refused: refused.map(({name, code, text}) => ({image: name, error: {code: code ?? null, text}})),
   });
 }
 
-// Views side by side; below each its legend and words, below all the disclaimer.
+// Draw views side by side; below each its legend and text, below all of them the disclaimer.
 export function picture(views, {view, opacity, scale, disclaimer}) {
   const page = canvasOf(views.length * (SIDE + MARGIN) + MARGIN, 10);
   const texts = views.map(({lines}) => lines);
@@ -70,9 +70,9 @@ export function picture(views, {view, opacity, scale, disclaimer}) {
   context.fillRect(0, 0, page.width, page.height);
   for (const [number, {layers, lines, hasMap}] of views.entries()) {
     const left = MARGIN + number * (SIDE + MARGIN);
-    const shown = canvasOf(SIDE, SIDE);
-    draw(shown.getContext("2d"), layers, view, opacity, SIDE, SIDE);
-    context.drawImage(shown, left, MARGIN);
+    const canvas = canvasOf(SIDE, SIDE);
+    draw(canvas.getContext("2d"), layers, view, opacity, SIDE, SIDE);
+    context.drawImage(canvas, left, MARGIN);
     let top = SIDE + 2 * MARGIN;
     if (hasMap) {
       const legend = canvasOf(SIDE, 14);
@@ -101,6 +101,7 @@ export function download(blob, name) {
   link.href = URL.createObjectURL(blob);
   link.download = name;
   link.click();
+  // not at once: the browser reads the content after the click
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 

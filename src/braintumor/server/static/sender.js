@@ -1,11 +1,11 @@
-// Files on their way to the server: in small requests, a few at a time, again where the server asks to come back.
+// Send files to the server in small requests, a few at a time, and again when the server asks to come back later.
 
 import {isArchive, members} from "./zip.js";
 
 const FILES = 4;
 const BYTES = 16 << 20;
-const LARGE = 4 << 20; // a file of many slices, likely
-const AT_A_TIME = 2;
+const LARGE = 4 << 20; // bytes; such a file likely has many slices, and goes alone
+const AT_A_TIME = 2; // requests: one is answered while the next is sent
 const ATTEMPTS = 8;
 const LONGEST_PAUSE = 30;
 const PACKED = /\.gz$/i;
@@ -50,19 +50,21 @@ export class Service {
       if (error.name === "AbortError") throw error;
       throw new Problem(0, "the server cannot be reached");
     }
-    const said = await answer.json().catch(() => ({}));
-    const detail = typeof said.detail === "string" ? said.detail : `the server answered ${answer.status}`;
-    throw new Problem(answer.status, detail, said.refused ?? [], Number(answer.headers.get("retry-after")) || 0);
+    const problem = await answer.json().catch(() => ({}));
+    const detail = typeof problem.detail === "string" ? problem.detail : `the server answered ${answer.status}`;
+    throw new Problem(answer.status, detail, problem.refused ?? [], Number(answer.headers.get("retry-after")) || 0);
   }
 }
 
 function form(files) {
   const body = new FormData();
+  // neutral names: the real ones, which may tell who the patient is, never leave this browser
   for (const [number, file] of files.entries()) body.append("files", file, `file-${number}`);
   return body;
 }
 
-// What `ask` gives, asked again where the server wants a token or asks to come back; `pausing(whether)` is told of it.
+// Return what `ask` returns; repeat it after asking for a token, or after a pause if the server asks to come back later.
+// `pausing(whether)` is called around such a pause.
 export async function asked(service, ask, {signal, asksToken, pausing = () => {}}) {
   for (let attempt = 0; ; attempt++) {
     const {token} = service;
@@ -71,7 +73,7 @@ export async function asked(service, ask, {signal, asksToken, pausing = () => {}
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       if (error.status === 401) {
-        if (service.token === token) await asksToken();
+        if (service.token === token) await asksToken(); // unless another request has got a new one meanwhile
       } else if (COME_BACK.has(error.status) && attempt < ATTEMPTS) {
         pausing(true);
         await pause(attempt, error.after, signal).finally(() => pausing(false));
@@ -124,7 +126,7 @@ export class Sender {
     this.#workers++;
     const {signal} = this.#stop;
     try {
-      let most = alone ? 1 : FILES;
+      let most = alone ? 1 : FILES; // the first file goes alone, so that something is shown soon
       for (let batch; !signal.aborted && (batch = await this.#next(most, signal)).length; most = FILES) {
         await this.#send(batch, signal);
       }
@@ -172,6 +174,7 @@ export class Sender {
       this.#deliver(small, await asked(service, () => service.predict(files, signal), {signal, asksToken, pausing}));
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
+      // one of them is too much for the server: sent alone, the others are answered
       if (error.sendLess && small.length > 1) for (const item of small) await this.#send([item], signal);
       else this.#deliver(small, {slices: [], refused: error.refused}, error.message);
     }
@@ -179,7 +182,7 @@ export class Sender {
 
   #deliver(batch, {slices, refused}, otherwise = "not answered by the server") {
     for (const [number, item] of batch.entries()) {
-      const own = (each) => each.file === number;
+      const own = ({file}) => file === number;
       const [used, unused] = [slices.filter(own), refused.filter(own)];
       this.#settle(item, used, used.length || unused.length ? unused : [{text: otherwise}]);
     }
@@ -189,7 +192,7 @@ export class Sender {
     this.done++;
     const name = ({member}) => (member == null ? item.name : `${item.name}/${item.members?.[member]?.name ?? `member ${member + 1}`}`);
     const inOrder = slices.sort((a, b) => (a.member ?? 0) - (b.member ?? 0) || (a.number ?? 0) - (b.number ?? 0));
-    const several = (slice) => slices.some((each) => each !== slice && each.member === slice.member);
+    const several = (slice) => slices.some((other) => other !== slice && other.member === slice.member);
     const named = (slice) => ({...slice, item, file: name(slice), name: several(slice) ? `${name(slice)}#${slice.number}` : name(slice)});
     this.answered(item, {
       slices: inOrder.map(named),

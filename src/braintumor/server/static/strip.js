@@ -1,4 +1,4 @@
-// Below the views of a volume: the slider through its slices, and what each model says along them.
+// Below the views of a volume: the slider through its slices, and a plot of each model's probabilities along them.
 
 import {$} from "./page.js";
 import {Plot, sample} from "./plot.js";
@@ -10,7 +10,7 @@ export class Strip {
   #shown = null;
   #drawing = 0;
 
-  // `choose(at)` shows the slice at this place of the volume, `evidence(at)` also the map of its predicted class.
+  // `choose(at)` shows the slice at this index of the volume; `evidence(at)` also the map of its predicted class.
   constructor(models, wording, scale, {choose, evidence}) {
     Object.assign(this, {wording, scale, evidence});
     this.#plots = models.map((model, index) => this.#makePlot(model, index, models.length, choose));
@@ -22,7 +22,7 @@ export class Strip {
     );
   }
 
-  // Show a stack with one of its slices as the current one; nothing for an image that stands alone.
+  // Show a stack with one of its slices as the current one; nothing for a single image.
   show(stack, slice) {
     $("volume").hidden = !stack || stack.slices.length < 2;
     if ($("volume").hidden) {
@@ -36,7 +36,8 @@ export class Strip {
     $("slice").value = at + 1;
     $("slice").setAttribute("aria-valuetext", `slice ${at + 1} of ${stack.slices.length}, ${this.wording.decisions(slice)}`);
     $("slice-at").textContent = `${at + 1} of ${stack.slices.length}`;
-    $("slice-place").textContent = placeWords(slice, at);
+    $("slice-place").textContent = positionLine(slice, at);
+    // many slices may arrive before the next frame: the curves are drawn once for all of them
     if (same) for (const {plot} of this.#plots) plot.mark(at);
     else this.#drawing ||= requestAnimationFrame(() => this.#draw());
   }
@@ -84,9 +85,9 @@ function keyLine(mark, title) {
   return line;
 }
 
-// Where the slice lies, in the words of its file, if that says more than its place here.
-function placeWords({number, position, volume}, at) {
-  const own = number != null && number !== at + 1 && `no. ${number} in the ${isSeries({volume}) ? "series" : "file"}`;
-  const place = position != null && `${position.toFixed(1)} mm`.replace("-", "−");
-  return [own, place].filter(Boolean).join(", ");
+// The number and position of the slice in its file, if they tell more than its index here.
+function positionLine({number, position, volume}, at) {
+  const numberText = number != null && number !== at + 1 && `no. ${number} in the ${isSeries({volume}) ? "series" : "file"}`;
+  const positionText = position != null && `${position.toFixed(1)} mm`.replace("-", "−");
+  return [numberText, positionText].filter(Boolean).join(", ");
 }

@@ -1,30 +1,32 @@
-// The token that a service may ask for: from the address of the page, or typed; kept in the page only.
+// The token that a service may require: from the address of the page or typed in, kept in this page only.
 
 import {$} from "./page.js";
 
 export function takeToken(service) {
-  const found = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (!found) return;
-  service.token = found;
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!token) return;
+  service.token = token;
+  // out of the address, which ends up in the history, in bookmarks and on shared screens; a fragment is never sent
   history.replaceState(null, "", location.pathname + location.search);
 }
 
-let asked = null;
+let dialogClosed = null; // a promise while the dialog is open: requests that need the token meanwhile wait for the same
 
 export function askToken(service) {
-  asked ??= new Promise((resolve) => {
+  dialogClosed ??= new Promise((resolve) => {
     if (service.token) $("token-text").textContent = "The service did not accept this token.";
     $("token-dialog").showModal();
     $("token-form").onsubmit = (event) => {
       event.preventDefault();
       service.token = $("token").value.trim();
       $("token").value = "";
-      asked = null;
+      dialogClosed = null;
       $("token-dialog").close();
       resolve();
     };
   });
-  return asked;
+  return dialogClosed;
 }
 
-$("token-dialog").addEventListener("close", () => asked && $("token-dialog").showModal());
+// Escape would leave these requests waiting for ever
+$("token-dialog").addEventListener("close", () => dialogClosed && $("token-dialog").showModal());

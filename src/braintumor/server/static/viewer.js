@@ -1,4 +1,4 @@
-// The page: which slices there are, which one is shown and how, and what every button and key does.
+// The page: the slices, which of them is shown and how, and the actions of buttons and keys.
 
 import {cardTable, wholeCard} from "./card.js";
 import {
@@ -75,8 +75,8 @@ async function models() {
 
 let numbered = 0;
 
-async function add(found) {
-  const files = await found;
+async function add(promise) {
+  const files = await promise;
   if (!files.length || !sender) return;
   follows = true;
   followed = null;
@@ -90,7 +90,7 @@ function answered(item, {slices, refused}) {
   if (!list.stacks.includes(before)) return;
   const put = slices.map((slice) => list.put(Object.assign(slice, {pixels: blobOf(slice.pixels)}), before));
   list.drop(before);
-  for (const each of refused) refuse(each);
+  for (const file of refused) refuse(file);
   const changed = new Set(put.map(({stack}) => stack));
   for (const stack of changed) list.describe(stack, wording);
   const [first] = changed;
@@ -128,7 +128,7 @@ function showProgress() {
   $("bar").max = Math.max(1, total);
   if (total === 1) $("bar").removeAttribute("value");
   else $("bar").value = done;
-  $("progress-text").textContent = pausing ? `The server is busy; ${done} of ${total} files, going on soon` : `${done} of ${total} files`;
+  $("progress-text").textContent = pausing ? `The server is busy; ${done} of ${total} files, continuing soon` : `${done} of ${total} files`;
   if (!busy) {
     showStage();
     if (follows && state.current) select(home(state.current.stack));
@@ -139,7 +139,7 @@ function showProgress() {
 
 function summary() {
   const {slices} = list;
-  const referred = slices.filter(({predictions}) => predictions.some((each) => each.decision === REFER)).length;
+  const referred = slices.filter(({predictions}) => predictions.some(({decision}) => decision === REFER)).length;
   return [`${slices.length} slices`, referred && `${referred} referred`, state.refused.length && `${state.refused.length} not used`]
     .filter(Boolean)
     .join(", ");
@@ -183,19 +183,19 @@ function chooseAt(at) {
   choose(slices[clamp(at, 0, slices.length - 1)]);
 }
 
-const place = () => state.current.stack.slices.indexOf(state.current);
+const indexInVolume = () => state.current.stack.slices.indexOf(state.current);
 
 // From one end of a volume on to the next line of the list, but not by a key that is held down.
 function step(by, held = false) {
   const {slices} = state.current.stack;
-  const next = slices[place() + by];
+  const next = slices[indexInVolume() + by];
   if (next) return choose(next);
   const stacks = list.answered;
   const stack = stacks[stacks.indexOf(state.current.stack) + by];
   if (stack && !(held && slices.length > 1)) choose(by > 0 ? stack.slices[0] : stack.slices.at(-1));
 }
 
-// To an end of the volume; of the list, where an image stands alone.
+// To an end of the volume; for a single image, to an end of the list.
 function chooseEnd(last) {
   const {slices} = state.current.stack;
   const all = slices.length > 1 ? slices : list.slices;
@@ -209,7 +209,7 @@ function stepStack(by) {
 
 function scroll(count) {
   if (!state.current || state.current.stack.slices.length < 2) return false;
-  if (count) chooseAt(place() + count);
+  if (count) chooseAt(indexInVolume() + count);
   return true;
 }
 
@@ -221,16 +221,16 @@ function chooseEvidence(at) {
 function findEvidence() {
   const {slices} = state.current.stack;
   const {evidence} = about.scale;
-  const found = panes
+  const candidates = panes
     .map(({index, model: {class_map_scale}}) => strongest(slices, index, about.classes, {class_map_scale, evidence}))
     .filter(Boolean);
-  if (!found.length) return announce(NO_TUMOR_CLASS);
-  chooseEvidence(found.reduce((most, each) => (each.strength > most.strength ? each : most)).at);
+  if (!candidates.length) return announce(NO_TUMOR_CLASS);
+  chooseEvidence(candidates.reduce((best, next) => (next.strength > best.strength ? next : best)).at);
 }
 
 let showing = false;
 
-// Slices are shown in turn as they are decoded; those that nobody waits for any more are left out.
+// Slices are shown in turn as they are decoded; those that the user has moved past meanwhile are left out.
 async function select(slice) {
   if (slice.stack !== state.current?.stack) list.select(slice.stack);
   state.current = slice;
@@ -289,7 +289,7 @@ function showStage() {
   document.body.classList.toggle("started", list.stacks.length + state.refused.length > 0);
 }
 
-// ---- what a model says
+// ---- the panes of the models
 
 function addPane(model, index) {
   const pane = makePane(model, index, about.classes, {
@@ -400,8 +400,8 @@ const KEYS = {
   ArrowLeft: (held) => step(-1, held),
   ArrowDown: (held) => step(1, held),
   ArrowRight: (held) => step(1, held),
-  PageUp: () => chooseAt(place() - PAGE),
-  PageDown: () => chooseAt(place() + PAGE),
+  PageUp: () => chooseAt(indexInVolume() - PAGE),
+  PageDown: () => chooseAt(indexInVolume() + PAGE),
   Home: () => chooseEnd(false),
   End: () => chooseEnd(true),
   e: findEvidence,

@@ -1,4 +1,4 @@
-// Slices that belong together: their order, and what a model says along them, in numbers and in words.
+// The slices of a volume: their order, and a model's decisions along them, in numbers and in words.
 
 import {peakOf} from "./render.js";
 import {NONE, REFER, rounded} from "./wording.js";
@@ -7,13 +7,13 @@ const SERIES = "series "; // what DICOM files of one series share; slices of oth
 
 export const isSeries = ({volume}) => volume?.startsWith(SERIES) ?? false;
 
-// What the slices of a volume share; null for an image that stands alone. A file gives the same to all its slices.
+// The key that the slices of a volume share; null for a single image.
 export function volumeKey(slice) {
   if (slice.volume == null) return null;
   return isSeries(slice) ? slice.volume : `${slice.item.number}/${slice.member ?? ""}`;
 }
 
-// By place along the normal where all slices have one of their own, else by number; as `volumes.in_order`.
+// Sort by position along the normal if every slice has one of its own, else by number; as `volumes.in_order`.
 export function inOrder(slices) {
   const positions = slices.map(({position}) => position);
   const placed = !positions.includes(null) && !positions.includes(undefined) && new Set(positions).size === slices.length;
@@ -27,20 +27,20 @@ export function volumeName(slice) {
   return folder ? `${folder} – ${slice.volume}` : `DICOM ${slice.volume}`;
 }
 
-// What a model at `index` decided: how many slices of each class, how many referred for which reason.
+// Count the decisions of the model at `index`: slices of each class, slices referred, and for which reasons.
 export function tally(slices, index, classes) {
-  const found = {decided: new Map(classes.map(({name}) => [name, 0])), referred: 0, reasons: new Map()};
+  const counts = {decided: new Map(classes.map(({name}) => [name, 0])), referred: 0, reasons: new Map()};
   const add = (map, key) => map.set(key, (map.get(key) ?? 0) + 1);
   for (const {predictions} of slices) {
     const {decision, reasons} = predictions[index];
-    if (decision !== REFER) add(found.decided, decision);
+    if (decision !== REFER) add(counts.decided, decision);
     else {
-      found.referred++;
-      for (const code of new Set(reasons.map((reason) => reason.code))) add(found.reasons, code);
+      counts.referred++;
+      for (const code of new Set(reasons.map((reason) => reason.code))) add(counts.reasons, code);
     }
   }
-  found.tumor = slices.length - found.referred - found.decided.get(NONE);
-  return found;
+  counts.tumor = slices.length - counts.referred - counts.decided.get(NONE);
+  return counts;
 }
 
 export function tallyWords(slices, index, wording) {
@@ -53,25 +53,26 @@ export function tallyWords(slices, index, wording) {
 
 export const counted = (count) => `${count} ${count === 1 ? "slice" : "slices"}`;
 
-// The slice that speaks most for any tumor class that was decided; null where none was. `scale` is that of class maps.
+// The slice with the strongest evidence for any tumor class that was decided; null if none was.
 export function strongest(slices, index, classes, {class_map_scale, evidence}) {
-  const found = classes
+  const candidates = classes
     .filter(({name}) => name !== NONE)
     .map(({name}) => evidenceOf(slices, index, name, classes, {class_map_scale, evidence}))
-    .filter((each) => each?.decided);
-  return found.reduce((most, each) => (most && most.strength >= each.strength ? most : each), null);
+    .filter((candidate) => candidate?.decided);
+  return candidates.reduce((best, next) => (best && best.strength >= next.strength ? best : next), null);
 }
 
-// The slice that speaks most for a class, of those decided so, else of those referred that show a brain; the first of
-// equals, null where there is none. As `volumes.evidence`; tests/fixtures/volume_rules.json holds for both.
+// The slice with the strongest evidence for a class, of those decided so, else of those referred that show a brain; the
+// first of equals, null if there is none. As `volumes.evidence`; tests/fixtures/volume_rules.json holds for both.
 export function evidenceOf(slices, index, name, classes, {class_map_scale, evidence}) {
-  const number = classes.findIndex((each) => each.name === name);
+  const number = classes.findIndex((candidate) => candidate.name === name);
   const answers = slices.map(({predictions}, at) => ({at, prediction: predictions[index]}));
   const decided = answers.filter(({prediction}) => prediction.decision === name);
   const referred = answers.filter(({prediction}) => prediction.predicted === name && showsBrain(prediction));
   let best = null;
   for (const {at, prediction} of decided.length ? decided : referred) {
     const strength = peakAt(prediction, number) / class_map_scale;
+    // below the threshold of evidence maps do not count, and the probability decides
     const rank = [strength >= evidence ? strength : 0, prediction[`p_${name}`]];
     if (!best || rank[0] > best.rank[0] || (rank[0] === best.rank[0] && rank[1] > best.rank[1])) {
       best = {at, name, strength, rank, decided: decided.length > 0};
@@ -92,7 +93,7 @@ function peakAt(prediction, number) {
   return own.get(number);
 }
 
-// The curves in words, for those who do not see them.
+// The curves in words, for screen readers.
 export function curveWords(slices, index, wording) {
   const classes = wording.classes.map(({name, title}) => {
     const shares = slices.map(({predictions}) => predictions[index][`p_${name}`]);
@@ -103,17 +104,17 @@ export function curveWords(slices, index, wording) {
 }
 
 function ranges(slices, index, decision) {
-  const found = runs(slices, index, decision).map(([from, to]) => (from === to ? from + 1 : `${from + 1} to ${to + 1}`));
-  return found.join(", ") || "none";
+  const texts = runs(slices, index, decision).map(([from, to]) => (from === to ? from + 1 : `${from + 1} to ${to + 1}`));
+  return texts.join(", ") || "none";
 }
 
-// First and last place of each run of slices with this decision.
+// The first and last index of each run of slices with this decision.
 export function runs(slices, index, decision) {
-  const found = [];
+  const list = [];
   for (const [at, {predictions}] of slices.entries()) {
     if (predictions[index].decision !== decision) continue;
-    if (found.at(-1)?.[1] === at - 1) found.at(-1)[1] = at;
-    else found.push([at, at]);
+    if (list.at(-1)?.[1] === at - 1) list.at(-1)[1] = at;
+    else list.push([at, at]);
   }
-  return found;
+  return list;
 }

@@ -1,4 +1,4 @@
-// What answers are called and what they mean, in words.
+// The names and explanations of decisions, in words.
 
 export const REFER = "refer";
 export const NONE = "no_tumor";
@@ -22,8 +22,8 @@ export class Wording {
   }
 
   heading(prediction) {
-    const said = this.decision(prediction.decision);
-    return prediction.decision === REFER ? said : `${said} predicted`;
+    const name = this.decision(prediction.decision);
+    return prediction.decision === REFER ? name : `${name} predicted`;
   }
 
   meaning(prediction, model) {
@@ -33,10 +33,11 @@ export class Wording {
     if (prediction.decision === REFER) {
       return `Do not use this answer; a person must look at the slice. Most probable would be ${none ? "the class No tumor" : best} (${rounded(share)}).`;
     }
-    const said = none ? "No tumor class predicted on this slice." : `${best} is the most probable of the four classes.`;
-    if (!isCalibrated(model)) return `${said} This model was not calibrated: ${rounded(share)} is no chance of being right.`;
+    const statement = none ? "No tumor class predicted on this slice." : `${best} is the most probable of the four classes.`;
+    if (!isCalibrated(model)) return `${statement} This model was not calibrated: ${rounded(share)} is no chance of being right.`;
+    // A decision of more than 98.5 % is never shown as certain.
     const [answered, right] = share > 0.985 ? ["0.99 or more", "99 in 100 or more"] : [rounded(share, 2), `${Math.round(100 * share)} in 100`];
-    return `${said} Calibrated on slices kept apart from training: of slices like those, answered with ${answered}, about ${right} are right.`;
+    return `${statement} Calibrated on slices kept apart from training: of slices like those, answered with ${answered}, about ${right} are right.`;
   }
 
   caution(prediction) {
@@ -44,7 +45,7 @@ export class Wording {
   }
 
   decisions(slice) {
-    return slice.predictions.map((each) => this.heading(each)).join(" / ");
+    return slice.predictions.map((prediction) => this.heading(prediction)).join(" / ");
   }
 
   peak(share) {
@@ -54,12 +55,15 @@ export class Wording {
   agreement(slice) {
     const [first] = slice.predictions;
     if (slice.agree) return first.decision === REFER ? "All models refer this slice." : `The models agree: ${this.decision(first.decision)}.`;
-    return `The models disagree: ${slice.predictions.map((each) => `${each.model} – ${this.decision(each.decision)}`).join("; ")}.`;
+    return `The models disagree: ${slice.predictions.map(({model, decision}) => `${model} – ${this.decision(decision)}`).join("; ")}.`;
   }
 
   result(slice) {
     return slice.predictions
-      .map((each) => `${each.model}: ${this.heading(each)}${each.reasons.length ? `, ${sentence(each.reasons)}` : `, ${rounded(each[`p_${each.predicted}`])}`}`)
+      .map((prediction) => {
+        const {model, reasons, predicted} = prediction;
+        return `${model}: ${this.heading(prediction)}, ${reasons.length ? sentence(reasons) : rounded(prediction[`p_${predicted}`])}`;
+      })
       .join("; ");
   }
 }

@@ -1,4 +1,4 @@
-// ZIP archives: which members they have, one of them unpacked, several archives made one. Source: APPNOTE.TXT of PKWARE, 4.3.
+// ZIP archives: list the members, unpack one of them, join several archives. Source: APPNOTE.TXT of PKWARE, 4.3.
 
 const END = 0x06054b50;
 const MEMBER = 0x02014b50;
@@ -23,11 +23,11 @@ async function directory(file) {
   if (end.byteLength < 22 || end.getUint32(0, true) !== END) return [];
   const [size, start] = [end.getUint32(12, true), end.getUint32(16, true)];
   const view = new DataView(await file.slice(start, start + size).arrayBuffer());
-  const found = [];
+  const listed = [];
   for (let at = 0; at + 46 <= view.byteLength && view.getUint32(at, true) === MEMBER; ) {
     const [name, extra, comment] = [28, 30, 32].map((offset) => view.getUint16(at + offset, true));
     const bytes = new Uint8Array(view.buffer, at + 46, Math.min(name, view.byteLength - at - 46));
-    found.push({
+    listed.push({
       name: new TextDecoder().decode(bytes),
       head: new Uint8Array(view.buffer, at + 6, 24), // from the needed version up to the length of the name
       packing: view.getUint16(at + 10, true),
@@ -36,7 +36,7 @@ async function directory(file) {
     });
     at += 46 + name + extra + comment;
   }
-  return found;
+  return listed;
 }
 
 export async function unpacked(file, member) {
@@ -54,7 +54,7 @@ async function packedBytes(file, {at, size}) {
 // One archive with the members of all, whose leading numbers go on from one archive to the next.
 export async function joined(archives) {
   const [parts, ends] = [[], []];
-  let [place, before] = [0, 0];
+  let [offset, before] = [0, 0];
   for (const archive of archives) {
     let most = 0;
     for (const member of await directory(archive)) {
@@ -68,9 +68,9 @@ export async function joined(archives) {
       head[2] &= ~8; // sizes stand before the bytes, not behind them
       new DataView(head.buffer).setUint16(22, name.length, true);
       const local = [record(0x04034b50), head, new Uint8Array(2), name];
-      ends.push(record(MEMBER, 20), head, new Uint8Array(12), record(place), name);
+      ends.push(record(MEMBER, 20), head, new Uint8Array(12), record(offset), name);
       parts.push(...local, await packedBytes(archive, member));
-      place += 30 + name.length + member.size;
+      offset += 30 + name.length + member.size;
     }
     before += most;
   }
@@ -80,7 +80,7 @@ export async function joined(archives) {
   last.setUint32(0, END, true);
   for (const offset of [8, 10]) last.setUint16(offset, count, true);
   last.setUint32(12, size, true);
-  last.setUint32(16, place, true);
+  last.setUint32(16, offset, true);
   return new Blob([...parts, ...ends, last], {type: "application/zip"});
 }
 
