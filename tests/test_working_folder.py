@@ -15,7 +15,7 @@ import pytest
 from braintumor.io.child import import_folders
 from tests.volume_files import brain
 
-LOADED = "import sys; from braintumor import decoder; decoder.preload(); print(*sys.modules)"
+LOADED = "import sys; from braintumor.io import worker; worker.preload(); print(*sys.modules)"
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def test_children_say_what_holds() -> None:
         assert sandbox.missing_protections() == ()
 
 
-CONFINED = "import sys\nfrom braintumor import confinement\n{change}\nprint(*confinement.confine(), flush=True)"
+CONFINED = "import sys\nfrom braintumor.io import confinement\n{change}\nprint(*confinement.confine(), flush=True)"
 
 
 def confined(change: str) -> str:
@@ -72,7 +72,7 @@ def test_a_call_by_the_convention_of_another_architecture_ends_the_process() -> 
 @pytest.mark.skipif(os.getuid() != 0, reason="changes the account")
 def test_a_hidden_process_cannot_be_read_by_others_of_its_account() -> None:
     code = (
-        f"import os, sys; from braintumor import confinement; os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+        f"import os, sys; from braintumor.io import confinement; os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "confinement._prctl(confinement._PR_SET_DUMPABLE, 1)  # as after starting a program\n"
         "if sys.argv[1] == 'hidden': confinement.hide()\n"
         "pid = os.fork() or os._exit(os.system(f'cat /proc/{os.getppid()}/environ > /dev/null 2>&1') != 0)\n"

@@ -129,7 +129,8 @@ def test_only_the_chosen_slices_come(plain: bytes) -> None:
     found = scans(plain, "axial", (3, 5), (9, 9))
     assert [scan.source for scan in found] == ["v.nii#3", "v.nii#4", "v.nii#5", "v.nii#9"]
     assert (
-        refusal(plain, "axial", (23, 40)) == "has slices 1 to 22 in this plane, none of them is wanted; choose others"
+        refusal(plain, "axial", (23, 40))
+        == "has slices 1 to 22 in this plane, none of which was requested; choose others"
     )
 
 
@@ -284,7 +285,7 @@ def test_forms_that_contradict_each_other_are_told(values: NDArray[np.int16]) ->
     assert scans(content)[0].notes == (NO_WINDOW,)
     mirrored = changed(content, srow_x=(-1.0, 0, 0, 8.5))
     found = scans(mirrored)[4]
-    assert found.notes[1] == "sform and qform of the file contradict each other: slices lie by the sform"
+    assert found.notes[1] == "sform and qform of the file contradict each other: the sform is used"
     np.testing.assert_allclose(found.pixels, shown(values[:, ::-1, 4].T), atol=1e-6)
     assert len(scans(changed(content, quatern_b=9.0))) == 22, "a damaged qform beside a sform is not needed"
 
@@ -300,7 +301,7 @@ def test_without_orientation_slices_come_as_stored(values: NDArray[np.int16]) ->
     found = scans(nifti(values, spacing=(1, 3, 1), sform_code=0, qform_code=0))
     assert len(found) == 20
     np.testing.assert_allclose(found[4].pixels, shown(values[:, 4, :].T), atol=1e-6)
-    assert refusal(content, "axial").startswith("no orientation in the file, so no axial plane")
+    assert refusal(content, "axial").startswith("no orientation in the file, so its axial plane is unknown")
 
 
 @pytest.mark.parametrize("degrees", [10, 30])
@@ -310,7 +311,7 @@ def test_oblique_volumes_are_cut_along_their_own_axes(degrees: int, values: NDAr
     affine = turn @ np.diag([1, 1, 2, 1])
     found = scans(nifti(values, affine=affine))
     np.testing.assert_allclose(found[4].pixels, shown(values[::-1, ::-1, 4].T), atol=1e-6)
-    told = f"the volume is tilted by {degrees} degrees: slices along its own axes"
+    told = f"the volume is tilted by {degrees} degrees: slices follow its own axes"
     assert found[4].notes == ((NO_WINDOW, told) if degrees == 30 else (NO_WINDOW,))
     positions = [scan.place.position for scan in found if scan.place]
     first = -6 * sine + 7 * cosine  # the origin along the slices' normal (0, -sine, cosine)
@@ -327,14 +328,14 @@ def test_a_phantom_brain_comes_back_as_it_was_drawn() -> None:
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "colour": ({"datatype": 128}, "voxels of the type RGB; expected integers or floats"),
-    "colour and opacity": ({"datatype": 2304}, "voxels of the type RGBA"),
-    "complex": ({"datatype": 32}, "voxels of the type complex64"),
-    "128 bits": ({"datatype": 1536}, "voxels of the type float128"),
-    "single bits": ({"datatype": 1}, "voxels of the type binary"),
-    "no such type": ({"datatype": 77}, "voxels of the type code 77"),
-    "labels": ({"intent_code": 1002}, "holds no image, but by its header: label"),
-    "statistics": ({"intent_code": 5}, "holds no image, but by its header: z score"),
+    "colour": ({"datatype": 128}, "voxels of type RGB; expected integers or floats"),
+    "colour and opacity": ({"datatype": 2304}, "voxels of type RGBA"),
+    "complex": ({"datatype": 32}, "voxels of type complex64"),
+    "128 bits": ({"datatype": 1536}, "voxels of type float128"),
+    "single bits": ({"datatype": 1}, "voxels of type binary"),
+    "no such type": ({"datatype": 77}, "voxels of type code 77"),
+    "labels": ({"intent_code": 1002}, "holds no image; its header says: label"),
+    "statistics": ({"intent_code": 5}, "holds no image; its header says: z score"),
     "several volumes": ({"dim": [4, 18, 20, 11, 2, 1, 1, 1]}, "holds 2 volumes; save the one to classify"),
     "seven axes": ({"dim": [7, 18, 20, 2, 11, 1, 1, 1]}, "holds 11 volumes"),
     "one axis": ({"dim": [1, 18, 1, 1, 1, 1, 1, 1]}, "damaged header: 1 axes"),

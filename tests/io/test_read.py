@@ -254,7 +254,7 @@ def test_deep_colour_becomes_itu_601_luma_of_all_its_bits_and_transparency_lies_
 
 def test_deep_colour_that_would_be_decoded_wrongly_is_refused() -> None:
     content = deep_tiff(np.stack([slice_of(4000)] * 3, axis=-1), "<", planes=True)
-    assert reason_of(content) == "16-bit TIFF whose colours lie apart; save it as grey"
+    assert reason_of(content) == "16-bit TIFF with separate colour planes; save it as grey"
 
 
 @pytest.mark.parametrize("largest", [1000, 1400, 4000, 40000])
@@ -398,7 +398,7 @@ def test_paths_that_are_no_image_files_are_refused(tmp_path: Path) -> None:
         "pipe.png": "not a regular file",
         ".": "is a folder; name one image file",
     }
-    assert reason_of("a\0b.png") == "not a possible file name"
+    assert reason_of("a\0b.png") == "not a valid file name"
 
 
 def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -369,5 +369,5 @@ def test_children_outlive_what_asks_the_whole_group_to_end(slices: list[Path]) -
 
 
 def test_a_child_whose_file_never_ends_ends_itself() -> None:
-    code = "from braintumor import decoder; decoder.LONGEST_SECONDS = 1\nwith decoder.timed():\n  while True: pass"
+    code = "from braintumor.io import worker; worker.LONGEST_SECONDS = 1\nwith worker._timed():\n  while True: pass"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGPROF

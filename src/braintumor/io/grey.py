@@ -1,4 +1,4 @@
-"""Which values of an image become black and white where its file does not say: one rule for all formats."""
+"""Choose the values that become black and white where a file does not say: one rule for all formats."""
 
 from typing import Any, Final, TypeVar
 
@@ -23,7 +23,9 @@ ENDS: Final = tuple(2**bits - 1 for bits in BIT_DEPTHS)
 
 def limits(values: NDArray[Any]) -> tuple[float, float]:
     """Return the values that become black and white, both 0 where there are none."""
-    low, high = np.percentile(values, PERCENTILES).tolist() if values.size else (0.0, 0.0)
+    if not values.size:
+        return 0.0, 0.0
+    low, high = np.percentile(values, PERCENTILES).tolist()
     return low, high
 
 
@@ -34,6 +36,7 @@ def between(values: Floats, low: float, high: float) -> Floats:
     """
     if not high > low:
         return (values > high).astype(values.dtype)
+    # In place, since a slice of 64 megapixels takes 256 MB as float32.
     values -= low
     values /= high - low
     return np.clip(values, 0, 1, out=values)
@@ -48,6 +51,8 @@ def deep_limits(values: NDArray[Any]) -> tuple[float, float, float]:
     """
     low, high = limits(values)
     largest = int(values.max())
+    # The smallest depth that may have produced the largest value, with the tolerance of `REACHED` above its end.
     white = next((end for end in ENDS if largest <= REACHED[0][-1] * end), ENDS[-1])
+    # Straight lines instead of thresholds: one pixel more or less cannot make the brightness jump.
     share = float(np.interp(largest / white, *REACHED) * np.interp(high / white, *FILLED))
     return low * (1 - share), high + share * (white - high), share
