@@ -91,7 +91,7 @@ def test_an_archive_is_checked_and_added(archive: Path, place: Path) -> None:
     assert not place.exists()
     assert add(archive, "mine", sha256).name == "mine"
     assert find("mine") == place / "mine"
-    with pytest.raises(ModelError, match=r"called mine is in .* already"):
+    with pytest.raises(ModelError, match=r"called mine is already in"):
         add(archive, "mine")
 
 
@@ -179,7 +179,7 @@ def test_addresses_without_a_checksum_are_refused(server: "Server", no_server: s
 def test_names_and_folders_are_told_apart(model_folder: Path) -> None:
     assert find(model_folder) == model_folder
     assert find("cnn") == BUNDLED / "cnn"
-    with pytest.raises(ModelError, match="no model is called resnet, and it is no folder; there are cnn"):
+    with pytest.raises(ModelError, match="no model is called resnet, and no folder either; there are cnn"):
         find("resnet")
 
 
@@ -192,7 +192,9 @@ def test_a_folder_in_the_current_folder_is_never_taken_for_a_name(
     shutil.copytree(model_folder, tmp_path / "mine")
     assert find("cnn") == BUNDLED / "cnn"
     assert load().identity == "cnn 0.1.0 int8"
-    with pytest.raises(ModelError, match=r"no model is called mine; the folder of this name is written \./mine; there"):
+    with pytest.raises(
+        ModelError, match=r"no model is called mine; to load the folder of this name, write \./mine; there"
+    ):
         find("mine")
     for written in ("./cnn", str(tmp_path / "cnn"), "../" + tmp_path.name + "/cnn", "cnn/"):
         assert load(written).identity == "tiny 1.2"
