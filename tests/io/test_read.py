@@ -1,4 +1,4 @@
-"""What `read` makes of good and bad files."""
+"""Reading of good and bad image files."""
 
 import errno
 import io
@@ -207,8 +207,8 @@ def deep_tiff(values: NDArray[Any], order: str, *, planes: bool = False) -> byte
     entries, tail = {tag: struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in single}, b""
     for tag, kind, numbers in tables:
         packed = struct.pack(f"{order}{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)
-        place = packed if len(packed) == 4 else struct.pack(f"{order}I", extra + len(tail))
-        entries[tag] = struct.pack(f"{order}HHI", tag, kind, len(numbers)) + place
+        value = packed if len(packed) == 4 else struct.pack(f"{order}I", extra + len(tail))
+        entries[tag] = struct.pack(f"{order}HHI", tag, kind, len(numbers)) + value
         tail += packed if len(packed) > 4 else b""
     listed = b"".join(entries[tag] for tag in sorted(entries))
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, extra + len(tail))
@@ -377,8 +377,8 @@ def test_flipped_bytes_give_a_scan_or_a_refusal(kind: str) -> None:
     random = np.random.default_rng(1)
     for _ in range(150):
         damaged = bytearray(content)
-        for place in random.integers(0, min(len(content), 400), 4):
-            damaged[place] = random.integers(256)
+        for offset in random.integers(0, min(len(content), 400), 4):
+            damaged[offset] = random.integers(256)
         try:
             pixels = read(bytes(damaged)).pixels
         except ImageError:

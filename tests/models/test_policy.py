@@ -1,4 +1,4 @@
-"""When an answer is withheld, and why."""
+"""The operating points at which answers are withheld, and the reasons."""
 
 import math
 from typing import Any

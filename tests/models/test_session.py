@@ -1,4 +1,4 @@
-"""What a model folder must hold."""
+"""Model folders: what they must hold, and the errors of those that do not."""
 
 import json
 import os
@@ -260,13 +260,13 @@ GOOD: dict[str, tuple[int, list[int], Any]] = {
 @pytest.mark.parametrize(
     ("name", "output", "message"),
     [
-        ("logits", (FLOAT, [1, 5], [0.0] * 5), r"in the shapes \(\(1, 5\)"),
-        ("logits", (FLOAT, [4], [0.0] * 4), "in the shapes"),
-        ("logits", (FLOAT, [2, 4], [0.0] * 8), "in the shapes"),
-        ("class_maps", (FLOAT, [1, 3, 2, 2], [0.0] * 12), "in the shapes"),
-        ("class_maps", (FLOAT, [1, 4, 4], [0.0] * 16), "in the shapes"),
-        ("class_maps", (FLOAT, [1, 4, 0, 2], []), "in the shapes"),
-        ("ood_score", (FLOAT, [1, 1], [1.0]), "in the shapes"),
+        ("logits", (FLOAT, [1, 5], [0.0] * 5), r"returns the shapes \(\(1, 5\)"),
+        ("logits", (FLOAT, [4], [0.0] * 4), "returns the shapes"),
+        ("logits", (FLOAT, [2, 4], [0.0] * 8), "returns the shapes"),
+        ("class_maps", (FLOAT, [1, 3, 2, 2], [0.0] * 12), "returns the shapes"),
+        ("class_maps", (FLOAT, [1, 4, 4], [0.0] * 16), "returns the shapes"),
+        ("class_maps", (FLOAT, [1, 4, 0, 2], []), "returns the shapes"),
+        ("ood_score", (FLOAT, [1, 1], [1.0]), "returns the shapes"),
         ("ood_score", (FLOAT, [1], [float("nan")]), "returns NaN or infinity"),
         ("class_maps", (FLOAT, [1, 4, 1, 1], [float("inf")] * 4), "returns NaN or infinity"),
         ("logits", (DOUBLE, [1, 4], [0.0] * 4), "all float32"),
@@ -301,14 +301,14 @@ def test_a_network_that_fails_when_it_is_asked_is_refused(folder: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another account")
 def test_a_model_that_may_not_be_read_is_refused(folder: Path) -> None:
     program = (
-        "import os, sys; from braintumor.models.session import load; from braintumor.errors import ModelError\n"
+        "import os, sys; from braintumor.models.session import load_folder; from braintumor.errors import ModelError\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        "try: load(sys.argv[1])\n"
+        "try: load_folder(sys.argv[1])\n"
         "except ModelError as error: print(error)"
     )
     folder.chmod(0o700)
-    told = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
-    assert "cannot be read (Permission denied)" in told.stdout
+    result = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    assert "cannot be read (Permission denied)" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a" * 5000])

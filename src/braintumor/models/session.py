@@ -83,7 +83,7 @@ class Model:
         shapes = output.logits.shape, output.class_maps.shape, output.ood_score.shape
         if shapes != ((n, classes), (n, classes, *shapes[1][2:4]), (n,)) or len(shapes[1]) != 4 or 0 in shapes[1]:
             raise ModelError(
-                f"the network in {self.folder} returns the shapes {shapes} for {n} images, expected "
+                f"the network in {self.folder} returns the shapes {shapes} for a batch of {n}, expected "
                 f"({n}, {classes}), ({n}, {classes}, h, w) and ({n},); copy or export the model again"
             )
         if not all(np.isfinite(values).all() for values in output):
