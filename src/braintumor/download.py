@@ -136,6 +136,7 @@ def _receive(remote: Remote, part: Path, progress: Progress) -> None:
     """
     arrived = part.stat().st_size
     with urllib.request.urlopen(_request(remote.url, arrived), timeout=TIMEOUT_S) as answer:
+        # `urlopen` raises for 4xx and 5xx only; another success, such as 204, brings no file either.
         if answer.status not in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
             raise http.client.HTTPException(f"status {answer.status} instead of the file")
         if answer.status == http.HTTPStatus.OK:  # the whole file, although a range was asked for

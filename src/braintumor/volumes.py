@@ -276,6 +276,7 @@ def in_order(outcomes: Sequence[SliceOutcome]) -> list[SliceOutcome]:
 
 def numbered(numbers: Sequence[int]) -> str:
     """Return slice numbers as text, consecutive ones as a range: 1, 9-15."""
+    # A range begins where the number before it is missing, and ends where the one after it is.
     unique = set(numbers)
     starts = sorted(number for number in unique if number - 1 not in unique)
     ends = sorted(number for number in unique if number + 1 not in unique)

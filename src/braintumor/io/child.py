@@ -59,6 +59,7 @@ class Child:
                 self.process = subprocess.Popen(
                     command,
                     pass_fds=[theirs.fileno()],
+                    # What decoders print may come from the file: it reaches neither a terminal nor a log.
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -86,7 +87,7 @@ class Child:
             patience = Patience(self, math.inf, START_SECONDS)
             try:
                 message = json.loads(_receive(self.socket, LONGEST_MESSAGE, patience))
-                _receive(self.socket, 0, patience)
+                _receive(self.socket, 0, patience)  # the pixels that every message ends with; here there are none
                 self._protections = tuple(name for name in PROTECTIONS if name in message["protections"])
             except (OSError, ChildCrashedError, *MALFORMED_ERRORS) as error:  # no file has been seen yet
                 raise ChildLostError from error
@@ -110,11 +111,12 @@ class Child:
         """
         self._files += 1
         text = json.dumps({**request, "file": self._files}).encode()
-        self.protections()
+        self.protections()  # waits for the start first, whose imports must not count as the file's time
         patience = Patience(self, seconds, STARVED_SECONDS + STARVED_FACTOR * seconds)
         try:
             for part in (HEAD.pack(len(text)) + text + HEAD.pack(len(content)), content):
                 _send(self.socket, part, patience)
+            # Bounded: a compromised child could send slices for ever, each of them in time.
             for _ in range(MOST_SLICES):
                 header = _receive(self.socket, LONGEST_MESSAGE, patience)
                 pixels = _receive(self.socket, LARGEST * PIXEL_BYTES, patience)

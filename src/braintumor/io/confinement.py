@@ -92,6 +92,7 @@ def confine(keep: int | None = None) -> tuple[str, ...]:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_NPROC):
         resource.setrlimit(kind, (0, 0))
+    # An inherited descriptor would stay usable, whatever the rules say about opening new ones.
     if keep is not None:
         os.closerange(3, keep)
         os.closerange(keep + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -194,7 +194,7 @@ def _stored(content: bytes, name: str) -> tuple[Any, NDArray[Any]]:
                 stream.read(1)  # at the end, verifies the checksum
             else:
                 voxels = memoryview(content)[offset : offset + size]
-    except EOFError as error:
+    except EOFError as error:  # from gzip: the stream ends before its end marker
         raise ImageError(name, TRUNCATED, Refusal.TRUNCATED) from error
     except (OSError, zlib.error) as error:
         raise ImageError(name, "its gzip data is damaged; copy the file again") from error

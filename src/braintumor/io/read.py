@@ -212,6 +212,7 @@ def _coloured_share(image: Image.Image) -> float:
     if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
         return 0.0
     red, green, blue = image.convert("RGB").split()
+    # In Pillow's bytes and a histogram: NumPy would need several copies of the image.
     lightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
     counts = ImageChops.subtract(lightest, darkest).histogram()

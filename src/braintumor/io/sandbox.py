@@ -86,6 +86,7 @@ class Sandbox:
         Raises:
             ImageError: as `read_all`, or there are several slices.
         """
+        # The second slice is reason enough to refuse; closing the iterator ends the child at its work on the rest.
         with closing(self.read_all(content, name, choice)) as remaining:
             scan, another = next(remaining, None), next(remaining, None)
         if scan is None:
@@ -224,8 +225,8 @@ class Sandbox:
 
     def close(self) -> None:
         """End all children, even at work: calls that wait for them are refused as not decodable now."""
-        self._closed = True
-        for child in list(self._all):
+        self._closed = True  # first, so that threads whose children end now start no others
+        for child in list(self._all):  # a copy: these threads change the list meanwhile
             child.end()
 
 

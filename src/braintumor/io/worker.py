@@ -162,6 +162,7 @@ def run_worker() -> None:
         signal.signal(number, signal.SIG_IGN)
     for name in UNNEEDED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # to Python, a module that cannot be imported
+    # In this order: nothing can be imported once the process is confined, and no file comes before that.
     with socket.socket(fileno=int(sys.argv[1])) as stream:
         preload()
         _send(stream, {"protections": confine(stream.fileno())})

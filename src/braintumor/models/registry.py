@@ -67,6 +67,7 @@ def load(model: str | Path = DEFAULT, *, precision: str | None = None, threads: 
     """
     folder = find(model)
     loaded = loading.load_folder(folder, precision=precision, threads=threads)
+    # A card from elsewhere may claim the name of a model of the package: results must not carry that.
     if folder.parent != BUNDLED and not is_path(model):
         loaded.card = replace(loaded.card, name=str(model))
     return loaded

@@ -75,6 +75,7 @@ class Model:
             ModelError: the network cannot be run, or an output is not finite or of another shape.
         """
         try:
+            # Asked for by name, since a file may list its outputs in any order.
             output = ModelOutput(*self._session.run(OUTPUTS, {"image": images}))
         except Exception as error:  # as in `open_session`
             raise ModelError(f"the network in {self.folder} cannot be run; copy or export it again") from error
@@ -221,13 +222,14 @@ def usable_cores() -> int:
 def _check_signature(session: "onnxruntime.InferenceSession", card: Card, file: Path) -> None:
     """Raise if the inputs and outputs of the network are not those that the card promises."""
     size = card.preprocess.size
+    # Without the first axis: the batch has a name there, not a number.
     inputs = {node.name: list(node.shape[1:]) for node in session.get_inputs()}
     nodes = (*session.get_inputs(), *session.get_outputs())
     outputs = {node.name for node in session.get_outputs()}
-    others = {node.type for node in nodes if node.name in ("image", *OUTPUTS)} - {"tensor(float)"}
-    if inputs != {"image": [1, size, size]} or not outputs.issuperset(OUTPUTS) or others:
+    wrong_types = {node.type for node in nodes if node.name in ("image", *OUTPUTS)} - {"tensor(float)"}
+    if inputs != {"image": [1, size, size]} or not outputs.issuperset(OUTPUTS) or wrong_types:
         raise ModelError(
-            f"{file} has the inputs {inputs} and the outputs {sorted(outputs)}{others or ''}, "
+            f"{file} has the inputs {inputs} and the outputs {sorted(outputs)}{wrong_types or ''}, "
             f"expected image (N, 1, {size}, {size}) and {', '.join(OUTPUTS)}, all float32; "
             "train or export the model again"
         )
