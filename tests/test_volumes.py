@@ -236,12 +236,12 @@ def test_the_record_is_json_and_complete() -> None:
     assert record["text"].startswith("brain.nii.gz: 10 slices")
 
 
-def test_a_tally_keeps_no_class_maps() -> None:
-    tally = VolumeSummaryBuilder(1.0)
+def test_the_builder_keeps_no_class_maps() -> None:
+    builder = VolumeSummaryBuilder(1.0)
     for prediction in WHOLE:
-        tally.add(prediction)
-    assert "array" not in repr(vars(tally))
-    assert tally.summaries() == summarize_volumes(WHOLE, 1.0)
+        builder.add(prediction)
+    assert "array" not in repr(vars(builder))
+    assert builder.summaries() == summarize_volumes(WHOLE, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -287,10 +287,10 @@ def test_order_and_strongest_evidence_follow_the_rules_that_the_viewer_shares(ca
         )
         for slice_ in case["slices"]
     ]
-    outcomes = VolumeSummaryBuilder(1.0)
+    builder = VolumeSummaryBuilder(1.0)
     for prediction in predictions:
-        outcomes.add(prediction)
-    ((_, answers),) = outcomes._said.items()
-    assert [answer.number for answer in in_order(answers)] == case["order"]
+        builder.add(prediction)
+    ((_, outcomes),) = builder._outcomes.items()
+    assert [outcome.number for outcome in in_order(outcomes)] == case["order"]
     evidence = one(*predictions).strongest
     assert {name: {"slice": best.slice, "decided": best.decided} for name, best in evidence.items()} == case["evidence"]

@@ -122,7 +122,7 @@ def _complete(remote: Remote, part: Path, progress: Progress) -> None:
         before = arrived
         try:
             _receive(remote, part, progress)
-            reason = "the connection broke off"
+            reason = "the connection was cut"
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
 
@@ -139,7 +139,7 @@ def _receive(remote: Remote, part: Path, progress: Progress) -> None:
         # `urlopen` raises for 4xx and 5xx only; another success, such as 204, brings no file either.
         if answer.status not in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
             raise http.client.HTTPException(f"status {answer.status} instead of the file")
-        if answer.status == http.HTTPStatus.OK:  # the whole file, although a range was asked for
+        if answer.status == http.HTTPStatus.OK:  # the whole file, even if a range was asked for
             arrived = 0
         with part.open("ab" if arrived else "wb") as file:
             # Never more than the published size, whatever the server sends.

@@ -88,7 +88,7 @@ def confine(keep: int | None = None) -> tuple[str, ...]:
     Returns:
         Those of `PROTECTIONS` that the kernel has applied.
     """
-    # Limits first, which every Unix has: where the kernel offers no more, they still bound memory and processes.
+    # Limits first, which every Unix has: where the kernel offers no more, they are all there is.
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_NPROC):
         resource.setrlimit(kind, (0, 0))
