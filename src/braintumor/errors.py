@@ -10,12 +10,24 @@ from typing import Final
 from braintumor.text import visible
 
 DECODE_ERRORS: Final = (
-    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError),
-    *(OSError, RecursionError, SyntaxError, TypeError, ValueError, struct.error, zlib.error),
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
 )
-"""What libraries raise on damaged files, besides exceptions of their own, which are added where they are called."""
+"""Exceptions that libraries raise on damaged files, besides their own, which are added where they are called."""
 MALFORMED_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What Python raises where a message is taken for what it should be, and is something else."""
+"""Exceptions that Python raises where a message is not what it is taken for."""
 
 
 class Refusal(StrEnum):
@@ -207,7 +219,7 @@ class UploadError(Exception):
 
 
 class ProblemError(Exception):
-    """Why a request to the service is not answered.
+    """A request to the service that is not answered.
 
     Attributes:
         status: HTTP status.

@@ -12,7 +12,7 @@ from typing import Final
 from braintumor.errors import DECODE_ERRORS, StorageError
 
 ZIP_ERRORS: Final = (*DECODE_ERRORS, RuntimeError, lzma.LZMAError, zipfile.BadZipFile)  # RuntimeError: encrypted
-"""What `zipfile` raises on damaged archives."""
+"""Exceptions that `zipfile` raises on damaged archives."""
 
 
 @contextmanager

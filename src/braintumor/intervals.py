@@ -114,7 +114,7 @@ def interval(
     Field and Welsh (2007), doi 10.1111/j.1467-9868.2007.00593.x.
     """
     values = {name: array[0] for name, array in statistic(np.ones((1, len(groups)))).items()}
-    drawn = _bootstrap(statistic, groups, values, resamples, seed)
+    drawn = _bootstrap(statistic, groups, values, resamples=resamples, seed=seed)
     results = {}
     for name, value in values.items():
         low, high = np.minimum(drawn[name][0], value), np.maximum(drawn[name][1], value)
@@ -124,7 +124,7 @@ def interval(
 
 
 def _bootstrap(
-    statistic: Statistic, groups: Integers, values: Mapping[str, Floats], resamples: int, seed: int
+    statistic: Statistic, groups: Integers, values: Mapping[str, Floats], *, resamples: int, seed: int
 ) -> dict[str, tuple[Floats, Floats]]:
     """Return the 2.5 % and 97.5 % points of each statistic over drawn groups; NaN with fewer than two groups."""
     names, members = np.unique(groups, return_inverse=True)

@@ -38,8 +38,15 @@ FOLDER: Final = Path(sys.executable).anchor or os.sep
 CRASHES: Final = frozenset(
     -number
     for number in (
-        *(signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP),
-        *(signal.SIGPROF, signal.SIGXCPU),
+        signal.SIGSEGV,
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGILL,
+        signal.SIGFPE,
+        signal.SIGSYS,
+        signal.SIGTRAP,
+        signal.SIGPROF,
+        signal.SIGXCPU,
     )
 )
 """Exit statuses of a child that was ended by its file; any other signal came from somebody else."""

@@ -19,7 +19,7 @@ from typing import Final
 MEMORY_BYTES: Final = 640 << 20  # address space, libraries included
 
 PROTECTIONS: Final = ("seccomp", "landlock")
-"""What `confine` applies where the kernel offers it; the first alone takes away all rights that should go."""
+"""Protections that `confine` applies if the kernel offers them; the first alone takes away all that should go."""
 
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_SECCOMP: Final = 22

@@ -11,10 +11,10 @@ answers, see benchmarks/windowing.py; the full range would let a single bright p
 BY_PERCENTILES: Final = f"grey values from the {PERCENTILES[0]} to the {PERCENTILES[1]} percentile"
 BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
 REACHED: Final = ((0.9, 0.95, 1.05, 1.1), (0.0, 1.0, 1.0, 0.0))
-"""How far the largest value, as a share of a bit depth's end, reaches that end: from nearly there to little more."""
+"""Weight of a full range by the largest value, as a share of a bit depth's end: 1 from 0.95 to 1.05, 0 beyond."""
 FILLED: Final = ((0.4, 0.6), (0.0, 1.0))
-"""How far the white of the percentiles, as such a share, says that the values below the largest are of that depth, too.
-Else a few saturated pixels would darken all others; now a single one does so at most by 1/0.6."""
+"""Weight of a full range by the white of the percentiles, as such a share: few values alone must not reach that far.
+They would else darken all others; now a single saturated pixel does so at most by 1/0.6."""
 LUMA: Final = (19595, 38470, 7471)
 """0.299, 0.587 and 0.114 times 2^16, the shares of red, green and blue by ITU-R 601, as in Pillow."""
 Floats = TypeVar("Floats", NDArray[np.float32], NDArray[np.float64])

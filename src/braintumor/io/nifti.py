@@ -162,7 +162,7 @@ def _grey_of(header: Any, voxels: NDArray[Any], name: str) -> GrayScaling:
     low, high = limits(values)
     if low == high:  # a mask of one value: shown against the background, which is 0
         low, high = min(low, 0.0), max(high, 0.0)
-    # The header's own display range is not used: programs often leave there what fits another purpose.
+    # The header's own display range is not used: few programs set it, and nothing says for what purpose.
     has_window = float(header["cal_min"]) < float(header["cal_max"])
     notes = [WINDOW_UNUSED if has_window else NO_WINDOW]
     if low < 0 < high:

@@ -23,7 +23,7 @@ from braintumor.io.scan import ALL_SLICES, LARGEST_SIDE, Scan, SliceSelection, u
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
 UNKNOWN_FORMAT: Final = "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file"
 PILLOW_ERRORS: Final = (*DECODE_ERRORS, Image.DecompressionBombError)
-"""What Pillow raises on damaged files."""
+"""Exceptions that Pillow raises on damaged files."""
 LARGEST_FILE: Final = 512 << 20  # bytes
 OUT_OF_MEMORY: Final = ("not enough memory to decode it", Refusal.OUT_OF_MEMORY)
 UNDECODABLE: Final = "damaged, or of a kind that cannot be decoded; export it again"
@@ -101,7 +101,7 @@ def read_all(
     content = source if isinstance(source, bytes) else read_volume_file(source, name)
     count = 0
     try:
-        for scan in _volume_slices(kind, content, name, largest, choice):
+        for scan in _volume_slices(kind, content, name, largest=largest, choice=choice):
             count += 1
             yield scan
     except PILLOW_ERRORS as error:  # readers refuse with ImageError; these come from the libraries below them
@@ -160,7 +160,7 @@ def may_hold_several(content: bytes) -> bool:
 
 
 def _volume_slices(
-    kind: Literal["dicom", "nifti"], content: bytes, name: str, largest: int, choice: SliceSelection
+    kind: Literal["dicom", "nifti"], content: bytes, name: str, *, largest: int, choice: SliceSelection
 ) -> Iterator[Scan]:
     """Return the slices of a DICOM or NIfTI file.
 

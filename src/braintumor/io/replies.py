@@ -54,7 +54,14 @@ def scan_of(header: dict[str, Any], pixels: bytearray, name: str) -> Scan:
     origin = header["origin"]
     if origin is not None and not isinstance(origin, dict):
         raise TypeError("expected attributes by their tags")
-    return Scan(values, _spacing_of(header["spacing"]), header["source"], notes, place, origin)
+    return Scan(
+        values,
+        _spacing_of(header["spacing"]),
+        source=header["source"],
+        notes=notes,
+        place=place,
+        origin=origin,
+    )
 
 
 def _position_of(fields: Any, name: str) -> SlicePosition | None:

@@ -216,7 +216,9 @@ def get(url: str, sha256: str, name: str | None, progress: "Progress") -> Regist
             f"expected an http or https address, got {url}; add a local file with: braintumor models add FILE"
         )
     archive = fetch(
-        Remote(f"{sha256}.zip", url, remote_size(url), sha256, "sha256"), cache_folder() / "models", progress
+        Remote(name=f"{sha256}.zip", url=url, size=remote_size(url), checksum=sha256, algorithm="sha256"),
+        cache_folder() / "models",
+        progress,
     )
     registered = add(archive, name)
     archive.unlink()  # only now: after any failure the next call needs no second download

@@ -101,7 +101,7 @@ class Model:
         """
         rejection = self.card.rejection.get(self.precision, {})
         policy = Policy.of(rejection, coverage=coverage, max_error=max_error, set_error=set_error)
-        return Model(self.folder, self.card, self._session, self.precision, policy)
+        return Model(self.folder, self.card, self._session, precision=self.precision, policy=policy)
 
 
 def load_folder(folder: str | Path, *, precision: str | None = None, threads: int | None = None) -> Model:
