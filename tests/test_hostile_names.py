@@ -1,4 +1,4 @@
-"""File names that forge lines, obey a terminal or are formulas: none of it comes out of a command."""
+"""File names that forge lines, control a terminal or are formulas: no command prints them as they are."""
 
 import csv
 import io

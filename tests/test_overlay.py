@@ -1,4 +1,4 @@
-"""What class maps look like on slices."""
+"""Class maps drawn on slices."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What `predict` answers, in which order, and how much it holds meanwhile."""
+"""Predictions: their values and order, and the memory that they take meanwhile."""
 
 import itertools
 import subprocess
@@ -29,12 +29,12 @@ from braintumor.predictor import (
 from tests.volume_files import brain
 
 
-def assert_same(found: Prediction, expected: Prediction, tolerance: float = 0.0) -> None:
+def assert_same(actual: Prediction, expected: Prediction, tolerance: float = 0.0) -> None:
     """Check that two answers are equal."""
-    assert (found.image, found.predicted, found.model) == (expected.image, expected.predicted, expected.model)
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=0, atol=tolerance)
+    assert (actual.image, actual.predicted, actual.model) == (expected.image, expected.predicted, expected.model)
+    np.testing.assert_allclose(actual.probabilities, expected.probabilities, rtol=0, atol=tolerance)
     np.testing.assert_allclose(
-        found.class_maps, expected.class_maps, rtol=0, atol=tolerance * expected.class_maps.max()
+        actual.class_maps, expected.class_maps, rtol=0, atol=tolerance * expected.class_maps.max()
     )
 
 
@@ -54,8 +54,8 @@ def test_a_path_a_text_a_scan_and_several_of_them_are_accepted(slices: list[Path
     [expected] = predict(file, model)
     given = [str(file), read(file), [file], (str(file),), iter([read(file)])]
     for source in given:
-        [found] = predict(source, model)
-        assert_same(found, expected)
+        [actual] = predict(source, model)
+        assert_same(actual, expected)
     assert predict([], model) == []
 
 
@@ -85,7 +85,7 @@ def test_answers_keep_their_order_with_unreadable_files_between(
     answers = list(Predictor(model).run(sources))
     names = [answer.source if isinstance(answer, ImageError) else answer.image for answer in answers]
     assert names == [str(source) for source in sources]
-    refused = [place for place, answer in enumerate(answers) if isinstance(answer, ImageError)]
+    refused = [index for index, answer in enumerate(answers) if isinstance(answer, ImageError)]
     assert refused == [0, 2, len(sources) - 1]
     assert_same(predict(slices[1], model)[0], answers[3], 1e-5)  # type: ignore[arg-type]
 
@@ -148,7 +148,7 @@ def test_a_stream_without_end_is_answered_with_a_few_batches_at_hand(model: Mode
 
 
 def test_answers_that_are_dropped_do_not_stay_in_memory(model: Model) -> None:
-    sources = (Scan(np.zeros((64, 64), np.float32), source=str(place)) for place in range(6 * BATCH))
+    sources = (Scan(np.zeros((64, 64), np.float32), source=str(index)) for index in range(6 * BATCH))
     alive: WeakSet[Prediction | ImageError] = WeakSet()
     for answer in Predictor(model).run(sources):
         alive.add(answer)
@@ -158,8 +158,8 @@ def test_answers_that_are_dropped_do_not_stay_in_memory(model: Model) -> None:
 def test_four_threads_at_once_get_the_serial_answers(slices: list[Path], model: Model) -> None:
     expected = predict(slices, model)
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: predict(slices, model), range(8)):
-            for one, other in zip(found, expected, strict=True):
+        for actual in pool.map(lambda _: predict(slices, model), range(8)):
+            for one, other in zip(actual, expected, strict=True):
                 assert_same(one, other)
 
 
@@ -181,9 +181,9 @@ def test_the_slices_of_volumes_are_answered_like_the_slices_alone(tmp_path: Path
     volume.write_bytes(brain())
     expected = predict(list(read_all(volume)), model)
     for source in (volume, (volume.read_bytes(), str(volume))):
-        found = predict([source], model)
-        assert len(found) == 12
-        for own, other in zip(expected, found, strict=True):
+        actual = predict([source], model)
+        assert len(actual) == 12
+        for own, other in zip(expected, actual, strict=True):
             assert_same(other, own)
             assert (other.place, other.notes) == (own.place, own.notes)
     some = predict([volume], model, SliceSelection("axial", ((3, 4), (12, 20))))
@@ -199,15 +199,15 @@ def test_judging_gives_each_answer_with_its_slice_and_each_refusal_in_its_place(
 ) -> None:
     missing = tmp_path / "missing.png"
     sources = [*slices[:10], missing, (brain(("glioma", "no_tumor")), "volume"), (b"hello", "text")]
-    found = list(Predictor(model).run_with_scans(sources))
-    assert [isinstance(each, ImageError) for each in found] == [False] * 10 + [True, False, False, True]
+    actual = list(Predictor(model).run_with_scans(sources))
+    assert [isinstance(item, ImageError) for item in actual] == [False] * 10 + [True, False, False, True]
     expected = list(Predictor(model).run(sources))
-    for each, other in zip(found, expected, strict=True):
-        if isinstance(each, ImageError):
+    for item, other in zip(actual, expected, strict=True):
+        if isinstance(item, ImageError):
             assert isinstance(other, ImageError)
-            assert str(each) == str(other)
+            assert str(item) == str(other)
         else:
-            scan, prediction = each
+            scan, prediction = item
             assert isinstance(other, Prediction)
             assert_same(prediction, other, tolerance=1e-6)
             assert scan.source == prediction.image

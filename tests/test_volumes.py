@@ -1,4 +1,4 @@
-"""Whether the summary of a volume tells every slice, and nothing that the slices do not say."""
+"""Summaries of volumes: every slice is counted, and nothing is claimed beyond the slices."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ from tests.volume_files import brain
 EMPTY = (referrals.EMPTY,)
 
 
-def said(
+def slice_prediction(
     number: int,
     predicted: str,
     *,
@@ -51,16 +51,16 @@ def one(*predictions: Prediction, scale: float = 1.0) -> VolumeSummary:
 
 
 WHOLE = (
-    said(1, "no_tumor", reasons=EMPTY),
-    said(2, "no_tumor"),
-    said(3, "glioma", strength=2.0),
-    said(4, "no_tumor"),
-    said(5, "glioma", strength=3.0),
-    said(6, "glioma", strength=7.0, probability=0.8),
-    said(7, "glioma", strength=5.0),
-    said(8, "meningioma", reasons=(uncertain("meningioma", "glioma"),)),
-    said(9, "no_tumor", reasons=EMPTY),
-    said(10, "glioma", reasons=EMPTY, strength=99.0),
+    slice_prediction(1, "no_tumor", reasons=EMPTY),
+    slice_prediction(2, "no_tumor"),
+    slice_prediction(3, "glioma", strength=2.0),
+    slice_prediction(4, "no_tumor"),
+    slice_prediction(5, "glioma", strength=3.0),
+    slice_prediction(6, "glioma", strength=7.0, probability=0.8),
+    slice_prediction(7, "glioma", strength=5.0),
+    slice_prediction(8, "meningioma", reasons=(uncertain("meningioma", "glioma"),)),
+    slice_prediction(9, "no_tumor", reasons=EMPTY),
+    slice_prediction(10, "glioma", reasons=EMPTY, strength=99.0),
 )
 
 
@@ -69,8 +69,8 @@ def test_every_slice_is_told_once() -> None:
     assert summary.slices == 10
     assert summary.decided == {"glioma": (3, 5, 6, 7), "meningioma": (), "pituitary": (), "no_tumor": (2, 4)}
     assert [number for number, _ in summary.referred] == [1, 8, 9, 10]
-    told = [*sum(summary.decided.values(), ()), *(number for number, _ in summary.referred)]
-    assert sorted(told) == list(range(1, 11))
+    numbers = [*sum(summary.decided.values(), ()), *(number for number, _ in summary.referred)]
+    assert sorted(numbers) == list(range(1, 11))
     assert summary.reasons == {ReferralReason.IMAGE_QUALITY: 3, ReferralReason.UNCERTAIN: 1}
 
 
@@ -90,16 +90,18 @@ def test_a_slice_that_shows_no_brain_is_evidence_for_nothing() -> None:
     black = Scan(np.zeros((64, 64), np.float32))
     foreign = Policy(ood_threshold=1, far_ood_threshold=2).reasons(np.full(4, 0.25, np.float32), 3)
     for reasons in (defects(black), foreign):
-        summary = one(said(1, "glioma", reasons=reasons))
+        summary = one(slice_prediction(1, "glioma", reasons=reasons))
         assert summary.strongest == {}
         assert str(summary).startswith("brain.nii.gz: 1 slice: no tumor class on 0, referred 1 (1: ")
     ood_score = Policy(ood_threshold=1, far_ood_threshold=9).reasons(np.full(4, 0.25, np.float32), 3)
-    assert not one(said(1, "glioma", reasons=ood_score)).strongest["glioma"].decided
+    assert not one(slice_prediction(1, "glioma", reasons=ood_score)).strongest["glioma"].decided
 
 
 def test_of_empty_class_maps_the_most_probable_slice_is_named() -> None:
     summary = one(
-        said(1, "glioma", strength=0.04, probability=0.6), said(2, "glioma", strength=0.01, probability=0.7), scale=1.0
+        slice_prediction(1, "glioma", strength=0.04, probability=0.6),
+        slice_prediction(2, "glioma", strength=0.01, probability=0.7),
+        scale=1.0,
     )
     assert summary.strongest["glioma"].slice == 2
     assert not summary.strongest["glioma"].visible
@@ -110,9 +112,9 @@ def test_of_empty_class_maps_the_most_probable_slice_is_named() -> None:
 
 def test_a_visible_class_map_comes_before_a_probability_and_the_first_of_equals_is_taken() -> None:
     summary = one(
-        said(3, "glioma", strength=0.5, probability=0.6),
-        said(2, "glioma", strength=0.5, probability=0.6),
-        said(1, "glioma", strength=0.01, probability=0.99),
+        slice_prediction(3, "glioma", strength=0.5, probability=0.6),
+        slice_prediction(2, "glioma", strength=0.5, probability=0.6),
+        slice_prediction(1, "glioma", strength=0.01, probability=0.99),
     )
     assert summary.strongest["glioma"].slice == 2
 
@@ -123,7 +125,7 @@ def test_one_line_tells_people_all_of_it() -> None:
         "no tumor class on 2 (2, 4), referred 4 (1, 9-10: image quality: empty; "
         "8: uncertain between Meningioma and Glioma)"
     )
-    assert str(one(said(5, "no_tumor"))) == "brain.nii.gz: 1 slice: no tumor class on 1 (5)"
+    assert str(one(slice_prediction(5, "no_tumor"))) == "brain.nii.gz: 1 slice: no tumor class on 1 (5)"
 
 
 def test_the_order_of_the_answers_changes_nothing() -> None:
@@ -134,32 +136,40 @@ def test_the_order_of_the_answers_changes_nothing() -> None:
 
 def test_the_longest_run_is_of_neighbours() -> None:
     assert one(*WHOLE).longest_run == {"glioma": (5, 7)}
-    gap = [said(number, "glioma") for number in (1, 2, 4, 5, 6, 9)]
+    gap = [slice_prediction(number, "glioma") for number in (1, 2, 4, 5, 6, 9)]
     assert one(*gap).longest_run == {"glioma": (4, 6)}
-    equal = [said(number, "glioma") for number in (1, 2, 4, 5)]
+    equal = [slice_prediction(number, "glioma") for number in (1, 2, 4, 5)]
     assert one(*equal).longest_run == {"glioma": (1, 2)}
 
 
 def test_referred_slices_part_a_run() -> None:
-    slices = [said(number, "glioma", reasons=EMPTY if number == 3 else ()) for number in range(1, 8)]
+    slices = [slice_prediction(number, "glioma", reasons=EMPTY if number == 3 else ()) for number in range(1, 8)]
     assert one(*slices).longest_run == {"glioma": (4, 7)}
 
 
 def test_neighbours_are_told_by_position_where_all_slices_have_one() -> None:
-    downwards = [said(number, "glioma" if number < 4 else "no_tumor", position=-5.0 * number) for number in range(1, 7)]
+    downwards = [
+        slice_prediction(number, "glioma" if number < 4 else "no_tumor", position=-5.0 * number)
+        for number in range(1, 7)
+    ]
     assert one(*downwards).longest_run == {"glioma": (1, 3)}
-    interleaved = [said(number, "glioma", position=float(position)) for number, position in ((1, 0), (2, 10), (3, 5))]
+    interleaved = [
+        slice_prediction(number, "glioma", position=float(position)) for number, position in ((1, 0), (2, 10), (3, 5))
+    ]
     assert one(*interleaved).longest_run == {"glioma": (2, 3)}
 
 
 @pytest.mark.parametrize("positions", [(None, 5.0, 10.0), (5.0, 5.0, 10.0)])
 def test_missing_and_repeated_positions_fall_back_to_numbers(positions: tuple[float | None, ...]) -> None:
-    slices = [said(number, "glioma", position=position) for number, position in zip((3, 1, 2), positions, strict=True)]
+    slices = [
+        slice_prediction(number, "glioma", position=position)
+        for number, position in zip((3, 1, 2), positions, strict=True)
+    ]
     assert one(*slices).longest_run == {"glioma": (1, 3)}
 
 
 def test_gaps_and_repeated_numbers_are_told() -> None:
-    summary = one(*(said(number, "glioma") for number in (2, 3, 3, 7, 2_000_000_000)))
+    summary = one(*(slice_prediction(number, "glioma") for number in (2, 3, 3, 7, 2_000_000_000)))
     assert summary.slices == 5
     assert summary.decided["glioma"] == (2, 3, 3, 7, 2_000_000_000)
     assert summary.gaps == ((4, 6), (8, 1_999_999_999))
@@ -171,15 +181,15 @@ def test_gaps_and_repeated_numbers_are_told() -> None:
 
 
 def test_many_gaps_are_shortened_on_the_line_only() -> None:
-    summary = one(*(said(number, "no_tumor") for number in range(1, 20, 2)))
+    summary = one(*(slice_prediction(number, "no_tumor") for number in range(1, 20, 2)))
     assert len(summary.gaps) == len(summary.record()["gaps"]) == 9
     assert "no answer for 2, 4, 6, 8, 10 and 4 more gaps" in str(summary)
 
 
 def test_notes_are_told_with_their_slices() -> None:
     summary = one(
-        *(said(number, "glioma", notes=("no window",)) for number in (1, 2, 4)),
-        said(3, "glioma", notes=("dark", "odd")),
+        *(slice_prediction(number, "glioma", notes=("no window",)) for number in (1, 2, 4)),
+        slice_prediction(3, "glioma", notes=("dark", "odd")),
     )
     assert summary.notes == {"no window": (1, 2, 4), "dark": (3,), "odd": (3,)}
     assert summary.lines()[1:] == ["  slice 1-2, 4: no window", "  slice 3: dark", "  slice 3: odd"]
@@ -188,21 +198,25 @@ def test_notes_are_told_with_their_slices() -> None:
 
 def test_volumes_come_in_order_and_single_images_are_left_out() -> None:
     predictions = [
-        said(1, "glioma", volume="b"),
-        said(1, "glioma", volume=None),
-        said(1, "no_tumor", volume="a"),
-        said(2, "pituitary", volume="b"),
+        slice_prediction(1, "glioma", volume="b"),
+        slice_prediction(1, "glioma", volume=None),
+        slice_prediction(1, "no_tumor", volume="a"),
+        slice_prediction(2, "pituitary", volume="b"),
     ]
     assert [(summary.volume, summary.slices) for summary in summarize_volumes(iter(predictions), 1.0)] == [
         ("b", 2),
         ("a", 1),
     ]
     assert summarize_volumes([], 1.0) == []
-    assert summarize_volumes([said(1, "glioma", volume=None)], 1.0) == []
+    assert summarize_volumes([slice_prediction(1, "glioma", volume=None)], 1.0) == []
 
 
 def test_no_line_says_what_the_volume_or_the_patient_has() -> None:
-    for summary in (one(*WHOLE), one(said(1, "no_tumor")), one(*(said(n, "glioma") for n in range(9)))):
+    for summary in (
+        one(*WHOLE),
+        one(slice_prediction(1, "no_tumor")),
+        one(*(slice_prediction(n, "glioma") for n in range(9))),
+    ):
         assert "no tumor class on" in str(summary)
         assert set(summary.record()) == {
             *("volume", "slices", "decided", "referred", "reasons", "strongest", "longest_run", "gaps", "repeated"),
@@ -222,12 +236,12 @@ def test_the_record_is_json_and_complete() -> None:
     assert record["text"].startswith("brain.nii.gz: 10 slices")
 
 
-def test_a_tally_keeps_no_class_maps() -> None:
-    tally = VolumeSummaryBuilder(1.0)
+def test_the_builder_keeps_no_class_maps() -> None:
+    builder = VolumeSummaryBuilder(1.0)
     for prediction in WHOLE:
-        tally.add(prediction)
-    assert "array" not in repr(vars(tally))
-    assert tally.summaries() == summarize_volumes(WHOLE, 1.0)
+        builder.add(prediction)
+    assert "array" not in repr(vars(builder))
+    assert builder.summaries() == summarize_volumes(WHOLE, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -246,9 +260,9 @@ def test_a_volume_is_summed_up_from_its_file(model: Model) -> None:
     for name, evidence in summary.strongest.items():
         assert evidence.decided
         maxima = {
-            each.image: float(each.class_maps[CLASSES.index(name)].max())
-            for each in predictions
-            if each.decision == name
+            prediction.image: float(prediction.class_maps[CLASSES.index(name)].max())
+            for prediction in predictions
+            if prediction.decision == name
         }
         assert maxima[evidence.image] == max(maxima.values())
     assert summary.strongest
@@ -261,7 +275,7 @@ RULES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "fixtures" / "
 def test_order_and_strongest_evidence_follow_the_rules_that_the_viewer_shares(case: dict[str, Any]) -> None:
     predictions = [
         replace(
-            said(
+            slice_prediction(
                 slice_["number"],
                 slice_["predicted"],
                 strength=slice_["strength"],
@@ -273,10 +287,10 @@ def test_order_and_strongest_evidence_follow_the_rules_that_the_viewer_shares(ca
         )
         for slice_ in case["slices"]
     ]
-    outcomes = VolumeSummaryBuilder(1.0)
+    builder = VolumeSummaryBuilder(1.0)
     for prediction in predictions:
-        outcomes.add(prediction)
-    ((_, answers),) = outcomes._said.items()
-    assert [answer.number for answer in in_order(answers)] == case["order"]
+        builder.add(prediction)
+    ((_, outcomes),) = builder._outcomes.items()
+    assert [outcome.number for outcome in in_order(outcomes)] == case["order"]
     evidence = one(*predictions).strongest
     assert {name: {"slice": best.slice, "decided": best.decided} for name, best in evidence.items()} == case["evidence"]

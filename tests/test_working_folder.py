@@ -1,4 +1,4 @@
-"""Whether anything that lies in the working folder, or in a data folder, is ever run."""
+"""Working and data folders: nothing that lies in them is ever run."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which classes are told apart, in the one order that every array, table and file of this project uses."""
+"""Define the classes, in the one order that every array, table and file of this project uses."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""How a published file gets here whole: what has arrived outlives a cut, and a checksum decides in the end."""
+"""Download published files: interrupted downloads resume, and a checksum verifies the result."""
 
 import hashlib
 import http.client
@@ -12,18 +12,18 @@ from typing import IO
 from braintumor.errors import DownloadError, StorageError
 
 Progress = Callable[[int, int], None]
-"""Takes what is done and what there is to do."""
+"""Called with the bytes at hand and the bytes in all."""
 CHUNK_BYTES = 1 << 20
-TIMEOUT_S = 30
+TIMEOUT_S = 30  # without any byte
 LARGEST_ANSWER = 1 << 20  # bytes of a JSON answer
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A published file, only ever accepted with this size in bytes and this checksum in hexadecimal.
+    """A published file, only accepted with this size in bytes and this checksum in hexadecimal.
 
-    An MD5 is what figshare publishes. It tells damage; it does not protect from someone who can change the answer of
-    the file list, which comes over HTTPS.
+    Figshare publishes an MD5. It detects damage, but does not protect from someone who can change the file list, which
+    comes over HTTPS.
     """
 
     name: str
@@ -34,14 +34,14 @@ class Remote:
 
 
 def fetch(remote: Remote, folder: Path, progress: Progress) -> Path:
-    """Return the verified copy of a file in a folder; only what is missing of it is transferred.
+    """Return the verified copy of a file in a folder; transfer only what is missing of it.
 
-    What has arrived lies in `NAME.part`. A cut connection is opened again for as long as each one brings more; after
-    that the part stays for the next call. A file that is there and verified is not asked for again.
+    What has arrived lies in `NAME.part`. A broken connection is opened again for as long as each one brings more; after
+    that the part stays for the next call. A file that is there and verified is not requested again.
 
     Args:
-        remote: its name must be a plain file name.
-        folder: is made if it is not there.
+        remote: the file; its name must be a plain file name.
+        folder: created if it does not exist.
         progress: called with the bytes at hand and the size.
 
     Raises:
@@ -54,24 +54,25 @@ def fetch(remote: Remote, folder: Path, progress: Progress) -> Path:
     part = folder / f"{remote.name}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Left by an earlier version of the file, since none of ours grows beyond the published size.
         if part.is_file() and part.stat().st_size > remote.size:
             part.unlink()
         part.touch()
     except OSError as error:
         raise _unwritable(part, error) from error
     _complete(remote, part, progress)
-    if found := _difference(part, remote):
-        part.unlink()
-        raise DownloadError(f"{remote.url} {found}; it was removed, give the same command to fetch it again")
+    if difference := _difference(part, remote):
+        part.unlink()  # else every further call would find it complete and wrong
+        raise DownloadError(f"{remote.url} {difference}; it was removed, run the same command to download it again")
     _keep(part, target)
     return target
 
 
 def fetch_text(url: str) -> str:
-    """Return the UTF-8 text that an address answers with, at most 1 MiB.
+    """Return the UTF-8 text at an address, at most 1 MiB.
 
     Raises:
-        DownloadError: no connection, an error status, a longer text or no UTF-8.
+        DownloadError: no connection, an error status, a longer text, or not UTF-8.
     """
     try:
         with urllib.request.urlopen(_request(url), timeout=TIMEOUT_S) as answer:
@@ -83,11 +84,11 @@ def fetch_text(url: str) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise DownloadError(f"{url} answers with something else than UTF-8 text") from error
+        raise DownloadError(f"{url} does not answer with UTF-8 text") from error
 
 
 def remote_size(url: str) -> int:
-    """Return the bytes of the file at an address.
+    """Return the size in bytes of the file at an address.
 
     Raises:
         DownloadError: no connection, an error status or no size.
@@ -99,7 +100,7 @@ def remote_size(url: str) -> int:
         raise DownloadError(f"cannot download {url} ({error})") from error
     except (TypeError, ValueError) as error:
         raise DownloadError(
-            f"{url} does not say how large it is; download it and give braintumor models add"
+            f"{url} does not state its size; download it yourself and run: braintumor models add FILE"
         ) from error
 
 
@@ -110,12 +111,13 @@ def _complete(remote: Remote, part: Path, progress: Progress) -> None:
         DownloadError: the last connection brought nothing more.
         StorageError: the part cannot be written.
     """
+    # No number of attempts is counted: as long as each connection brings something, the download gets to its end.
     before, reason = -1, "nothing arrived"
     while (arrived := part.stat().st_size) < remote.size:
         if arrived <= before:
             raise DownloadError(
                 f"cannot download {remote.url} ({reason}); {arrived} of {remote.size} bytes are kept in {part} "
-                "and the same command goes on from there"
+                "and the same command resumes from there"
             )
         before = arrived
         try:
@@ -126,7 +128,7 @@ def _complete(remote: Remote, part: Path, progress: Progress) -> None:
 
 
 def _receive(remote: Remote, part: Path, progress: Progress) -> None:
-    """Append what one connection brings of the rest of a file, or begin anew where the server knows no ranges.
+    """Append what one connection brings of the rest of a file; start anew if the server supports no ranges.
 
     Raises:
         OSError, HTTPException: the connection fails.
@@ -134,11 +136,13 @@ def _receive(remote: Remote, part: Path, progress: Progress) -> None:
     """
     arrived = part.stat().st_size
     with urllib.request.urlopen(_request(remote.url, arrived), timeout=TIMEOUT_S) as answer:
+        # `urlopen` raises for 4xx and 5xx only; another success, such as 204, brings no file either.
         if answer.status not in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
             raise http.client.HTTPException(f"status {answer.status} instead of the file")
-        if answer.status == http.HTTPStatus.OK:
+        if answer.status == http.HTTPStatus.OK:  # the whole file, even if a range was asked for
             arrived = 0
         with part.open("ab" if arrived else "wb") as file:
+            # Never more than the published size, whatever the server sends.
             while chunk := answer.read(min(CHUNK_BYTES, remote.size - arrived)):
                 _write(file, chunk, part)
                 arrived += len(chunk)
@@ -151,7 +155,7 @@ def _request(url: str, start: int = 0, method: str = "GET") -> urllib.request.Re
 
 
 def _write(file: IO[bytes], chunk: bytes, part: Path) -> None:
-    """Append to a file now, so that a full disk is not mistaken for a failed connection.
+    """Append to a file at once, so that a full disk is not mistaken for a failed connection.
 
     Raises:
         StorageError: it cannot be written.
@@ -164,7 +168,7 @@ def _write(file: IO[bytes], chunk: bytes, part: Path) -> None:
 
 
 def _difference(file: Path, remote: Remote) -> str:
-    """Return how a file differs from the published one, an empty text if it does not."""
+    """Return how a file differs from the published one, an empty text if it does not differ."""
     size = file.stat().st_size
     if size != remote.size:
         return f"has {size} bytes, expected {remote.size}"
@@ -177,7 +181,7 @@ def _difference(file: Path, remote: Remote) -> str:
 
 
 def _keep(part: Path, target: Path) -> None:
-    """Give a verified part its final name, once it is on the disk.
+    """Rename a verified part to its final name, once it is on the disk.
 
     Raises:
         StorageError: it cannot be renamed.

@@ -1,4 +1,4 @@
-"""What can go wrong because of what came in. The command line prints these and exits 2; all else is our bug."""
+"""Define the errors that input can cause. The command line prints these and exits 2; any other one is our bug."""
 
 import struct
 import zlib
@@ -10,21 +10,33 @@ from typing import Final
 from braintumor.text import visible
 
 DECODE_ERRORS: Final = (
-    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError),
-    *(OSError, RecursionError, SyntaxError, TypeError, ValueError, struct.error, zlib.error),
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
 )
-"""What libraries raise on damaged files, besides exceptions of their own; these are added where they are called."""
+"""Exceptions that libraries raise on damaged files, besides their own, which are added where they are called."""
 MALFORMED_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What comes of taking a message for what it should be, when it is something else."""
+"""Exceptions that Python raises where a message is not what it is taken for."""
 
 
 class Refusal(StrEnum):
-    """Why a file has no answer: what programs compare, where people read `ImageError.reason`."""
+    """The code for why a file has no answer. Programs compare it; people read `ImageError.reason`."""
 
     ABANDONED = auto()
-    """Not looked at, since a file before it in the request, or what is said about one, took too much."""
+    """Not decoded, since the files before it in the request, or the answers about them, took too much."""
     BUSY = auto()
-    """Not the file's fault: its decoder was killed or stopped, or none could be started. Trying again may help."""
+    """Not the file's fault: its decoder was killed or stopped, or none could be started. A retry may help."""
     CANNOT_OPEN = auto()
     EMPTY = auto()
     MISSING_LIBRARY = auto()
@@ -32,22 +44,22 @@ class Refusal(StrEnum):
     NOT_MR = auto()
     """By its header no MR slice of the head."""
     NO_SLICE = auto()
-    """It holds no slice that was asked for."""
+    """It holds none of the requested slices."""
     OUT_OF_MEMORY = auto()
     SEVERAL_SLICES = auto()
     TIMEOUT = auto()
-    """Decoding it takes more of a processor's time than is given to one file."""
+    """Decoding it takes more processor time than one file may have."""
     TOO_LARGE = auto()
     TOO_SMALL = auto()
     TRUNCATED = auto()
     UNDECODABLE = auto()
     UNKNOWN_FORMAT = auto()
     UNSUPPORTED = auto()
-    """Intact, but of a kind of pixels, values or header that is not read."""
+    """Intact, but with pixels, values or a header that are not supported."""
 
 
 class ReferralReason(StrEnum):
-    """Why an answer is withheld: what programs compare, where people read `referral.Referral.text`."""
+    """The code for why an answer is withheld. Programs compare it; people read `referral.Referral.text`."""
 
     NOT_BRAIN_MRI = auto()
     """By its picture, whose features are far from those of all training images."""
@@ -62,11 +74,12 @@ class ReferralReason(StrEnum):
 class BrainTumorError(Exception):
     """Input that cannot be used. The message says what came, what was expected and what to do.
 
-    Each argument is a line of the message. What came from outside, a file name for one, cannot begin a further line.
+    Each argument is a line of the message. Text from outside, such as a file name, cannot begin a further line.
     """
 
     def __str__(self) -> str:
         """Return the message, with its control characters made visible."""
+        # Line by line: only the breaks between arguments are ours, and one inside a file name could forge a message.
         return "\n".join(visible(str(line)) for line in self.args)
 
 
@@ -74,7 +87,7 @@ class ImageError(BrainTumorError):
     """One image that cannot be read.
 
     Attributes:
-        source: what the image is called.
+        source: the name of the image.
         reason: why, for people; names neither the folder nor the content of the file.
         code: why, for programs.
     """
@@ -133,7 +146,7 @@ class DicomRefusalError(ValueError):
     """A DICOM file that is not read.
 
     Attributes:
-        code: why, for programs. The text says it for people and holds nothing of the file's own text.
+        code: why, for programs. The message is for people and holds nothing of the file's own text.
     """
 
     def __init__(self, reason: str, code: Refusal = Refusal.UNDECODABLE) -> None:
@@ -142,27 +155,27 @@ class DicomRefusalError(ValueError):
 
 
 class ChildLostError(Exception):
-    """A decoder's process that will not answer, for a reason that lies outside its file."""
+    """A decoder process that will not answer, for a reason that lies outside its file."""
 
 
 class ChildCrashedError(Exception):
-    """A decoder's process that its file has ended."""
+    """A decoder process that was ended by its file."""
 
 
 class DecodeTimeoutError(Exception):
-    """A file that takes more of a processor's time than it may."""
+    """A file that takes more processor time than it may."""
 
 
 class ArchiveError(BrainTumorError):
-    """An archive that cannot be used now. What waits for it stays as it is and is tried again later."""
+    """An archive that cannot be used now. Work that waits for it stays as it is and is tried again later."""
 
 
 class ArchiveAnswerError(ArchiveError):
-    """An answer that cannot be used, of an archive that can be reached."""
+    """An unusable answer from an archive that can be reached."""
 
 
 class ArchiveTimeoutError(ArchiveError):
-    """An exchange that was not over in time, though bytes may have come."""
+    """An exchange that did not end in time, though bytes may have arrived."""
 
 
 class ArchiveStoppedError(ArchiveError):
@@ -178,7 +191,7 @@ class InstanceTooLargeError(BrainTumorError):
 
 
 class ExchangeTimeoutError(Exception):
-    """An exchange over HTTP that was not over in time."""
+    """An exchange over HTTP that did not end in time."""
 
 
 class ExchangeStoppedError(Exception):
@@ -186,14 +199,14 @@ class ExchangeStoppedError(Exception):
 
 
 class MultipartError(ValueError):
-    """A multipart message that is cut off, or holds another number of files than one."""
+    """A multipart message that is cut off, or does not hold exactly one file."""
 
 
 class UploadError(Exception):
     """A file or an archive that came with a request and is not used.
 
     Attributes:
-        status: of HTTP, if nothing else in the request can be used either.
+        status: HTTP status, if nothing else in the request can be used either.
         code: why, for programs.
         reason: why, for people; names none of its content.
     """
@@ -206,13 +219,13 @@ class UploadError(Exception):
 
 
 class ProblemError(Exception):
-    """Why a request to the service is not answered.
+    """A request to the service that is not answered.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status.
         detail: why, for people.
         refused: files that were refused, as `RefusedFile` in JSON.
-        headers: of the answer.
+        headers: of the response.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How files are written: aside first, so that a reader never sees half of one; how they are hashed; the cache."""
+"""Write files atomically, so that a reader never sees half of one; hash them; find the cache folder."""
 
 import hashlib
 import lzma
@@ -11,8 +11,8 @@ from typing import Final
 
 from braintumor.errors import DECODE_ERRORS, StorageError
 
-ZIP_ERRORS: Final = (*DECODE_ERRORS, RuntimeError, lzma.LZMAError, zipfile.BadZipFile)  # encrypted: RuntimeError
-"""What `zipfile` raises on damaged archives."""
+ZIP_ERRORS: Final = (*DECODE_ERRORS, RuntimeError, lzma.LZMAError, zipfile.BadZipFile)  # RuntimeError: encrypted
+"""Exceptions that `zipfile` raises on damaged archives."""
 
 
 @contextmanager
@@ -22,18 +22,20 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full or the folder cannot be written to; `target` is as it was.
     """
+    # Beside the target, since a rename is atomic only within a file system; with the process's number, so that two
+    # processes that write the same file do not write into each other's.
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         with aside.open("rb+") as file:
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the rename, or a power cut may leave an empty file under the name
         aside.replace(target)
     except OSError as error:
         reason = error.strerror or error
         raise StorageError(f"cannot write {target} ({reason}); free some space or choose another folder") from error
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # after a success it is gone
             aside.unlink()
 
 
@@ -41,37 +43,41 @@ def publish(aside: Path, target: Path) -> None:
     """Rename a finished folder to its final name.
 
     Raises:
-        StorageError: there is something under that name already, or the folder cannot be written to.
+        StorageError: the name is taken, or the folder cannot be written to.
     """
     try:
         aside.rename(target)
     except OSError as error:
         reason = error.strerror or error
-        raise StorageError(f"cannot make {target} ({reason}); remove what is there or choose another folder") from error
+        raise StorageError(
+            f"cannot create {target} ({reason}); remove what is there or choose another folder"
+        ) from error
 
 
 def check_writable(folder: Path) -> None:
-    """Raise where a folder, which need not exist yet, cannot be written to; nothing is made.
+    """Raise if a folder, which need not exist yet, cannot be written to; create nothing.
 
     Raises:
         StorageError: no permission, a read-only disk, or a file in its place.
     """
+    # The nearest folder that exists. A dangling link counts, too: to create a folder at its place would fail.
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
     if not above.is_dir():
-        raise StorageError(f"cannot write to {folder} ({above} is no folder); choose another folder")
-    by_rights_in_force = os.access in os.supports_effective_ids  # not by those of who started a program with others
-    if not os.access(above, os.W_OK | os.X_OK, effective_ids=by_rights_in_force):
+        raise StorageError(f"cannot write to {folder} ({above} is not a folder); choose another folder")
+    # By default `os.access` asks for the real user, who in a set-uid program is not the one that will write.
+    use_effective_ids = os.access in os.supports_effective_ids
+    if not os.access(above, os.W_OK | os.X_OK, effective_ids=use_effective_ids):
         raise StorageError(f"cannot write to {folder} (no permission in {above}); choose another folder")
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text, completely or not at all."""
     with replacing(target) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: $BRAINTUMOR_CACHE, else braintumor under the user's cache.
+    """Return the folder for what can be recomputed: $BRAINTUMOR_CACHE, else braintumor under the user's cache.
 
     Raises:
         StorageError: neither is named, and there is no home folder.
@@ -85,9 +91,9 @@ def cache_folder() -> Path:
 
 
 def user_folder(variable: str, below_home: str) -> Path | None:
-    """Return a folder of the user's that a variable names, else one below the home folder; None where there is none.
+    """Return the user's folder that a variable names, else one below the home folder; None where there is none.
 
-    A path that is not absolute is not taken.
+    A relative path is ignored, as the specification demands.
 
     Source: XDG Base Directory Specification, version 0.8.
     """

@@ -1,4 +1,4 @@
-"""What a class map looks like on its slice: one fixed scale and colour table, and a state for "no evidence"."""
+"""Draw class maps on their slices: one fixed scale and colour table, and a state for "no evidence"."""
 
 import io
 from typing import Final
@@ -11,6 +11,7 @@ from braintumor.classes import DISCLAIMER
 
 EVIDENCE: Final = 0.05  # of the scale; a map below it everywhere is shown as "no evidence"
 OPACITY: Final = 0.65
+# By share of the scale; brighter for more, so that the order is kept in greyscale prints and for the colour-blind.
 COLOURS: Final = ((0.0, (94, 16, 92)), (0.35, (203, 43, 62)), (0.7, (245, 130, 32)), (1.0, (255, 236, 120)))
 SIDE, MARGIN, TOP, BAR = 448, 24, 56, 16  # of the figure, in pixels
 PAPER, INK, FAINT_INK = (18, 20, 24), (240, 240, 240), (190, 194, 200)
@@ -37,6 +38,7 @@ def overlay(pixels: NDArray[np.float32], class_map: NDArray[np.float32], scale: 
 
 def _blend(pixels: NDArray[np.float32], strength: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return grey values (H, W) with colour over them, by the strength (H, W) in [0, 1]: (H, W, 3) uint8."""
+    # Nothing below the threshold of evidence; the square root makes what is just above it visible.
     opacity = OPACITY * np.clip((strength - EVIDENCE) / (1 - EVIDENCE), 0, 1)[:, :, None] ** 0.5
     mixed = 255 * pixels[:, :, None] * (1 - opacity) + colour(strength) * opacity
     rgb: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
@@ -44,7 +46,8 @@ def _blend(pixels: NDArray[np.float32], strength: NDArray[np.float32]) -> NDArra
 
 
 def enlarge(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the part of a square map (h, w) that lies on a slice of this (H, W) shape, bilinear."""
+    """Return the part of a square map (h, w) that lies on a slice of this (H, W) shape, enlarged bilinearly."""
+    # The inverse of `preprocess.pad_to_square`: the same centred square, cut back to the slice.
     height, width = shape
     side = max(height, width)
     square = np.asarray(Image.fromarray(values).resize((side, side), Image.Resampling.BILINEAR))
@@ -75,9 +78,9 @@ def figure(
         pixels: (H, W) grey values of the slice in [0, 1].
         class_map: (h, w) map of one class.
         scale: the card's `class_map_scale`.
-        answer: what the model says about the slice; stands over the slice.
-        title: the class whose map is shown; stands over the overlay, behind "Evidence for" or "No evidence for".
-        model: name and version of the model; stands below.
+        answer: the prediction in words, written above the slice.
+        title: the class whose map is shown, written above the overlay after "Evidence for" or "No evidence for".
+        model: name and version of the model, written below.
     """
     page = Image.new("RGB", (2 * SIDE + 3 * MARGIN, TOP + SIDE + 4 * MARGIN), PAPER)
     draw = ImageDraw.Draw(page)
@@ -104,7 +107,7 @@ def _fitted(rgb: NDArray[np.uint8]) -> Image.Image:
 
 
 def _legend(page: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
-    """Draw what the colours stand for on the fixed scale, as they look on a slice of middle grey."""
+    """Draw the colours of the fixed scale and their meaning, as they look on a slice of middle grey."""
     strength = np.linspace(0, 1, SIDE, dtype=np.float32)[None].repeat(BAR, axis=0)
     page.paste(Image.fromarray(_blend(np.full_like(strength, 0.35), strength)), (left, top))
     marks = ((0.0, "none", "ls"), (0.5, "half", "ms"), (1.0, "full scale or above", "rs"))
@@ -113,5 +116,5 @@ def _legend(page: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int) -
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own font in a size in pixels."""
+    """Return Pillow's built-in font in a size in pixels."""
     return ImageFont.load_default(size)

@@ -1,4 +1,4 @@
-"""Predict slices: sources → predictions, in batches, decoding ahead. There is no other way to the network."""
+"""Predict slices: from sources to predictions, in batches, decoding ahead. There is no other way to the network."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -24,33 +24,43 @@ from braintumor.models.referral import Referral, sentence
 from braintumor.models.session import Model
 
 Source = str | Path | Scan | bytes | tuple[bytes, str]
-"""A path, a slice, the content of a file, or that and what to call it."""
+"""A path, a slice, the content of a file, or that content and its name."""
 COLUMNS = (
-    *("image", "label", "predicted", "decision", "reason_codes", "reasons"),
+    "image",
+    "label",
+    "predicted",
+    "decision",
+    "reason_codes",
+    "reasons",
     *(f"p_{name}" for name in CLASSES),
-    *("model", "ood_score", "prediction_set", "notes", "volume", "slice"),
+    "model",
+    "ood_score",
+    "prediction_set",
+    "notes",
+    "volume",
+    "slice",
 )
-"""Of predictions.csv; JSON has the same names, without `reason_codes`, since its `reasons` hold them."""
+"""The columns of predictions.csv; JSON has the same names but `reason_codes`, which its `reasons` hold."""
 
 UNNAMED = "bytes"
-"""What the content of a file is called that comes without a name."""
+"""The name of a file's content that comes without one."""
 BATCH = 32
-BATCHES_AHEAD = 3
-BATCH_WITH_SCANS = 8
-DECODERS = 2
+BATCHES_AHEAD = 3  # files that are decoded or wait, as a multiple of a batch
+BATCH_WITH_SCANS = 8  # smaller, since the scans are kept in full resolution
+DECODERS = 2  # threads, and processes of the sandbox
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSlice:
-    """A slice as the network takes it.
+    """A slice prepared for the network.
 
     Attributes:
-        name: what to call it in results.
+        name: its name in results.
         levels: (S, S) uint8 grey levels.
         defects: why it is not good enough to be classified.
         notes: what had to be assumed in reading it.
-        place: where it lies in its volume.
+        place: its position in its volume; None for an image that stands alone.
     """
 
     name: str
@@ -73,9 +83,9 @@ class Prediction:
         class_maps: (4, h, w) float32, non-negative, unscaled; divide by the card's `class_map_scale` to show them.
         model: name and version of the model.
         ood_score: how unlike the training images the slice is, about 1 for those, see `ood.OodScorer`.
-        prediction_set: classes one of which is the true one as often as was asked for; empty where nobody asked.
+        prediction_set: classes that contain the true one as often as requested; empty unless requested.
         notes: what had to be assumed in reading the slice.
-        place: where the slice lies in its volume; None for an image that stands alone.
+        place: its position in its volume; None for an image that stands alone.
     """
 
     image: str
@@ -91,19 +101,21 @@ class Prediction:
     place: SlicePosition | None = None
 
     def record(self, label: str = "") -> dict[str, Any]:
-        """Return the answer as it stands in JSON, probabilities to 6 places; None stands for what is missing.
+        """Return the prediction for JSON, probabilities to 6 places; None stands for what is missing.
 
         Args:
             label: the true class, where it is known.
         """
-        shares = {f"p_{name}": round(float(share), 6) for name, share in zip(CLASSES, self.probabilities, strict=True)}
+        probabilities = {
+            f"p_{name}": round(float(share), 6) for name, share in zip(CLASSES, self.probabilities, strict=True)
+        }
         return {
             "image": self.image,
             "label": label or None,
             "predicted": self.predicted,
             "decision": self.decision,
             "reasons": [reason.record() for reason in self.reasons],
-            **shares,
+            **probabilities,
             "model": self.model,
             "ood_score": float(f"{self.ood_score:.4g}"),
             "prediction_set": list(self.prediction_set),
@@ -113,7 +125,7 @@ class Prediction:
         }
 
     def row(self, label: str = "") -> dict[str, str | float]:
-        """Return the answer under `COLUMNS`, as it stands in CSV; an empty text stands for what is missing."""
+        """Return the prediction for CSV, under `COLUMNS`; an empty text stands for what is missing."""
         values = self.record(label) | {
             "reason_codes": "; ".join(reason.code for reason in self.reasons),
             "reasons": sentence(self.reasons),
@@ -125,10 +137,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that has no answer, or no further one.
+    """A file that has no prediction, or no further one.
 
     Attributes:
-        name: what the file is called, as in an answer.
+        name: of the file, as in a prediction.
         code: why, for programs.
         text: why, for people; it names neither the folder nor the content of the file.
     """
@@ -139,15 +151,15 @@ class Unreadable:
 
 
 class Predictor:
-    """Asks one model about slices, whoever asks: Python, commands, service, watcher, evaluation.
+    """The one way to ask a model about slices: for Python, commands, service, watcher and evaluation.
 
     DICOM and NIfTI files, and the content of any file, are decoded in other processes, which start when first needed.
     Calls of `prepare`, `prepare_scan` and `predict` from several threads are safe.
 
     Args:
         model: a loaded model.
-        choice: which slices of volumes are wanted.
-        sandbox: where files are decoded; one of its own, which ends with the block, by default.
+        choice: which slices of volumes to read.
+        sandbox: decodes files; by default one of its own, which ends with the block.
     """
 
     def __init__(self, model: Model, choice: SliceSelection = ALL_SLICES, *, sandbox: Sandbox | None = None) -> None:
@@ -158,11 +170,11 @@ class Predictor:
         self._owns_sandbox = sandbox is None
 
     def __enter__(self) -> Self:
-        """Return this, whose own processes end with the block."""
+        """Return the predictor, whose own processes end with the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the processes."""
+        """End the processes, unless they belong to a sandbox that was passed in."""
         if self._owns_sandbox and self._sandbox is not None:
             self._sandbox.close()
             self._sandbox = None
@@ -173,25 +185,29 @@ class Predictor:
         A file that turns out to be damaged after some of its slices has the predictions for these, then the reason.
         Holds a few batches at a time, however many sources there are.
         """
+        # Threads suffice: Pillow releases the GIL while it decodes, and volumes are decoded in processes. Futures are
+        # taken from the left, so predictions keep the order of the sources, whichever file is decoded first.
         remaining = iter(sources)
         decoding: deque[Future[list[PreparedSlice | ImageError]]] = deque()
         ready: list[PreparedSlice | ImageError] = []
         pool = ThreadPoolExecutor(DECODERS)
         try:
             while True:
+                # Bounded, so that a million sources do not become a million futures with their slices.
                 for source in islice(remaining, BATCHES_AHEAD * BATCH - len(decoding)):
                     decoding.append(pool.submit(self._prepared, source))
                 while decoding and len(ready) < BATCH:
                     ready += decoding.popleft().result()
                 if not ready:
                     return
+                # A volume brings more slices than a batch: the rest stays for the next one.
                 batch, ready = ready[:BATCH], ready[BATCH:]
                 yield from _in_order(batch, self.predict([item for item in batch if isinstance(item, PreparedSlice)]))
-        finally:
+        finally:  # also where the caller takes no more: files that nobody has begun with are left
             pool.shutdown(cancel_futures=True)
 
     def run_with_scans(self, sources: Iterable[Source]) -> Generator[tuple[Scan, Prediction] | ImageError]:
-        """Yield each slice with its prediction, or why there is none; as `run`, with a few slices in memory."""
+        """Yield each slice with its prediction, or why there is none; as `run`, but without decoding ahead."""
         remaining = chain.from_iterable(map(self.scans, sources))
         while batch := list(islice(remaining, BATCH_WITH_SCANS)):
             scans = [item for item in batch if isinstance(item, Scan)]
@@ -207,20 +223,20 @@ class Predictor:
         probabilities = softmax(output.logits / np.float32(model.card.temperature))
         predictions = []
         for number, prepared in enumerate(slices):
-            shares, score = probabilities[number], float(output.ood_score[number])
-            predicted = CLASSES[int(shares.argmax())]
-            reasons = prepared.defects + model.policy.reasons(shares, score)
+            of_slice, score = probabilities[number], float(output.ood_score[number])
+            predicted = CLASSES[int(of_slice.argmax())]
+            reasons = prepared.defects + model.policy.reasons(of_slice, score)
             predictions.append(
                 Prediction(
                     image=prepared.name,
-                    probabilities=shares,
+                    probabilities=of_slice,
                     predicted=predicted,
                     decision=REFER if reasons else predicted,
                     reasons=reasons,
                     class_maps=output.class_maps[number],
                     model=model.identity,
                     ood_score=score,
-                    prediction_set=model.policy.prediction_set(shares),
+                    prediction_set=model.policy.prediction_set(of_slice),
                     notes=prepared.notes,
                     place=prepared.place,
                 )
@@ -228,12 +244,14 @@ class Predictor:
         return predictions
 
     def prepare_scan(self, scan: Scan) -> PreparedSlice:
-        """Return a slice as the network takes it."""
+        """Return a slice prepared for the network."""
         levels = self._model.card.preprocess.grey_levels(scan)
-        return PreparedSlice(scan.source, levels, defects(scan), scan.notes, scan.place)
+        return PreparedSlice(name=scan.source, levels=levels, defects=defects(scan), notes=scan.notes, place=scan.place)
 
     def scans(self, source: Source) -> Iterator[Scan | ImageError]:
-        """Yield the slices of a source; last, why there are no more."""
+        """Yield the slices of a source, and at the end the error if there is one."""
+        # Images that the caller names by a path are decoded in this process, by Pillow; DICOM and NIfTI, whose parsers
+        # are larger, and bytes from anywhere are not.
         try:
             if isinstance(source, Scan):
                 yield source
@@ -252,7 +270,7 @@ class Predictor:
         return [item if isinstance(item, ImageError) else self.prepare_scan(item) for item in self.scans(source)]
 
     def _decoders(self) -> Sandbox:
-        """Return the sandbox, started when first asked for."""
+        """Return the sandbox, which is started at the first call."""
         with self._lock:
             if self._sandbox is None:
                 self._sandbox = Sandbox(DECODERS)
@@ -270,10 +288,10 @@ def predict(
     Args:
         sources: what to classify.
         model: a loaded model.
-        choice: which slices of volumes are wanted.
+        choice: which slices of volumes to read.
     """
-    is_alone = isinstance(sources, str | Path | Scan | bytes) or _is_named_content(sources)
-    several: Iterable[Source] = [sources] if is_alone else sources  # type: ignore[assignment,list-item]
+    is_single = isinstance(sources, str | Path | Scan | bytes) or _is_named_content(sources)
+    several: Iterable[Source] = [sources] if is_single else sources  # type: ignore[assignment,list-item]
     with Predictor(model, choice) as predictor:
         return [
             Unreadable(answer.source, answer.code, answer.reason) if isinstance(answer, ImageError) else answer
@@ -282,7 +300,7 @@ def predict(
 
 
 def predict_all(sources: Iterable[Source], model: Model) -> list[Prediction]:
-    """Return the predictions for files of which each has to have one, in their order.
+    """Return the predictions for files that all have to be readable, in their order.
 
     Raises:
         ImageError: one of them cannot be read.
@@ -297,14 +315,14 @@ def predict_all(sources: Iterable[Source], model: Model) -> list[Prediction]:
 
 
 def _is_named_content(sources: object) -> bool:
-    """Tell whether this is the content of one file and what to call it, not two sources."""
+    """Tell whether this is the content of one file with its name, not two sources."""
     return (
         isinstance(sources, tuple) and len(sources) == 2 and isinstance(sources[0], bytes) and type(sources[1]) is str
     )
 
 
 def _in_order(batch: Sequence[object], answers: Sequence[Answer]) -> Iterator[Answer | ImageError]:
-    """Yield the answers to a batch in its order; what could not be read passes through."""
+    """Yield the answers to a batch in its order; pass on the errors of what could not be read."""
     remaining = iter(answers)
     for item in batch:
         yield item if isinstance(item, ImageError) else next(remaining)
@@ -312,6 +330,7 @@ def _in_order(batch: Sequence[object], answers: Sequence[Answer]) -> Iterator[An
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the probabilities (N, 4) of logits (N, 4)."""
+    # Less the largest logit, which changes nothing in the ratio, so that no power overflows.
     powers: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
     return probabilities

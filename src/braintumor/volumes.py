@@ -1,4 +1,4 @@
-"""What was said about the slices of a volume, on one line: every slice is in it, and none speaks for the volume."""
+"""Summarize the predictions for the slices of a volume: every slice is counted, and none speaks for the volume."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,38 +14,38 @@ from braintumor.overlay import EVIDENCE
 from braintumor.predictor import Prediction
 
 NO_PICTURE: Final = (ReferralReason.IMAGE_QUALITY, ReferralReason.NOT_BRAIN_MRI)
-"""Reasons after which the classes of a slice mean nothing."""
+"""Reasons for referral that make the classes of a slice meaningless."""
 TUMORS: Final = tuple(name for name in CLASSES if name != "no_tumor")
-SHOWN_GAPS: Final = 5
+SHOWN_GAPS: Final = 5  # in the line for people; a volume read in part may have a gap at every other slice
 Range = tuple[int, int]
 """First and last number of slices, both included."""
 
 
 def summarize_volumes(predictions: Iterable[Prediction], scale: float) -> "list[VolumeSummary]":
-    """Return what was said about each volume, in the order in which the volumes come; single images are left out.
+    """Return the summary of each volume, in the order in which the volumes come; leave out single images.
 
     Args:
         predictions: of slices, those of a volume in any order; none of them is kept.
         scale: the card's `class_map_scale`.
     """
-    tally = VolumeSummaryBuilder(scale)
+    builder = VolumeSummaryBuilder(scale)
     for prediction in predictions:
-        tally.add(prediction)
-    return tally.summaries()
+        builder.add(prediction)
+    return builder.summaries()
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The slice that speaks most for a tumor class.
+    """The slice with the strongest evidence for a tumor class.
 
     Attributes:
         slice: its number.
-        image: what it is called in the results.
+        image: its name in the results.
         strength: largest value of its class map on the card's fixed scale: 1 is full colour, more is possible; below
             0.05 the map shows nothing and the most probable slice is named instead.
         probability: of the class, on that slice.
-        decided: whether the slice was decided so; else all slices where the class was the most probable one were
-            referred, and this is the strongest of those that show a brain well enough.
+        decided: whether the class is the decision for the slice; else all slices where the class was the most probable
+            one were referred, and this is the strongest of those that show a brain well enough.
     """
 
     slice: int
@@ -62,20 +62,20 @@ class Evidence:
 
 @dataclass(frozen=True)
 class VolumeSummary:
-    """What was said about the slices of one volume. It is no answer about the volume or the patient.
+    """The predictions for the slices of one volume in summary, which is no answer about the volume or the patient.
 
     Attributes:
-        volume: what the slices share, see `scan.SlicePosition`.
+        volume: the name that the slices share, see `scan.SlicePosition`.
         slices: how many were answered or referred.
-        decided: for each class the numbers of the slices decided so, ascending, repeated numbers as often as they are.
+        decided: for each class the numbers of the slices with this decision, ascending, with repetitions.
         referred: for each number of a referred slice, ascending, its reasons.
-        strongest: for each tumor class that is most probable on any slice which shows a brain, where it is seen best.
+        strongest: the strongest evidence for each tumor class that is most probable on any slice showing a brain.
         longest_run: for each tumor class decided, first and last number of the longest run of neighbouring slices
-            decided so, the first of equals. Slices are neighbours if they follow each other in position, where all
-            slices have different ones, else in number, and their numbers differ by at most 1.
+            with this decision, the first of equals. Slices are neighbours if they follow each other in position, where
+            all slices have different ones, else in number, and their numbers differ by at most 1.
         gaps: numbers between the least and the largest without an answer: not chosen, not readable, or not there.
-        repeated: numbers of more than one slice.
-        notes: what had to be assumed in reading slices, each with their numbers.
+        repeated: numbers that more than one slice has.
+        notes: what had to be assumed in reading slices, with the numbers of these.
     """
 
     volume: str
@@ -90,8 +90,10 @@ class VolumeSummary:
 
     @property
     def reasons(self) -> dict[ReferralReason, int]:
-        """Return for how many slices each reason to refer was given, the most frequent first."""
-        return dict(Counter(code for _, reasons in self.referred for code in {r.code for r in reasons}).most_common())
+        """Return the number of slices referred for each reason, the most frequent first."""
+        # A set per slice: two defects of its quality are one reason, and the slice counts once.
+        codes = Counter(code for _, reasons in self.referred for code in {reason.code for reason in reasons})
+        return dict(codes.most_common())
 
     def record(self) -> dict[str, Any]:
         """Return the summary for JSON; slices are given by their numbers."""
@@ -122,37 +124,40 @@ class VolumeSummary:
     def __str__(self) -> str:
         """Return one line for people."""
         parts = [self._tumor(name) for name in TUMORS if name in self.strongest]
+        # Not "no tumor": slices cannot say that of the volume.
         without = self.decided["no_tumor"]
         parts.append(f"no tumor class on {len(without)}" + (f" ({numbered(without)})" if without else ""))
         if self.referred:
-            alike: dict[str, list[int]] = {}
+            by_reasons: dict[str, list[int]] = {}
             for number, reasons in self.referred:
-                alike.setdefault(sentence(reasons), []).append(number)
-            listed = "; ".join(f"{numbered(numbers)}: {reasons}" for reasons, numbers in alike.items())
+                by_reasons.setdefault(sentence(reasons), []).append(number)
+            listed = "; ".join(f"{numbered(numbers)}: {text}" for text, numbers in by_reasons.items())
             parts.append(f"referred {len(self.referred)} ({listed})")
         if self.gaps:
-            more = f" and {len(self.gaps) - SHOWN_GAPS} more gaps" * (len(self.gaps) > SHOWN_GAPS)
+            hidden = len(self.gaps) - SHOWN_GAPS
+            more = f" and {hidden} more gaps" if hidden > 0 else ""
             parts.append(f"no answer for {', '.join(_spelled(gap) for gap in self.gaps[:SHOWN_GAPS])}{more}")
         if self.repeated:
             parts.append(f"several slices with the number {numbered(self.repeated)}")
-        return f"{self.volume}: {self.slices} slice{'s' * (self.slices != 1)}: {', '.join(parts)}"
+        slices = "1 slice" if self.slices == 1 else f"{self.slices} slices"
+        return f"{self.volume}: {slices}: {', '.join(parts)}"
 
     def lines(self) -> list[str]:
         """Return the line for people, and one for each note."""
         return [str(self), *(f"  slice {numbered(numbers)}: {note}" for note, numbers in self.notes.items())]
 
     def _tumor(self, name: str) -> str:
-        """Return what was said for a tumor class."""
+        """Return the part of the line for people about a tumor class."""
         numbers, best = self.decided[name], self.strongest[name]
-        shown = f"strongest {best.slice}" if best.visible else f"class map empty, most probable {best.slice}"
+        evidence = f"strongest {best.slice}" if best.visible else f"class map empty, most probable {best.slice}"
         if not numbers:
-            return f"{TITLES[name].lower()} on none ({shown}, referred)"
-        return f"{TITLES[name].lower()} on {len(numbers)} ({numbered(numbers)}, {shown})"
+            return f"{TITLES[name].lower()} on none ({evidence}, referred)"
+        return f"{TITLES[name].lower()} on {len(numbers)} ({numbered(numbers)}, {evidence})"
 
 
 @dataclass(frozen=True)
 class SliceOutcome:
-    """What a summary needs of the answer for one slice."""
+    """The part of a prediction that a summary needs, without the class maps, which are large."""
 
     number: int
     position: float | None
@@ -166,100 +171,112 @@ class SliceOutcome:
 
 
 class VolumeSummaryBuilder:
-    """Takes the answers for slices as they come and keeps a few numbers of each."""
+    """A builder of summaries that takes predictions as they come and keeps a few numbers of each."""
 
     def __init__(self, scale: float) -> None:
         self._scale = scale
-        self._said: dict[str, list[SliceOutcome]] = {}
+        self._outcomes: dict[str, list[SliceOutcome]] = {}
 
     def add(self, prediction: Prediction) -> None:
-        """Count the answer for a slice; that for a single image changes nothing."""
+        """Add the prediction for a slice of a volume; one for a single image changes nothing."""
         place = prediction.place
         if place is None:
             return
         best = CLASSES.index(prediction.predicted)
-        said = SliceOutcome(
-            place.number,
-            place.position,
-            prediction.image,
-            prediction.decision,
-            prediction.reasons,
-            prediction.notes,
-            prediction.predicted,
-            float(prediction.class_maps[best].max()) / self._scale,
-            float(prediction.probabilities[best]),
+        outcome = SliceOutcome(
+            number=place.number,
+            position=place.position,
+            image=prediction.image,
+            decision=prediction.decision,
+            reasons=prediction.reasons,
+            notes=prediction.notes,
+            predicted=prediction.predicted,
+            strength=float(prediction.class_maps[best].max()) / self._scale,
+            probability=float(prediction.probabilities[best]),
         )
-        self._said.setdefault(place.volume, []).append(said)
+        self._outcomes.setdefault(place.volume, []).append(outcome)
 
     def summaries(self) -> list[VolumeSummary]:
         """Return the summary of each volume, in the order in which the volumes came."""
-        return [_summary(volume, said) for volume, said in self._said.items()]
+        return [_summary(volume, outcomes) for volume, outcomes in self._outcomes.items()]
 
 
-def _summary(volume: str, answers: Sequence[SliceOutcome]) -> VolumeSummary:
-    """Return the summary of the slices of one volume."""
-    answers = sorted(answers, key=lambda said: said.number)
-    counts = Counter(said.number for said in answers)
-    notes = dict.fromkeys(note for said in answers for note in said.notes)
-    strongest = {name: _evidence(answers, name) for name in TUMORS}
-    runs = {name: _longest_run(answers, name) for name in TUMORS}
+def _summary(volume: str, outcomes: Sequence[SliceOutcome]) -> VolumeSummary:
+    outcomes = sorted(outcomes, key=lambda outcome: outcome.number)
+    counts = Counter(outcome.number for outcome in outcomes)
+    notes = dict.fromkeys(note for outcome in outcomes for note in outcome.notes)  # in the order in which they appear
+    strongest = {name: _evidence(outcomes, name) for name in TUMORS}
+    runs = {name: _longest_run(outcomes, name) for name in TUMORS}
     return VolumeSummary(
-        volume,
-        len(answers),
-        {name: tuple(said.number for said in answers if said.decision == name) for name in CLASSES},
-        tuple((said.number, said.reasons) for said in answers if said.decision == REFER),
-        {name: found for name, found in strongest.items() if found},
-        {name: run for name, run in runs.items() if run},
-        tuple((before + 1, after - 1) for before, after in pairwise(sorted(counts)) if after - before > 1),
-        tuple(number for number, count in counts.items() if count > 1),
-        {note: tuple(said.number for said in answers if note in said.notes) for note in notes},
+        volume=volume,
+        slices=len(outcomes),
+        decided={name: tuple(o.number for o in outcomes if o.decision == name) for name in CLASSES},
+        referred=tuple((outcome.number, outcome.reasons) for outcome in outcomes if outcome.decision == REFER),
+        strongest={name: evidence for name, evidence in strongest.items() if evidence},
+        longest_run={name: run for name, run in runs.items() if run},
+        gaps=tuple((before + 1, after - 1) for before, after in pairwise(sorted(counts)) if after - before > 1),
+        repeated=tuple(number for number, count in counts.items() if count > 1),
+        notes={note: tuple(o.number for o in outcomes if note in o.notes) for note in notes},
     )
 
 
-def _evidence(answers: Sequence[SliceOutcome], name: str) -> Evidence | None:
-    """Return the slice that speaks most for a class, of those decided so, else of those referred; first of equals."""
-    decided = [said for said in answers if said.decision == name]
-    candidates = decided or [said for said in answers if said.predicted == name and _shows_a_brain(said)]
+def _evidence(outcomes: Sequence[SliceOutcome], name: str) -> Evidence | None:
+    """Return the strongest evidence for a class: of slices with this decision, else of referred ones."""
+    decided = [outcome for outcome in outcomes if outcome.decision == name]
+    candidates = decided or [outcome for outcome in outcomes if outcome.predicted == name and _shows_brain(outcome)]
     if not candidates:
         return None
-    best = max(candidates, key=lambda said: (said.strength if said.strength >= EVIDENCE else 0.0, said.probability))
-    return Evidence(best.number, best.image, best.strength, best.probability, bool(decided))
+    # Class maps that show nothing count as equal, so that the probability decides between them; `max` takes the first.
+    best = max(candidates, key=lambda slice_: (_visible_strength(slice_), slice_.probability))
+    return Evidence(
+        slice=best.number,
+        image=best.image,
+        strength=best.strength,
+        probability=best.probability,
+        decided=bool(decided),
+    )
 
 
-def _shows_a_brain(said: SliceOutcome) -> bool:
-    """Tell whether a slice was not referred for being no usable picture of a brain; else its classes mean nothing."""
-    return not any(reason.code in NO_PICTURE for reason in said.reasons)
+def _visible_strength(outcome: SliceOutcome) -> float:
+    return outcome.strength if outcome.strength >= EVIDENCE else 0.0
 
 
-def _longest_run(answers: Sequence[SliceOutcome], name: str) -> Range | None:
-    """Return the longest run of neighbours decided as a class, see `VolumeSummary`; None without such slices."""
-    runs = [[said.number for said in run] for run in _neighbours(answers) if run[0].decision == name]
+def _shows_brain(outcome: SliceOutcome) -> bool:
+    return not any(reason.code in NO_PICTURE for reason in outcome.reasons)
+
+
+def _longest_run(outcomes: Sequence[SliceOutcome], name: str) -> Range | None:
+    """Return the longest run of neighbours with a class as decision, see `VolumeSummary`; None without such slices."""
+    runs = [[outcome.number for outcome in run] for run in _neighbours(outcomes) if run[0].decision == name]
     longest = max(runs, key=len, default=[])
     return (min(longest), max(longest)) if longest else None
 
 
-def _neighbours(answers: Sequence[SliceOutcome]) -> Iterator[list[SliceOutcome]]:
-    """Yield runs of neighbouring slices with the same decision; together they are all slices."""
-    answers = in_order(answers)
-    run = [answers[0]]
-    for before, said in pairwise(answers):
-        if said.decision != before.decision or abs(said.number - before.number) > 1:
+def _neighbours(outcomes: Sequence[SliceOutcome]) -> Iterator[list[SliceOutcome]]:
+    """Yield all slices as runs of neighbours with the same decision."""
+    outcomes = in_order(outcomes)
+    run = [outcomes[0]]
+    for before, outcome in pairwise(outcomes):
+        # Numbers that differ by more leave a slice without an answer between the two, which may have any class.
+        if outcome.decision != before.decision or abs(outcome.number - before.number) > 1:
             yield run
             run = []
-        run.append(said)
+        run.append(outcome)
     yield run
 
 
-def in_order(answers: Sequence[SliceOutcome]) -> list[SliceOutcome]:
+def in_order(outcomes: Sequence[SliceOutcome]) -> list[SliceOutcome]:
     """Return slices by position along the normal where each has one of its own, else by number."""
-    positions = [said.position for said in answers if said.position is not None]
-    if len(set(positions)) == len(answers):
-        return sorted(answers, key=lambda said: said.position or 0.0)
-    return sorted(answers, key=lambda said: said.number)
+    # Positions that repeat come from several acquisitions in one series, whose slices must not be interleaved.
+    positions = [outcome.position for outcome in outcomes if outcome.position is not None]
+    if len(set(positions)) == len(outcomes):
+        return sorted(outcomes, key=lambda outcome: outcome.position or 0.0)
+    return sorted(outcomes, key=lambda outcome: outcome.number)
 
 
 def numbered(numbers: Sequence[int]) -> str:
-    """Return slice numbers in words, those that follow one another as a range: 1, 9-15."""
+    """Return slice numbers as text, consecutive ones as a range: 1, 9-15."""
+    # A range begins where the number before it is missing, and ends where the one after it is.
     unique = set(numbers)
     starts = sorted(number for number in unique if number - 1 not in unique)
     ends = sorted(number for number in unique if number + 1 not in unique)

@@ -134,10 +134,10 @@ def test_wanted_slices_are_chosen_by_number(
     ]
     assert rows[0]["volume"] == rows[1]["volume"] != rows[2]["volume"]
     assert status_of("predict", study / "IM1", "--model", model_folder, "--slices", "9") == 3
-    assert "none of its slices has a wanted number" in capsys.readouterr().err
+    assert "none of its slices has a requested number" in capsys.readouterr().err
     for wrong in ("9-1", "a", "1,,2", "-3"):
         assert status_of("predict", study / "IM1", "--model", model_folder, f"--slices={wrong}") == 2
-        assert "expected numbers of slices such as 12, 10-20 or 1-5,9, or all" in capsys.readouterr().err
+        assert "expected slice numbers such as 12, 10-20 or 1-5,9, or all" in capsys.readouterr().err
 
 
 def test_explain_draws_the_slices_of_a_volume_with_their_numbers(

@@ -481,7 +481,7 @@ def test_what_only_begins_a_little_like_dicom_is_none(content: bytes) -> None:
             {"PixelSpacing": None, "PixelAspectRatio": [2, 1]},
             (192, 96),
             None,
-            "pixels as wide as high by 1 to 2 made square",
+            "pixels of aspect ratio 1:2 (width to height) made square",
         ),
         ({"PixelSpacing": [1, 1], "PixelAspectRatio": [2, 1]}, (96, 96), (1, 1), None),
         ({"PixelSpacing": None, "PixelAspectRatio": [0, 1]}, (96, 96), None, None),

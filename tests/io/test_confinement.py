@@ -1,4 +1,4 @@
-"""Whether a decoder that a file has taken over can do anything but answer."""
+"""Confinement: a compromised decoder can do nothing but reply."""
 
 import json
 import os

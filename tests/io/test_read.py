@@ -1,4 +1,4 @@
-"""What `read` makes of good and bad files."""
+"""Reading of good and bad image files."""
 
 import errno
 import io
@@ -207,8 +207,8 @@ def deep_tiff(values: NDArray[Any], order: str, *, planes: bool = False) -> byte
     entries, tail = {tag: struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in single}, b""
     for tag, kind, numbers in tables:
         packed = struct.pack(f"{order}{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)
-        place = packed if len(packed) == 4 else struct.pack(f"{order}I", extra + len(tail))
-        entries[tag] = struct.pack(f"{order}HHI", tag, kind, len(numbers)) + place
+        value = packed if len(packed) == 4 else struct.pack(f"{order}I", extra + len(tail))
+        entries[tag] = struct.pack(f"{order}HHI", tag, kind, len(numbers)) + value
         tail += packed if len(packed) > 4 else b""
     listed = b"".join(entries[tag] for tag in sorted(entries))
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, extra + len(tail))
@@ -254,7 +254,7 @@ def test_deep_colour_becomes_itu_601_luma_of_all_its_bits_and_transparency_lies_
 
 def test_deep_colour_that_would_be_decoded_wrongly_is_refused() -> None:
     content = deep_tiff(np.stack([slice_of(4000)] * 3, axis=-1), "<", planes=True)
-    assert reason_of(content) == "16-bit TIFF whose colours lie apart; save it as grey"
+    assert reason_of(content) == "16-bit TIFF with separate colour planes; save it as grey"
 
 
 @pytest.mark.parametrize("largest", [1000, 1400, 4000, 40000])
@@ -377,8 +377,8 @@ def test_flipped_bytes_give_a_scan_or_a_refusal(kind: str) -> None:
     random = np.random.default_rng(1)
     for _ in range(150):
         damaged = bytearray(content)
-        for place in random.integers(0, min(len(content), 400), 4):
-            damaged[place] = random.integers(256)
+        for offset in random.integers(0, min(len(content), 400), 4):
+            damaged[offset] = random.integers(256)
         try:
             pixels = read(bytes(damaged)).pixels
         except ImageError:
@@ -398,7 +398,7 @@ def test_paths_that_are_no_image_files_are_refused(tmp_path: Path) -> None:
         "pipe.png": "not a regular file",
         ".": "is a folder; name one image file",
     }
-    assert reason_of("a\0b.png") == "not a possible file name"
+    assert reason_of("a\0b.png") == "not a valid file name"
 
 
 def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Whether bytes from outside are decoded as by `read`, and what becomes of those that bite."""
+"""The sandbox: bytes from outside are decoded as by `read`, and hostile ones harm nobody."""
 
 import io
 import json
@@ -64,10 +64,10 @@ def test_reasons_are_those_of_read(sandbox: Sandbox, slices: list[Path]) -> None
     for content in (b"", b"hello", whole[: len(whole) // 2], png(4, 4)):
         with pytest.raises(ImageError) as expected:
             read(content)
-        with pytest.raises(ImageError) as found:
+        with pytest.raises(ImageError) as raised:
             sandbox.read(content, "x")
-        assert found.value.reason == expected.value.reason
-        assert found.value.source == "x"
+        assert raised.value.reason == expected.value.reason
+        assert raised.value.source == "x"
 
 
 @pytest.mark.parametrize("side", [7_000, 40_000])
@@ -137,9 +137,9 @@ def test_after_the_retry_the_machine_is_to_blame(
     monkeypatch.setattr(module, "Child", Disturbed)
     monkeypatch.setattr(Disturbed, "signals", [number, number])
     with Sandbox(children=1) as sandbox:
-        with pytest.raises(ImageError, match="cannot be decoded now: this machine is busy") as found:
+        with pytest.raises(ImageError, match="cannot be decoded now: this machine is busy") as raised:
             sandbox.read(slices[0].read_bytes(), "x")
-        assert found.value.code == Refusal.BUSY
+        assert raised.value.code == Refusal.BUSY
         assert sandbox.read(slices[0].read_bytes(), "next").pixels.size
 
 
@@ -149,9 +149,9 @@ def test_a_file_that_makes_its_decoder_crash_is_refused_at_once(
     monkeypatch.setattr(module, "Child", Disturbed)
     monkeypatch.setattr(Disturbed, "signals", [signal.SIGSEGV])
     with Sandbox(children=1) as sandbox:
-        with pytest.raises(ImageError, match="damaged, or of a kind that cannot be decoded") as found:
+        with pytest.raises(ImageError, match="damaged, or of a kind that cannot be decoded") as raised:
             sandbox.read(slices[0].read_bytes(), "x")
-        assert found.value.code == Refusal.UNDECODABLE
+        assert raised.value.code == Refusal.UNDECODABLE
         assert sandbox.read(slices[0].read_bytes(), "next").pixels.size
 
 
@@ -215,9 +215,9 @@ def test_closing_ends_the_children(slices: list[Path]) -> None:
 def test_all_slices_of_a_volume_come_one_by_one(sandbox: Sandbox) -> None:
     content = brain()
     expected = list(read_all(content, "volume"))
-    found = list(sandbox.read_all(content, "volume"))
-    assert len(found) == len(expected) == 12
-    for own, other in zip(expected, found, strict=True):
+    actual = list(sandbox.read_all(content, "volume"))
+    assert len(actual) == len(expected) == 12
+    for own, other in zip(expected, actual, strict=True):
         np.testing.assert_array_equal(other.pixels, own.pixels)
         assert (other.source, other.spacing, other.notes, other.place) == (
             own.source,
@@ -225,7 +225,7 @@ def test_all_slices_of_a_volume_come_one_by_one(sandbox: Sandbox) -> None:
             own.notes,
             own.place,
         )
-    assert found[4].source == "volume#5"
+    assert actual[4].source == "volume#5"
     wanted = list(sandbox.read_all(content, "volume", SliceSelection("coronal", ((40, 41),))))
     assert [scan.place and scan.place.number for scan in wanted] == [40, 41]
 
@@ -256,17 +256,17 @@ BLACK = np.zeros((16, 16), np.float32).tobytes()
 END = {"file": 1}
 
 
-def message(said: Any, pixels: bytes = b"") -> bytes:
-    text = json.dumps(said).encode()
+def message(reply: Any, pixels: bytes = b"") -> bytes:
+    text = json.dumps(reply).encode()
     return struct.pack("<Q", len(text)) + text + struct.pack("<Q", len(pixels)) + pixels
 
 
-def place(**other: Any) -> dict[str, Any]:
+def position(**other: Any) -> dict[str, Any]:
     return {"volume": "x", "number": 1, "position": None, **other}
 
 
 @pytest.mark.parametrize(
-    "said",
+    "reply",
     [
         struct.pack("<Q", 2**62),
         struct.pack("<Q", 2) + b"{}" + struct.pack("<Q", 2**63),
@@ -279,10 +279,10 @@ def place(**other: Any) -> dict[str, Any]:
         message(SLICE | {"shape": "16"}, BLACK),
         message(SLICE, np.full((16, 16), np.nan, np.float32).tobytes()),
         message(SLICE | {"source": "another"}, BLACK),
-        message(SLICE | {"source": "x#2", "place": place()}, BLACK),
-        message(SLICE | {"place": place(volume="../x")}, BLACK),
-        message(SLICE | {"place": place(number="one")}, BLACK),
-        message(SLICE | {"place": place(surprise=1)}, BLACK),
+        message(SLICE | {"source": "x#2", "place": position()}, BLACK),
+        message(SLICE | {"place": position(volume="../x")}, BLACK),
+        message(SLICE | {"place": position(number="one")}, BLACK),
+        message(SLICE | {"place": position(surprise=1)}, BLACK),
         message(SLICE | {"notes": ["\x1b[2J"]}, BLACK),
         message(END | {"described": 3}),
         message(END | {"reason": "\x1b[2J", "code": "undecodable"}),
@@ -298,29 +298,29 @@ def place(**other: Any) -> dict[str, Any]:
         message(SLICE | {"spacing": [1.0]}, BLACK),
         message(SLICE | {"spacing": [float("nan"), 1.0]}, BLACK),
         message(SLICE | {"spacing": ["1", "1"]}, BLACK),
-        message(SLICE | {"place": place(number=2**40)}, BLACK),
-        message(SLICE | {"place": place(number=True)}, BLACK),
-        message(SLICE | {"place": place(position=float("inf"))}, BLACK),
+        message(SLICE | {"place": position(number=2**40)}, BLACK),
+        message(SLICE | {"place": position(number=True)}, BLACK),
+        message(SLICE | {"place": position(position=float("inf"))}, BLACK),
         message(SLICE | {"notes": ["x"] * 1000}, BLACK),
         message(SLICE | {"origin": []}, BLACK),
         message(SLICE, np.full((16, 16), 1.5, np.float32).tobytes()),
     ],
 )
 def test_a_child_that_is_taken_over_can_say_nothing_but_that_its_file_is_refused(
-    slices: list[Path], said: bytes
+    slices: list[Path], reply: bytes
 ) -> None:
     with Sandbox(children=1) as sandbox:
         child = sandbox._all[0]
         child.socket.close()
         child.socket, theirs = socket.socketpair()
         child._protections = PROTECTIONS  # has started, as far as anybody can tell
-        talking = threading.Thread(target=theirs.sendall, args=(said,))
+        talking = threading.Thread(target=theirs.sendall, args=(reply,))
         talking.start()
         with pytest.raises(ImageError, match="damaged, or of a kind that cannot be decoded"):
             sandbox.read(b"content", "x")
         talking.join()
         theirs.close()
-        if b'"shape"' in said:
+        if b'"shape"' in reply:
             assert child.process.returncode is not None
 
 
@@ -369,5 +369,5 @@ def test_children_outlive_what_asks_the_whole_group_to_end(slices: list[Path]) -
 
 
 def test_a_child_whose_file_never_ends_ends_itself() -> None:
-    code = "from braintumor.io import worker; worker.LONGEST_SECONDS = 1\nwith worker.timed():\n  while True: pass"
+    code = "from braintumor.io import worker; worker.LONGEST_SECONDS = 1\nwith worker._timed():\n  while True: pass"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGPROF

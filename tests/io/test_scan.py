@@ -1,4 +1,4 @@
-"""What a slice may hold."""
+"""The values that a slice may hold."""
 
 import numpy as np
 import pytest

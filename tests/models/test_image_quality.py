@@ -1,4 +1,4 @@
-"""When a picture is not good enough to be judged."""
+"""Defects of pictures that are not good enough to be classified."""
 
 import numpy as np
 import pytest
@@ -56,8 +56,8 @@ def test_regions_are_those_of_scipy(seed: int) -> None:
     random = np.random.default_rng(seed)
     fields = random.random((31, 47)) < random.choice((0.1, 0.3, 0.5, 0.8))
     numbers, count = ndimage.label(fields, structure=np.ones((3, 3)))
-    found = regions(fields)
-    assert len(found) == count
-    for runs in found:
+    connected = regions(fields)
+    assert len(connected) == count
+    for runs in connected:
         flags = drawn(runs, fields.shape)
         np.testing.assert_array_equal(flags, numbers == numbers[flags][0])

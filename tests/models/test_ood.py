@@ -1,4 +1,4 @@
-"""How unlike the training images an image is, and from where on it is referred."""
+"""OOD scores and their threshold."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""When an answer is withheld, and why."""
+"""The operating points at which answers are withheld, and the reasons."""
 
 import math
 from typing import Any
@@ -51,7 +51,7 @@ def test_an_operating_point_answers_at_least_the_coverage_or_errs_at_most_so_oft
         ({"coverage": 0.0}, r"no operating point answers 0 of the images; choose from 0\.9 to 1"),
         ({"max_error": 0.001}, r"errs on at most 0\.001 of the answers; the least is 0\.0200"),
         ({"coverage": 0.9, "max_error": 0.02}, "not both"),
-        ({"set_error": 0.3}, r"no prediction sets for an error of 0\.3; choose 0\.05, 0\.1"),
+        ({"set_error": 0.3}, r"no prediction sets for an error of 0\.3; choose one of 0\.05, 0\.1"),
     ],
 )
 def test_what_the_card_does_not_hold_is_refused(wish: dict[str, float], message: str) -> None:

@@ -1,4 +1,4 @@
-"""What the network gets to see of a slice."""
+"""The preparation of slices for the network."""
 
 import numpy as np
 import pytest
@@ -40,17 +40,17 @@ def test_8_bit_slices_of_the_networks_size_pass_unchanged() -> None:
 def test_halving_weights_four_neighbours_1_3_3_1() -> None:
     pixels = np.zeros((64, 64), np.float32)
     pixels[20, 20] = 1
-    found = levels(32, Scan(pixels))
+    actual = levels(32, Scan(pixels))
     # 255/64 times 9, 3 and 1
-    np.testing.assert_array_equal(found[9:11, 9:11], [[4, 12], [12, 36]])
-    assert found.sum() == 4 + 12 + 12 + 36
+    np.testing.assert_array_equal(actual[9:11, 9:11], [[4, 12], [12, 36]])
+    assert actual.sum() == 4 + 12 + 12 + 36
 
 
 def test_a_wide_slice_is_not_squeezed() -> None:
-    found = levels(64, white(64, 128))
+    actual = levels(64, white(64, 128))
     # rows 32 to 95 of 128 are white: 1/8 and 7/8 of 255 remain at the edge
     expected = [0] * 15 + [32, 223] + [255] * 30 + [223, 32] + [0] * 15
-    np.testing.assert_array_equal(found, np.repeat(np.array(expected)[:, None], 64, axis=1))
+    np.testing.assert_array_equal(actual, np.repeat(np.array(expected)[:, None], 64, axis=1))
 
 
 def test_a_tall_slice_is_the_wide_one_turned() -> None:
@@ -79,7 +79,7 @@ def test_impossible_sizes_are_refused(size: int) -> None:
 
 
 def test_a_batch_of_grey_levels_becomes_what_each_slice_becomes_alone() -> None:
-    scans = [Scan(np.roll(LEVELS, place).astype(np.float32) / np.float32(255)) for place in range(3)]
+    scans = [Scan(np.roll(LEVELS, shift).astype(np.float32) / np.float32(255)) for shift in range(3)]
     together = network_input(np.stack([Preprocess().grey_levels(scan) for scan in scans]))
     assert (together.shape, together.dtype) == ((3, 1, 224, 224), np.float32)
     np.testing.assert_array_equal(together, [Preprocess()(scan) for scan in scans])

@@ -1,4 +1,4 @@
-"""The sentences that people read for each reason to withhold an answer: the only test that holds their words."""
+"""The sentences for people about withheld answers: no other test holds their words."""
 
 import pytest
 

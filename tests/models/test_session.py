@@ -1,4 +1,4 @@
-"""What a model folder must hold."""
+"""Model folders: what they must hold, and the errors of those that do not."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_a_card_reads_back() -> None:
         (changed(temperature=10**400), "the card has 2.5 and 1000"),
         (changed(class_map_scale=1e-300), "the card has 1e-300 and 1.3"),
         (changed(preprocess={"size": 10**9}), "expected an input side of 32 to 1024 pixels"),
-        (changed(preprocess={"size": 64.5}), "expected whole pixels as side of the input, got 64.5"),
+        (changed(preprocess={"size": 64.5}), "expected a whole number of pixels as side of the input, got 64.5"),
         (changed(preprocess={"size": True}), "expected an input side"),
         (changed(preprocess=[64]), "card.json cannot be used"),
         (changed(name="a\x1b[2J"), r"expected at most 100 visible characters as name, got 'a\\x1b"),
@@ -98,9 +98,9 @@ def test_a_card_reads_back() -> None:
         (changed(rejection={"int8": REJECTION | {"ood_threshold": float("inf")}}), "expected positive thresholds"),
         (changed(rejection={"int8": REJECTION | {"points": []}}), "operating points and sets from 0 to 1"),
         (changed(rejection={"int8": REJECTION | {"points": [{"coverage": 1}]}}), "card.json cannot be used"),
-        (changed(rejection={"int8": REJECTION | {"sets": {"0.1": [0.5, 0.5]}}}), "sets of a number for each class"),
+        (changed(rejection={"int8": REJECTION | {"sets": {"0.1": [0.5, 0.5]}}}), "sets of one number for each class"),
         (changed(rejection={"int8": REJECTION | {"sets": {"few": [0.5] * 4}}}), "card.json cannot be used"),
-        (CARD.to_json().replace('"version"', '"name": "other", "version"'), "name stands there twice"),
+        (CARD.to_json().replace('"version"', '"name": "other", "version"'), "name appears more than once"),
         ("[" * 100_000, "card.json cannot be used"),
         ('{"a":' * 100_000, "card.json cannot be used"),
         ("9" * 10_000, "card.json cannot be used"),
@@ -230,7 +230,7 @@ def test_a_network_that_answers_nan_is_refused_when_it_does(folder: Path) -> Non
     bias = next(tensor for tensor in network.graph.initializer if list(tensor.dims) == [4])
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(4, np.nan, np.float32), bias.name))
     onnx.save(network, folder / "model.onnx")
-    with pytest.raises(ModelError, match="answers NaN or infinity"):
+    with pytest.raises(ModelError, match="returns NaN or infinity"):
         load_folder(folder)(np.zeros((1, 1, 64, 64), np.float32))
 
 
@@ -260,15 +260,15 @@ GOOD: dict[str, tuple[int, list[int], Any]] = {
 @pytest.mark.parametrize(
     ("name", "output", "message"),
     [
-        ("logits", (FLOAT, [1, 5], [0.0] * 5), r"in the shapes \(\(1, 5\)"),
-        ("logits", (FLOAT, [4], [0.0] * 4), "in the shapes"),
-        ("logits", (FLOAT, [2, 4], [0.0] * 8), "in the shapes"),
-        ("class_maps", (FLOAT, [1, 3, 2, 2], [0.0] * 12), "in the shapes"),
-        ("class_maps", (FLOAT, [1, 4, 4], [0.0] * 16), "in the shapes"),
-        ("class_maps", (FLOAT, [1, 4, 0, 2], []), "in the shapes"),
-        ("ood_score", (FLOAT, [1, 1], [1.0]), "in the shapes"),
-        ("ood_score", (FLOAT, [1], [float("nan")]), "answers NaN or infinity"),
-        ("class_maps", (FLOAT, [1, 4, 1, 1], [float("inf")] * 4), "answers NaN or infinity"),
+        ("logits", (FLOAT, [1, 5], [0.0] * 5), r"returns the shapes \(\(1, 5\)"),
+        ("logits", (FLOAT, [4], [0.0] * 4), "returns the shapes"),
+        ("logits", (FLOAT, [2, 4], [0.0] * 8), "returns the shapes"),
+        ("class_maps", (FLOAT, [1, 3, 2, 2], [0.0] * 12), "returns the shapes"),
+        ("class_maps", (FLOAT, [1, 4, 4], [0.0] * 16), "returns the shapes"),
+        ("class_maps", (FLOAT, [1, 4, 0, 2], []), "returns the shapes"),
+        ("ood_score", (FLOAT, [1, 1], [1.0]), "returns the shapes"),
+        ("ood_score", (FLOAT, [1], [float("nan")]), "returns NaN or infinity"),
+        ("class_maps", (FLOAT, [1, 4, 1, 1], [float("inf")] * 4), "returns NaN or infinity"),
         ("logits", (DOUBLE, [1, 4], [0.0] * 4), "all float32"),
     ],
 )
@@ -294,7 +294,7 @@ def test_a_network_that_fails_when_it_is_asked_is_refused(folder: Path) -> None:
         node.input[:] = ["before" if name == "logits" else name for name in node.input]
     graph.node.append(onnx.helper.make_node("Reshape", ["before", "impossible"], [logits.name]))
     (folder / "model.onnx").write_bytes(network.SerializeToString())
-    with pytest.raises(ModelError, match="cannot be computed"):
+    with pytest.raises(ModelError, match="cannot be run"):
         load_folder(folder)(np.zeros((1, 1, 64, 64), np.float32))
 
 
@@ -307,8 +307,8 @@ def test_a_model_that_may_not_be_read_is_refused(folder: Path) -> None:
         "except ModelError as error: print(error)"
     )
     folder.chmod(0o700)
-    told = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
-    assert "cannot be read (Permission denied)" in told.stdout
+    result = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    assert "cannot be read (Permission denied)" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a" * 5000])

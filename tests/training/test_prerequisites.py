@@ -176,7 +176,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_without_making_it(
     check_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"cannot write to .*file/run \(.*file is no folder\)"):
+    with pytest.raises(StorageError, match=r"cannot write to .*file/run \(.*file is not a folder\)"):
         check_writable(tmp_path / "file" / "run")
     monkeypatch.setattr(os, "access", lambda *_, **__: False)  # root may write everywhere
     with pytest.raises(StorageError, match=r"no permission in"):
@@ -202,5 +202,5 @@ def test_an_evaluation_that_could_not_end_is_refused_before_an_image_is_opened(
         with pytest.raises(BrainTumorError, match=sentence):
             report.evaluate(model, tmp_path, tmp_path / "out", **options)  # type: ignore[arg-type]
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="is no folder"):
+    with pytest.raises(StorageError, match="is not a folder"):
         report.evaluate(model, tmp_path, tmp_path / "file")

@@ -1,1 +1,1 @@
-"""How bytes become slices: formats are recognised, files decoded, those that may attack us in confined processes."""
+"""Turn bytes into slices: recognise formats and decode files, those that may attack us in confined processes."""

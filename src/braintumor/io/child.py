@@ -1,4 +1,4 @@
-"""One process that decodes files without any right but to answer, and how long it is waited for."""
+"""Start a process that decodes files without any right but to reply, and limit how long it is waited for."""
 
 import json
 import math
@@ -18,50 +18,60 @@ from braintumor.errors import MALFORMED_ERRORS, ChildCrashedError, ChildLostErro
 from braintumor.io.confinement import PROTECTIONS
 from braintumor.io.worker import HEAD, LARGEST
 
-NEXT_SECONDS: Final = 0.1  # more, for each further slice of a file
+NEXT_SECONDS: Final = 0.1  # of a processor's time in addition, for each further slice of a file
 START_SECONDS: Final = 60.0
 STARVED_SECONDS: Final = 20.0
-"""Longest wait for a child that has processor's time left: then others, or nobody, have the processor."""
-STARVED_FACTOR: Final = 10  # more of it, for each second of a processor that a file may take
-LOOK_SECONDS: Final = 0.1  # how often a child that is waited for is looked at
+"""Longest wait by the clock for a child with processor time left: it does not get the processor, or is stopped."""
+STARVED_FACTOR: Final = 10  # seconds by the clock in addition, for each processor second that a file may take
+POLL_SECONDS: Final = 0.1  # between two checks of a child that is waited for
 END_SECONDS: Final = 1.0  # until the status of a child that has closed its socket is known
-MOST_SLICES: Final = 65_536  # that are taken of a file
+MOST_SLICES: Final = 65_536  # of one file
 LONGEST_MESSAGE: Final = 1 << 20  # bytes of JSON from a child
 PIXEL_BYTES: Final = 4
 
 INHERITED: Final = ("LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "SYSTEMROOT")
-"""What of the environment a child gets, to find libraries; passwords stand in the rest."""
+"""The environment that a child inherits, to find libraries. The rest may hold passwords."""
 ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 START_CODE: Final = "import sys; sys.path[:] = sys.argv[2:]; from braintumor.io.worker import run_worker; run_worker()"
 FOLDER: Final = Path(sys.executable).anchor or os.sep
-"""The working folder of children, in which nobody but an administrator can put anything."""
+"""The working folder of children, to which only an administrator can write."""
 CRASHES: Final = frozenset(
     -number
     for number in (
-        *(signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP),
-        *(signal.SIGPROF, signal.SIGXCPU),
+        signal.SIGSEGV,
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGILL,
+        signal.SIGFPE,
+        signal.SIGSYS,
+        signal.SIGTRAP,
+        signal.SIGPROF,
+        signal.SIGXCPU,
     )
 )
-"""Exit statuses of a child that its file has ended; by any other signal somebody else has."""
+"""Exit statuses of a child that was ended by its file; any other signal came from somebody else."""
 
 
 class Child:
-    """One process that decodes, and the socket to it."""
+    """One decoder process and the socket to it."""
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
         with theirs:
+            # Isolated (-I) and without site (-S): neither variables, nor the working folder, nor a .pth file can make
+            # the child import anything else.
             command = [sys.executable, "-I", "-S", "-c", START_CODE, str(theirs.fileno()), *import_folders()]
-            kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+            environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
             try:
                 self.process = subprocess.Popen(
                     command,
                     pass_fds=[theirs.fileno()],
+                    # What decoders print may come from the file: it reaches neither a terminal nor a log.
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     cwd=FOLDER,
-                    env=kept | ONE_THREAD,
+                    env=environment | ONE_THREAD,
                 )
             except OSError:
                 self.socket.close()
@@ -71,76 +81,82 @@ class Child:
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether the process has not ended."""
+        """Tell whether the process is still running."""
         return self.process.poll() is None
 
     def protections(self) -> tuple[str, ...]:
-        """Return which of `PROTECTIONS` hold in the process; waits until it has started.
+        """Return those of `PROTECTIONS` that hold in the process; wait until it has started.
 
         Raises:
-            ChildLostError: it has not.
+            ChildLostError: it does not start.
         """
         if self._protections is None:
             patience = Patience(self, math.inf, START_SECONDS)
             try:
-                message = json.loads(_received(self.socket, LONGEST_MESSAGE, patience))
-                _received(self.socket, 0, patience)
+                message = json.loads(_receive(self.socket, LONGEST_MESSAGE, patience))
+                _receive(self.socket, 0, patience)  # the pixels that every message ends with; here there are none
                 self._protections = tuple(name for name in PROTECTIONS if name in message["protections"])
             except (OSError, ChildCrashedError, *MALFORMED_ERRORS) as error:  # no file has been seen yet
                 raise ChildLostError from error
         return self._protections
 
-    def ask(self, content: bytes, asked: dict[str, Any], seconds: float) -> Iterator[tuple[dict[str, Any], bytearray]]:
-        """Yield the child's messages about a file: one for each slice, and one that says that there are no more.
+    def ask(
+        self, content: bytes, request: dict[str, Any], seconds: float
+    ) -> Iterator[tuple[dict[str, Any], bytearray]]:
+        """Yield the child's messages about a file: one for each slice, then one that ends them.
 
         Args:
             content: of the file.
-            asked: what `worker.serve` is to do with it.
+            request: what `worker` is to do with it, for JSON.
             seconds: of a processor's time that the first message may take.
 
         Raises:
             DecodeTimeoutError: it takes more of a processor's time.
-            ChildCrashedError: the process has ended itself.
-            ChildLostError: the process was ended or stopped, or gets no processor.
-            ValueError: it says what no child says, or something about another file.
+            ChildCrashedError: the process was ended by the file.
+            ChildLostError: the process was ended or stopped from outside, or gets no processor.
+            ValueError: a message is malformed, or about another file.
         """
         self._files += 1
-        text = json.dumps({**asked, "file": self._files}).encode()
-        self.protections()
+        text = json.dumps({**request, "file": self._files}).encode()
+        self.protections()  # waits for the start first, whose imports must not count as the file's time
         patience = Patience(self, seconds, STARVED_SECONDS + STARVED_FACTOR * seconds)
         try:
             for part in (HEAD.pack(len(text)) + text + HEAD.pack(len(content)), content):
-                _sent(self.socket, part, patience)
+                _send(self.socket, part, patience)
+            # Bounded: a compromised child could send slices for ever, each of them in time.
             for _ in range(MOST_SLICES):
-                answer = _received(self.socket, LONGEST_MESSAGE, patience)
-                pixels = _received(self.socket, LARGEST * PIXEL_BYTES, patience)
-                message: dict[str, Any] = json.loads(answer)
+                header = _receive(self.socket, LONGEST_MESSAGE, patience)
+                pixels = _receive(self.socket, LARGEST * PIXEL_BYTES, patience)
+                message: dict[str, Any] = json.loads(header)
                 if message["file"] != self._files:
                     raise ValueError("an answer about another file")
+                # The caller may take its time with a slice, as a slow network does; that is not the child's.
                 with patience.pause():
                     yield message, pixels
                 if "shape" not in message:
                     return
         except OSError as error:
-            raise self._ended() from error
+            raise self._exit_error() from error
         raise ValueError("expected an end")
 
-    def _ended(self) -> ChildCrashedError | ChildLostError:
+    def _exit_error(self) -> ChildCrashedError | ChildLostError:
+        """Return whom to blame for a closed socket: the file, which is then refused, or the outside."""
         try:
             status = self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:  # it has closed its socket, which no decoder does
             return ChildCrashedError()
+        # No decoder exits by itself while it is asked, so a status of its own, 0 too, is the file's doing.
         return ChildCrashedError() if status >= 0 or status in CRASHES else ChildLostError()
 
     def end(self) -> None:
-        """Kill the process; it holds nothing worth keeping."""
+        """Kill the process, which holds nothing worth keeping."""
         self.process.kill()
         self.process.wait()
         self.socket.close()
 
 
 class Patience:
-    """How long a child is waited for: by the time that a processor works for it, and on a busy machine by the clock."""
+    """The limits on waiting for a child: by its processor time, and on a busy machine by the clock."""
 
     def __init__(self, child: Child, processor_seconds: float, clock_seconds: float) -> None:
         self._pid = child.process.pid
@@ -148,10 +164,10 @@ class Patience:
         self._clock_until = time.monotonic() + clock_seconds
 
     def check(self) -> None:
-        """Raise where the child is not to be waited for any longer.
+        """Raise if the child must not be waited for any longer.
 
         Raises:
-            DecodeTimeoutError: it has had its time.
+            DecodeTimeoutError: it has used up its processor time.
             ChildLostError: it was stopped, or gets no processor.
             OSError: it has ended.
         """
@@ -162,7 +178,7 @@ class Patience:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leave out what the block takes by the clock; give the child the time for a further slice."""
+        """Stop the clock during the block, and grant the child the time for a further slice."""
         began = time.monotonic()
         yield
         self._clock_until += time.monotonic() - began + STARVED_FACTOR * NEXT_SECONDS
@@ -170,19 +186,21 @@ class Patience:
 
 
 def processor_time(pid: int) -> float:
-    """Return the seconds that processors have worked for a child; the clock's where the system does not say.
+    """Return the processor seconds that a child has used; the clock's time where the system does not tell.
 
     Raises:
         OSError: it has ended.
 
     Source: clock_getcpuclockid(3); the clock of a process is that of the kernel's include/linux/posix-timers_types.h.
     """
+    # The clock of any process: ~pid in the upper bits, below them 2, CPUCLOCK_SCHED, for all its threads together.
     return time.clock_gettime(~pid << 3 | 2) if sys.platform.startswith("linux") else time.monotonic()
 
 
 def _is_stopped(pid: int) -> bool:
-    """Tell whether a process was stopped, as by SIGSTOP or a debugger; not where the system does not say."""
+    """Tell whether a process was stopped, as by SIGSTOP or a debugger; False where the system does not tell."""
     try:
+        # The state follows the program's name in parentheses, which may hold spaces and parentheses itself.
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return False
@@ -190,17 +208,20 @@ def _is_stopped(pid: int) -> bool:
 
 
 def import_folders() -> list[str]:
-    """Return where a child finds modules: where this process does, without the folders that people work in.
+    """Return the folders in which a child finds modules: this process's, without those that people work in.
 
-    The working folder and that of the program which runs may hold anything, as a module that is called like one of
-    ours; only a folder that our own package lies in is taken even so.
+    The working folder and that of the running program may hold anything, such as a module with the name of one that
+    we import. They are kept only if our own package or installed ones lie in them.
     """
     package = Path(__file__).resolve().parents[2]
     program = getattr(sys.modules.get("__main__"), "__file__", None)
-    left_out = {Path.cwd(), *((Path(program).resolve().parent,) if program else ())} - {package}
+    left_out = {Path.cwd()}
+    if program:
+        left_out.add(Path(program).resolve().parent)
+    left_out.discard(package)
     folders = (Path(entry) for entry in sys.path if Path(entry).is_absolute())
-    wanted = (folder for folder in folders if folder.resolve() not in left_out or _is_installed(folder))
-    return list(dict.fromkeys([str(package), *map(str, wanted)]))
+    trusted = (folder for folder in folders if folder.resolve() not in left_out or _is_installed(folder))
+    return list(dict.fromkeys([str(package), *map(str, trusted)]))
 
 
 def _is_installed(folder: Path) -> bool:
@@ -208,24 +229,24 @@ def _is_installed(folder: Path) -> bool:
     return folder.resolve() in {Path(path).resolve() for path in sysconfig.get_paths().values()}
 
 
-def _received(stream: socket.socket, longest: int, patience: Patience) -> bytearray:
+def _receive(stream: socket.socket, longest: int, patience: Patience) -> bytearray:
     """Return one part of a child's message.
 
     Raises:
-        OSError: the other side has gone.
-        ValueError: it has more bytes than such a part can have.
+        OSError: the child has closed the socket.
+        ValueError: the part is longer than `longest` bytes.
         ChildLostError, DecodeTimeoutError: as `Patience.check`.
     """
-    (length,) = HEAD.unpack(_filled(stream, bytearray(HEAD.size), patience))
-    if length > longest:
+    (length,) = HEAD.unpack(_fill(stream, bytearray(HEAD.size), patience))
+    if length > longest:  # before it is allocated: a compromised child may send any number
         raise ValueError(f"expected at most {longest:,} bytes, got {length:,}")
-    return _filled(stream, bytearray(length), patience)
+    return _fill(stream, bytearray(length), patience)
 
 
-def _filled(stream: socket.socket, buffer: bytearray, patience: Patience) -> bytearray:
-    """Return a buffer after filling it from a stream; raises as `_received`."""
+def _fill(stream: socket.socket, buffer: bytearray, patience: Patience) -> bytearray:
+    """Fill a buffer from a stream and return it; raises as `_receive`."""
     view = memoryview(buffer)
-    stream.settimeout(LOOK_SECONDS)
+    stream.settimeout(POLL_SECONDS)
     while view:
         try:
             count = stream.recv_into(view)
@@ -233,15 +254,15 @@ def _filled(stream: socket.socket, buffer: bytearray, patience: Patience) -> byt
             patience.check()
             continue
         if not count:
-            raise ConnectionError("the other side has gone")
+            raise ConnectionError("the child has closed the socket")
         view = view[count:]
     return buffer
 
 
-def _sent(stream: socket.socket, content: bytes, patience: Patience) -> None:
-    """Send all of this; raises as `_received`."""
+def _send(stream: socket.socket, content: bytes, patience: Patience) -> None:
+    """Send all of the content; raises as `_receive`."""
     view = memoryview(content)
-    stream.settimeout(LOOK_SECONDS)
+    stream.settimeout(POLL_SECONDS)
     while view:
         try:
             view = view[stream.send(view) :]

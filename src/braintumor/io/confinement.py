@@ -1,7 +1,7 @@
-"""How a process that parses files from outside gives up all rights but to answer: Landlock and a seccomp filter.
+"""Confine a process that parses files from outside to computing and replying: Landlock and a seccomp filter.
 
-Linux on x86-64 and 64-bit ARM, as root too. The few calls are made through ctypes: of the packages that offer them the
-one that is older than a year needs libseccomp and has had no release since 2021.
+For Linux on x86-64 and 64-bit ARM, as root too. The few system calls are made through ctypes: of the packages that
+offer them, the only one older than a year needs libseccomp and has had no release since 2021.
 
 Source: the kernel's Documentation/userspace-api/{landlock,seccomp_filter,no_new_privs}.rst; numbers of system calls
 from arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
@@ -19,7 +19,7 @@ from typing import Final
 MEMORY_BYTES: Final = 640 << 20  # address space, libraries included
 
 PROTECTIONS: Final = ("seccomp", "landlock")
-"""What `confine` applies where the kernel offers it; the first alone takes all rights that are meant to be taken."""
+"""Protections that `confine` applies if the kernel offers them; the first alone takes away all that should go."""
 
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_SECCOMP: Final = 22
@@ -41,7 +41,7 @@ _LANDLOCK_CREATE_RULESET: Final = 444  # the same number on all architectures
 _LANDLOCK_RESTRICT_SELF: Final = 446
 _LANDLOCK_CREATE_RULESET_VERSION: Final = 1
 _LANDLOCK_FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 5: 16}
-"""From which version of the interface on how many rights on files there are, one bit each."""
+"""The number of rights on files, one bit each, by the version of the interface that introduced it."""
 _LANDLOCK_NETWORK_VERSION: Final = 4
 _LANDLOCK_NETWORK_RIGHTS: Final = 0b11  # bind and connect of TCP
 _LANDLOCK_SCOPE_VERSION: Final = 6
@@ -78,25 +78,28 @@ _TGKILL: Final = {"x86_64": 234, "aarch64": 131}
 def confine(keep: int | None = None) -> tuple[str, ...]:
     """Take from this process all rights but to compute and to use the open descriptor `keep`; return what holds.
 
-    No file, folder or program can be opened, started or looked at, no connection or process made, no other process
-    signalled, looked at or traced; memory is limited. All other descriptors but standard streams are closed. A call
-    that is not allowed fails with EPERM. Nothing of it can be taken back.
+    No file, folder or program can be opened, started or inspected, no connection or process made, no other process
+    signalled, inspected or traced; memory is limited. All descriptors but this and the standard streams are closed. A
+    call that is not allowed fails with EPERM. None of this can be undone.
 
     Args:
-        keep: the descriptor that stays open; all do where it is None.
+        keep: the descriptor that stays open; None leaves all open.
 
     Returns:
         Those of `PROTECTIONS` that the kernel has applied.
     """
+    # Limits first, which every Unix has: where the kernel offers no more, they are all there is.
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_NPROC):
         resource.setrlimit(kind, (0, 0))
+    # An inherited descriptor would stay usable, whatever the rules say about opening new ones.
     if keep is not None:
         os.closerange(3, keep)
         os.closerange(keep + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     if not sys.platform.startswith("linux"):
         return ()
     hide()
+    # Without it the kernel takes neither a filter nor a ruleset from a process that is not root.
     if _prctl(_PR_SET_NO_NEW_PRIVS, 1) != 0:
         return ()
     landlock = _restrict_files()  # before the filter, which does not let it through
@@ -110,7 +113,7 @@ def hide() -> None:
 
 
 def _restrict_files() -> bool:
-    """Apply a Landlock ruleset without any rule, which so denies all that it handles; tell whether the kernel could."""
+    """Apply a Landlock ruleset without rules, which denies all that it handles; tell whether the kernel could."""
     version = _system_call(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
     if version < 1:
         return False
@@ -136,8 +139,8 @@ def _filter_system_calls() -> bool:
     program = b"".join(_filter(machine, os.getpid()))
     instructions = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, and after padding where they are
-    described = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
-    return _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, described) == 0
+    filter_program = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
+    return _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, filter_program) == 0
 
 
 def _filter(machine: str, pid: int) -> Iterator[bytes]:
@@ -148,13 +151,16 @@ def _filter(machine: str, pid: int) -> Iterator[bytes]:
 
     allow = instruction(_BPF_RETURN, _SECCOMP_RET_ALLOW)
     deny = instruction(_BPF_RETURN, _SECCOMP_RET_ERRNO | _EPERM)
+    # The architecture first: another one, as 32-bit x86 on the same kernel, gives the numbers other meanings.
     yield instruction(_BPF_LOAD_WORD, _OFFSET_ARCHITECTURE)
     yield instruction(_BPF_JUMP_EQUAL, _ARCHITECTURES[machine], if_true=1)
     yield instruction(_BPF_RETURN, _SECCOMP_RET_KILL_PROCESS)
     yield instruction(_BPF_LOAD_WORD, _OFFSET_NUMBER)
+    # Jumps count instructions to skip: `allow` follows each comparison and is skipped where the number differs.
     for number in _ALLOWED[machine].values():
         yield instruction(_BPF_JUMP_EQUAL, number, if_false=1)
         yield allow
+    # A signal to the process itself is allowed, to any other denied; the three skipped instructions are these.
     yield instruction(_BPF_JUMP_EQUAL, _TGKILL[machine], if_false=3)
     yield instruction(_BPF_LOAD_WORD, _OFFSET_FIRST_ARGUMENT)
     yield instruction(_BPF_JUMP_EQUAL, pid, if_false=1)

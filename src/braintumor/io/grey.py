@@ -1,4 +1,4 @@
-"""Which values of an image become black and white where its file does not say: one rule for all formats."""
+"""Choose the values that become black and white where a file does not say: one rule for all formats."""
 
 from typing import Any, Final, TypeVar
 
@@ -11,10 +11,10 @@ answers, see benchmarks/windowing.py; the full range would let a single bright p
 BY_PERCENTILES: Final = f"grey values from the {PERCENTILES[0]} to the {PERCENTILES[1]} percentile"
 BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
 REACHED: Final = ((0.9, 0.95, 1.05, 1.1), (0.0, 1.0, 1.0, 0.0))
-"""How far the largest value, as a share of a bit depth's end, reaches that end: from nearly there to little more."""
+"""Weight of a full range by the largest value, as a share of a bit depth's end: 1 from 0.95 to 1.05, 0 beyond."""
 FILLED: Final = ((0.4, 0.6), (0.0, 1.0))
-"""How far the white of the percentiles, as such a share, says that the values below the largest are of that depth, too.
-Else a few saturated pixels would darken all others; now a single one does so at most by 1/0.6."""
+"""Weight of a full range by the white of the percentiles, as such a share: few values alone must not reach that far.
+They would else darken all others; now a single saturated pixel does so at most by 1/0.6."""
 LUMA: Final = (19595, 38470, 7471)
 """0.299, 0.587 and 0.114 times 2^16, the shares of red, green and blue by ITU-R 601, as in Pillow."""
 Floats = TypeVar("Floats", NDArray[np.float32], NDArray[np.float64])
@@ -23,7 +23,9 @@ ENDS: Final = tuple(2**bits - 1 for bits in BIT_DEPTHS)
 
 def limits(values: NDArray[Any]) -> tuple[float, float]:
     """Return the values that become black and white, both 0 where there are none."""
-    low, high = np.percentile(values, PERCENTILES).tolist() if values.size else (0.0, 0.0)
+    if not values.size:
+        return 0.0, 0.0
+    low, high = np.percentile(values, PERCENTILES).tolist()
     return low, high
 
 
@@ -34,6 +36,7 @@ def between(values: Floats, low: float, high: float) -> Floats:
     """
     if not high > low:
         return (values > high).astype(values.dtype)
+    # In place, since a slice of 64 megapixels takes 256 MB as float32.
     values -= low
     values /= high - low
     return np.clip(values, 0, 1, out=values)
@@ -48,6 +51,8 @@ def deep_limits(values: NDArray[Any]) -> tuple[float, float, float]:
     """
     low, high = limits(values)
     largest = int(values.max())
+    # The smallest depth that may have produced the largest value, with the tolerance of `REACHED` above its end.
     white = next((end for end in ENDS if largest <= REACHED[0][-1] * end), ENDS[-1])
+    # Straight lines instead of thresholds: one pixel more or less cannot make the brightness jump.
     share = float(np.interp(largest / white, *REACHED) * np.interp(high / white, *FILLED))
     return low * (1 - share), high + share * (white - high), share

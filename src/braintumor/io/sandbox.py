@@ -1,8 +1,8 @@
-"""How bytes from outside become slices: decoded in child processes without rights, see `decoder` and `confinement`.
+"""Decode bytes from outside in child processes without rights, see `worker` and `confinement`.
 
 A file that takes too much of a processor's time or memory, or makes its decoder crash, is refused like a damaged one;
-whoever asked is untouched, and a new child takes the place of the old one. A decoder that is killed or stopped from
-outside, or gets no processor, says nothing about its file, which is so tried once more.
+the calling process is unharmed, and a new child takes the place of the old one. A decoder that is killed or stopped
+from outside, or gets no processor, says nothing about its file, which is therefore tried once more.
 """
 
 import dataclasses
@@ -36,13 +36,13 @@ ATTEMPTS: Final = 2
 TOO_LONG: Final = "takes too long to decode; export it again without compression"
 NOT_NOW: Final = "cannot be decoded now: this machine is busy, or its decoder was stopped; try again later"
 
-Told = TypeVar("Told")
+Reply = TypeVar("Reply")
 _log = logging.getLogger(__name__)
 _warned: Final = Event()
 
 
 class Sandbox:
-    """Children that decode files; calls from several threads are safe, each is answered by one child.
+    """A pool of children that decode files. Calls from several threads are safe; one child serves each of them.
 
     Attributes:
         deadline: seconds of a processor's time for one file.
@@ -52,6 +52,8 @@ class Sandbox:
         self.deadline = deadline
         self._closed = False
         self._all = [Child() for _ in range(children)]
+        # For every child that is taken from this queue a child, or None, has to be put back: calls wait for an entry,
+        # and one that is missing would let them wait for ever.
         self._free: queue.SimpleQueue[Child | None] = queue.SimpleQueue()  # None is one that could not be started
         for child in self._all:
             self._free.put(child)
@@ -65,12 +67,12 @@ class Sandbox:
         self.close()
 
     def missing_protections(self) -> tuple[str, ...]:
-        """Return which of `PROTECTIONS` this system does not give; waits until a child has started.
+        """Return those of `PROTECTIONS` that this system lacks; wait until a child has started.
 
         Raises:
             ChildLostError: none starts.
         """
-        child = self._living()
+        child = self._take_child()
         if child is None:
             raise ChildLostError
         try:
@@ -79,11 +81,12 @@ class Sandbox:
             self._free.put(child)
 
     def read(self, content: bytes, name: str, choice: SliceSelection = ALL_SLICES) -> Scan:
-        """Return the one wanted slice in a file's content, as `read.read` does.
+        """Return the only selected slice in a file's content, as `read.read` does.
 
         Raises:
             ImageError: as `read_all`, or there are several slices.
         """
+        # The second slice is reason enough to refuse; closing the iterator ends the child at its work on the rest.
         with closing(self.read_all(content, name, choice)) as remaining:
             scan, another = next(remaining, None), next(remaining, None)
         if scan is None:
@@ -93,20 +96,20 @@ class Sandbox:
         return scan
 
     def read_all(self, content: bytes, name: str, choice: SliceSelection = ALL_SLICES) -> Generator[Scan]:
-        """Yield the wanted slices in a file's content, as `read.read_all` does.
+        """Yield the selected slices in a file's content, as `read.read_all` does.
 
-        A child is kept until the last one: take them all, or close the iterator.
+        A child is occupied until the last one: take them all, or close the iterator.
 
         Raises:
-            ImageError: it cannot be read, has more than 16 million pixels or far more than its size can tell, takes too
+            ImageError: it cannot be read, has more than 16 million pixels or implausibly many for its size, takes too
                 long or too much memory, or cannot be decoded now.
         """
 
-        def understood(answer: dict[str, Any], pixels: bytearray) -> Scan | None:
-            return scan_of(answer, pixels, name) if "shape" in answer else None
+        def parse(header: dict[str, Any], pixels: bytearray) -> Scan | None:
+            return scan_of(header, pixels, name) if "shape" in header else None
 
-        asked = {"name": name, "choice": dataclasses.asdict(choice)}
-        with closing(self._messages(content, name, asked, understood)) as slices:
+        request = {"name": name, "choice": dataclasses.asdict(choice)}
+        with closing(self._replies(content, name, request, parse)) as slices:
             for scan in slices:
                 if scan is not None:
                     yield scan
@@ -118,33 +121,32 @@ class Sandbox:
             ImageError: it cannot be read, or not now.
         """
 
-        def understood(answer: dict[str, Any], _: bytearray) -> dict[str, Any]:
-            return dict(answer["described"])
+        def parse(header: dict[str, Any], _: bytearray) -> dict[str, Any]:
+            return dict(header["described"])
 
-        *_, described = self._messages(content, name, {"name": name, "describe": True}, understood)
+        *_, described = self._replies(content, name, {"name": name, "describe": True}, parse)
         return described
 
-    def _messages(
+    def _replies(
         self,
         content: bytes,
         name: str,
-        asked: dict[str, Any],
-        understood: Callable[[dict[str, Any], bytearray], Told],
-    ) -> Generator[Told]:
-        """Yield what a child says about a file, as it is understood; the last message too.
-
-        After a child is lost another one is asked, and what it repeats is left out.
+        request: dict[str, Any],
+        parse: Callable[[dict[str, Any], bytearray], Reply],
+    ) -> Generator[Reply]:
+        """Yield a child's replies about a file, parsed; the last one too.
 
         Raises:
-            ImageError: as `read_all`, or it cannot be understood, or there is no child.
+            ImageError: as `read_all`, or a reply is malformed, or there is no child.
         """
-        given = 0
+        yielded = 0
         for _ in range(ATTEMPTS):
             try:
-                with closing(self._attempt(content, name, asked, understood)) as messages:
-                    for message in islice(messages, given, None):
-                        given += 1
-                        yield message
+                with closing(self._attempt(content, name, request, parse)) as replies:
+                    # A second child begins with the first slice again: the caller has these already.
+                    for reply in islice(replies, yielded, None):
+                        yielded += 1
+                        yield reply
                 return
             except ChildLostError as error:
                 lost = error
@@ -154,42 +156,45 @@ class Sandbox:
         self,
         content: bytes,
         name: str,
-        asked: dict[str, Any],
-        understood: Callable[[dict[str, Any], bytearray], Told],
-    ) -> Generator[Told]:
-        """Yield what one child says about a file, as `_messages`.
+        request: dict[str, Any],
+        parse: Callable[[dict[str, Any], bytearray], Reply],
+    ) -> Generator[Reply]:
+        """Yield one child's replies about a file, as `_replies`.
 
         Raises:
-            ChildLostError: the child is, or there is none.
+            ChildLostError: the child was lost, or there is none.
         """
-        child = self._living()
+        child = self._take_child()
         if child is None:
             self._free.put(None)
             raise ChildLostError
-        whole = False
+        # A child serves the next file only after its last reply about this one. In any other case, as when the caller
+        # closes the iterator early, the rest of this file would still come through the socket.
+        is_reusable = False
         try:
-            self._warn(child)
-            for answer, pixels in child.ask(content, asked, self.deadline + _volume_mib(content) / MIB_PER_SECOND):
-                if "reason" in answer:
-                    whole = True
-                    raise refusal_of(answer, name)
-                told = understood(answer, pixels)
-                whole = "shape" not in answer
-                yield told
+            self._warn_if_unconfined(child)
+            seconds = self.deadline + _volume_mib(content) / MIB_PER_SECOND
+            for header, pixels in child.ask(content, request, seconds):
+                if "reason" in header:
+                    is_reusable = True
+                    raise refusal_of(header, name)
+                reply = parse(header, pixels)
+                is_reusable = "shape" not in header
+                yield reply
         except DecodeTimeoutError as error:
             raise ImageError(name, TOO_LONG, Refusal.TIMEOUT) from error
         except (ChildCrashedError, *MALFORMED_ERRORS) as error:
             raise ImageError(name, UNDECODABLE) from error
         finally:
-            self._free.put(child if whole else self._replace(child))
+            self._free.put(child if is_reusable else self._replace(child))
 
-    def _living(self) -> Child | None:
-        """Return a free child that has not ended while nobody asked it anything; waits for one."""
+    def _take_child(self) -> Child | None:
+        """Wait for a free child and return it, or a new one if it has ended while idle; None if none can be started."""
         child = self._free.get() or self._start()
         return child if child is None or child.is_alive else self._replace(child)
 
-    def _warn(self, child: Child) -> None:
-        """Say once in the process what this system lacks to confine children.
+    def _warn_if_unconfined(self, child: Child) -> None:
+        """Log once in this process what the system lacks to confine children.
 
         Raises:
             ChildLostError: the child does not start.
@@ -202,14 +207,14 @@ class Sandbox:
             )
 
     def _replace(self, child: Child) -> Child | None:
-        """Return a new child after ending one, if it can be started now."""
+        """End a child and return a new one, None if none can be started now."""
         child.end()
         self._all.remove(child)
         return self._start()
 
     def _start(self) -> Child | None:
         """Return a new child, None where the system starts none now."""
-        if self._closed:
+        if self._closed:  # or a call that is just losing its child would leave a new process behind
             return None
         try:
             child = Child()
@@ -219,24 +224,24 @@ class Sandbox:
         return child
 
     def close(self) -> None:
-        """End all children, what they are doing too: who waits for it is told that it cannot be decoded now."""
-        self._closed = True
-        for child in list(self._all):
+        """End all children, even at work: calls that wait for them are refused as not decodable now."""
+        self._closed = True  # first, so that threads whose children end now start no others
+        for child in list(self._all):  # a copy: these threads change the list meanwhile
             child.end()
 
 
 def require_confinement() -> None:
-    """Raise where decoders cannot be confined wholly.
+    """Raise if this system cannot fully confine decoders.
 
     Raises:
-        BrainTumorError: with what is missing.
+        BrainTumorError: names what is missing.
     """
     with Sandbox(1) as sandbox:
         try:
             missing = sandbox.missing_protections()
         except ChildLostError as error:
             raise BrainTumorError(
-                "no process for decoding starts; see how many processes and how much memory this account may have"
+                "no decoder process could be started; check the limits on processes and memory of this account"
             ) from error
     if missing:
         raise BrainTumorError(
@@ -246,11 +251,12 @@ def require_confinement() -> None:
 
 
 def _volume_mib(content: bytes) -> float:
-    """Return how large a volume is, as far as its file says without being parsed; 0 for an image.
+    """Return the MiB of a volume, as far as its file tells without being parsed; 0 for an image.
 
     Source: RFC 1952 2.3.1, the size at the end of gzip data.
     """
     if volume_kind(content) is None:
         return 0.0
     size = int.from_bytes(content[-4:], "little") if content.startswith(GZIP) else len(content)
+    # The field is whatever the file says: it buys at most the time for the largest volume that is read.
     return min(max(size, len(content)), LARGEST_VOLUME) / 2**20

@@ -1,4 +1,4 @@
-"""What one slice is, once read: grey values in [0, 1], whatever the file was."""
+"""Define a slice once read, grey values in [0, 1] whatever the file was, and its position in a volume."""
 
 import re
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ LARGEST_VOLUME: Final = 192 << 20  # bytes of the voxels as stored, unpacked
 RANGE: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 PLANES: Final = ("acquired", "axial", "coronal", "sagittal")
 SERIES: Final = re.compile("series [0-9a-f]{8}")
-"""What a volume is called that is a DICOM series."""
+"""The name of a volume that is a DICOM series."""
 
 
 @dataclass(frozen=True)
 class SlicePosition:
-    """Where a slice lies in a volume.
+    """The position of a slice in a volume.
 
     Attributes:
-        volume: what the slices of one volume share: for NIfTI, and DICOM that names no series, what the file is called;
+        volume: the name that the slices of one volume share: the file's for NIfTI and for DICOM that names no series;
             else a code made from the UIDs of study and series, which does not say whose they are.
         number: counted from 1: a DICOM file's Instance Number or its frame, a NIfTI volume's slice.
         position: millimetres along the slices' normal, None where the file does not say; sorts the slices.
@@ -36,18 +36,18 @@ class SlicePosition:
 
 
 def slice_name(file: str, number: int, count: int) -> str:
-    """Return what to call a slice of a file: by the file's name, of several slices with # and the number."""
+    """Return the name of a slice: that of its file, followed by # and the number if the file holds several."""
     return f"{file}#{number}" if count > 1 else file
 
 
 def number_in_file(name: str, place: SlicePosition | None) -> int | None:
-    """Return the number of a slice that is called as `slice_name` says, None where its file has no other."""
+    """Return the number of a slice named by `slice_name`, None where its file holds no other."""
     return place.number if place and name.endswith(f"#{place.number}") else None
 
 
 @dataclass(frozen=True)
 class SliceSelection:
-    """Which slices of a volume are wanted.
+    """The slices of a volume to read.
 
     Attributes:
         plane: `acquired`, as the file stores them, or for NIfTI `axial`, `coronal` or `sagittal`.
@@ -63,19 +63,19 @@ class SliceSelection:
 
     @classmethod
     def of(cls, slices: str, plane: str = "acquired") -> Self:
-        """Return the choice that a text makes: all, 12, 10-20, or 1-5,9.
+        """Return the selection that a text describes: all, 12, 10-20, or 1-5,9.
 
         Raises:
-            BrainTumorError: it is no such text, or there is no such plane.
+            BrainTumorError: the text cannot be understood, or there is no such plane.
         """
-        found = [] if slices == "all" else [RANGE.fullmatch(part.strip()) for part in slices.split(",")]
-        ranges = tuple((int(each[1]), int(each[2] or each[1])) for each in found if each)
-        if len(ranges) < len(found) or any(first > last for first, last in ranges):
-            raise BrainTumorError(f"expected numbers of slices such as 12, 10-20 or 1-5,9, or all, got {slices!r}")
+        matches = [] if slices == "all" else [RANGE.fullmatch(part.strip()) for part in slices.split(",")]
+        ranges = tuple((int(match[1]), int(match[2] or match[1])) for match in matches if match)
+        if len(ranges) < len(matches) or any(first > last for first, last in ranges):
+            raise BrainTumorError(f"expected slice numbers such as 12, 10-20 or 1-5,9, or all, got {slices!r}")
         return cls(plane, ranges)
 
     def wants(self, number: int) -> bool:
-        """Tell whether the slice of this number is wanted."""
+        """Tell whether the slice of this number is selected."""
         return not self.ranges or any(first <= number <= last for first, last in self.ranges)
 
 
@@ -83,7 +83,7 @@ ALL_SLICES: Final = SliceSelection()
 
 
 def unusable_size(width: int, height: int, largest: int) -> tuple[str, Refusal] | None:
-    """Return why slices of so many pixels are not read, None where they are; at most `largest` in all."""
+    """Return why slices of this size are not read, None where they are; `largest` limits width x height."""
     size = f"{width} x {height} pixels"
     if max(width, height) > LARGEST_SIDE:
         return f"{size}; at most {LARGEST_SIDE} on each side are read", Refusal.TOO_LARGE
@@ -101,10 +101,10 @@ class Scan:
     Attributes:
         pixels: (H, W) float32 in [0, 1], row 0 at the top, 0 is black.
         spacing: (row, column) distance of pixel centres in millimetres, None where the file does not say.
-        source: what to call the slice in results: a path as given, or a neutral name for bytes.
+        source: the slice's name in results: a path as given, or a neutral name for bytes.
         notes: what had to be assumed in reading it.
-        place: where it lies in its volume; None for an image that stands alone.
-        origin: what results about it must repeat of its DICOM file, as DICOM JSON; None for other files.
+        place: its position in its volume; None for an image that stands alone.
+        origin: the attributes of its DICOM file that results must repeat, as DICOM JSON; None for other files.
     """
 
     pixels: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""How slices whose pixels are not square get such: as they are, a head would be squeezed."""
+"""Resample slices to square pixels: shown pixel by pixel, a head would otherwise look squeezed."""
 
 from typing import Final
 
@@ -17,6 +17,7 @@ def square_shape(shape: tuple[int, int], row: float, column: float) -> tuple[int
         row: distance of rows, in any unit.
         column: distance of columns, in the same unit.
     """
+    # Towards the finer spacing: nothing that was measured is lost.
     finer = min(row, column)
     if max(row, column) < NEARLY_SQUARE * finer:
         return shape
@@ -26,7 +27,7 @@ def square_shape(shape: tuple[int, int], row: float, column: float) -> tuple[int
 def squared(
     pixels: NDArray[np.float32], spacing: tuple[float, float] | None, aspect: tuple[float, float] | None = None
 ) -> tuple[NDArray[np.float32], tuple[float, float] | None, tuple[str, ...]]:
-    """Return a slice (H, W) with square pixels, their (row, column) millimetres, and a note if that changed them.
+    """Return a slice (H, W) with square pixels, their (row, column) millimetres, and a note if it was resampled.
 
     Args:
         pixels: (H, W) in [0, 1].
@@ -38,6 +39,7 @@ def squared(
         return pixels, spacing, ()
     finer = np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR)).clip(0, 1)
     if spacing is None:
-        return finer, None, (f"pixels as wide as high by {size[1]:.3g} to {size[0]:.3g} made square",)
+        return finer, None, (f"pixels of aspect ratio {size[1]:.3g}:{size[0]:.3g} (width to height) made square",)
+    # What rounding to whole pixels does to the spacing is kept: field of view before = field of view after.
     row, column = (length * before / after for length, before, after in zip(spacing, pixels.shape, shape, strict=True))
     return finer, (row, column), (f"pixels of {spacing[1]:.3g} x {spacing[0]:.3g} mm made square",)

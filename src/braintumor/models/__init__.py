@@ -1,1 +1,1 @@
-"""A model: its card, the network session, how slices are prepared for it, and when its answers are withheld."""
+"""Load models: their cards and network sessions, the preparation of slices, and the policy of withholding answers."""

@@ -1,6 +1,6 @@
-"""How unlike the training images an image is (its OOD score), and from where on it is referred.
+"""Score how unlike the training images an image is (OOD score), and choose the threshold for referral.
 
-Compared with other scores in docs/concepts/refusal.md.
+The score is compared with other scores in docs/concepts/refusal.md.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from braintumor.errors import DataError
 
 Floats = NDArray[np.float64]
 
-REFUSED: Final = 0.01  # share of in-distribution images
-UPPER: Final = 0.975
+REFUSED: Final = 0.01  # share of in-distribution images that are referred
+UPPER: Final = 0.975  # end of the 95 % interval
 RESAMPLES: Final = 1000
-FOREIGN: Final = 2.0  # times the threshold: so far out lies nothing that was trained on
+FOREIGN: Final = 2.0  # times the threshold: farther out than any image like those of training
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class OodScorer:
 
 
 def fit_ood_scorer(features: Floats) -> OodScorer:
-    """Return the gate around features (N, C); the covariance is shrunk by the share that is best for their number.
+    """Return the scorer fitted to features (N, C); the covariance is shrunk as is best for their number.
 
     Raises:
         DataError: there are fewer than two images.
@@ -48,18 +48,20 @@ def fit_ood_scorer(features: Floats) -> OodScorer:
     """
     if len(features) < 2:
         raise DataError(f"expected at least two training images to fit OOD scores, got {len(features)}")
-    found = LedoitWolf().fit(features)
-    centre, covariance = (np.asarray(part, np.float64) for part in (found.location_, found.covariance_))
-    values, vectors = np.linalg.eigh(covariance)
+    gaussian = LedoitWolf().fit(features)
+    centre = np.asarray(gaussian.location_, np.float64)
+    values, vectors = np.linalg.eigh(np.asarray(gaussian.covariance_, np.float64))
+    # Channels that never vary would get an infinite weight: in float32, in which the network computes the score, no
+    # eigenvalue below this share of the largest one can be told from zero.
     floor = max(float(values.max()) * float(np.finfo(np.float32).eps), float(np.finfo(np.float32).tiny))
     return OodScorer(centre, vectors / np.sqrt(np.maximum(values, floor)) @ vectors.T)
 
 
 def threshold(ood_score: Floats, groups: NDArray[np.int64]) -> float:
-    """Return from where on an image is referred, so that of those like the training images about one in a hundred is.
+    """Return the OOD score above which an image is referred: about one in a hundred of those like the training images.
 
-    It is the upper end of the 95 % interval of the 99th percentile, from drawing whole groups: validation images come
-    from few patients, and new ones must not be refused because these happened to be alike.
+    It is the upper end of the 95 % interval of the 99th percentile, from resampling whole groups: validation images
+    come from few patients, and new ones must not be referred because these happened to be alike.
 
     Args:
         ood_score: (N,) of validation images.
@@ -70,6 +72,8 @@ def threshold(ood_score: Floats, groups: NDArray[np.int64]) -> float:
     """
     if not len(ood_score):
         raise DataError("no validation images to choose a threshold on")
+    # Each row of `drawn` is one resample, as the number of times that each sorted image counts; its percentile is the
+    # first score up to which the counts add up to 99 %.
     order = np.argsort(ood_score)
     names, members = np.unique(groups[order], return_inverse=True)
     random = np.random.default_rng(0)

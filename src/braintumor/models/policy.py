@@ -1,4 +1,4 @@
-"""When an answer is given and when the slice is referred to a person: thresholds from validation, and the reasons."""
+"""Decide when an answer is given and when a slice is referred to a person, by thresholds from validation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from braintumor.models.referral import Referral
 
 REFER: Final = "refer"
 COVERAGE: Final = 0.95
-"""Share of in-distribution images that is answered unless the user asks otherwise; the least certain are referred."""
+"""Share of in-distribution images that are answered by default; the least certain ones are referred."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """From where on an answer is withheld.
+    """The thresholds at which an answer is withheld.
 
     Attributes:
         confidence: least probability of the predicted class.
@@ -48,7 +48,7 @@ class Policy:
             rejection: the card's entry; an empty one, of a model that was never validated, withholds nothing.
             coverage: share of in-distribution images to be answered, from 0.5 to 1; 0.95 by default.
             max_error: instead, the largest share of the answers that may be wrong.
-            set_error: share of images whose true class may be missing from the prediction set; without it no sets.
+            set_error: share of images whose prediction set may miss the true class; no sets by default.
 
         Raises:
             ModelError: the card holds no such operating point.
@@ -60,10 +60,10 @@ class Policy:
         if coverage is not None and max_error is not None:
             raise ModelError("pass either a coverage or a largest error (--coverage, --max_error), not both")
         return cls(
-            _least_confidence(rejection["points"], COVERAGE if coverage is None else coverage, max_error),
-            rejection["ood_threshold"],
-            rejection["far_ood_threshold"],
-            None if set_error is None else _quantiles(rejection["sets"], set_error),
+            confidence=_least_confidence(rejection["points"], COVERAGE if coverage is None else coverage, max_error),
+            ood_threshold=rejection["ood_threshold"],
+            far_ood_threshold=rejection["far_ood_threshold"],
+            sets=None if set_error is None else _quantiles(rejection["sets"], set_error),
         )
 
     def reasons(self, probabilities: NDArray[np.float32], ood_score: float) -> tuple[Referral, ...]:
@@ -73,30 +73,33 @@ class Policy:
             probabilities: (4,).
             ood_score: how unlike the training images the slice is.
         """
+        # One reason only: of an image unlike those of training the probabilities mean nothing. `not <=` instead of `>`,
+        # so that NaN is referred, too.
         if not ood_score <= self.ood_threshold:
-            far = not ood_score <= self.far_ood_threshold
-            return (Referral(ReferralReason.NOT_BRAIN_MRI if far else ReferralReason.OUT_OF_DISTRIBUTION),)
+            is_far = not ood_score <= self.far_ood_threshold
+            return (Referral(ReferralReason.NOT_BRAIN_MRI if is_far else ReferralReason.OUT_OF_DISTRIBUTION),)
         first, second = np.argsort(-probabilities, kind="stable")[:2].tolist()
         if probabilities[first] < self.confidence:
             return (Referral(ReferralReason.UNCERTAIN, (CLASSES[first], CLASSES[second])),)
         return ()
 
     def prediction_set(self, probabilities: NDArray[np.float32]) -> tuple[str, ...]:
-        """Return the classes that are in the prediction set, the most probable one always; nothing without sets."""
+        """Return the classes in the prediction set, always with the most probable one; nothing without sets."""
         if self.sets is None:
             return ()
         best = int(probabilities.argmax())
         shares = zip(CLASSES, probabilities.tolist(), self.sets, strict=True)
-        return tuple(name for n, (name, share, most) in enumerate(shares) if n == best or 1 - share <= most)
+        return tuple(name for index, (name, share, most) in enumerate(shares) if index == best or 1 - share <= most)
 
 
 def _least_confidence(points: Sequence[Mapping[str, float]], coverage: float, max_error: float | None) -> float:
-    """Return the confidence of the operating point for a coverage or, where it is given, for a largest error.
+    """Return the confidence of the operating point for a coverage or, if it is given, for a largest error.
 
     Raises:
         ModelError: there is no such point.
     """
     if max_error is None:
+        # Coverages are fractions of images, such as 0.95 computed as 190 / 200: rounding must not exclude a point.
         fitting = [point for point in points if point["coverage"] >= coverage - 1e-9]
         if not fitting or coverage <= 0:
             least = min(point["coverage"] for point in points)
@@ -110,12 +113,13 @@ def _least_confidence(points: Sequence[Mapping[str, float]], coverage: float, ma
 
 
 def _quantiles(sets: Mapping[str, Sequence[float]], error: float) -> tuple[float, ...]:
-    """Return the (4,) quantiles of the prediction sets that miss the true class with this error.
+    """Return the (4,) quantiles of the prediction sets that miss the true class at this rate.
 
     Raises:
         ModelError: the card does not hold them.
     """
-    found = {float(name): tuple(values) for name, values in sets.items()}
-    if error not in found:
-        raise ModelError(f"no prediction sets for an error of {error:g}; choose {', '.join(map(str, sorted(found)))}")
-    return found[error]
+    by_error = {float(name): tuple(values) for name, values in sets.items()}
+    if error not in by_error:
+        choices = ", ".join(map(str, sorted(by_error)))
+        raise ModelError(f"no prediction sets for an error of {error:g}; choose one of {choices}")
+    return by_error[error]

@@ -1,4 +1,4 @@
-"""How a slice becomes the network's input: the only such code, used by training and by every prediction."""
+"""Prepare a slice as the network's input: the only such code, used by training and by every prediction."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from braintumor.io.scan import Scan
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The frozen recipe from grey values to the network's input; recorded in the model card.
+    """The frozen recipe from grey values to the network's input, recorded in the model card.
 
     A slice is padded with black to a centred square (never squeezed), resampled bilinearly with antialiasing to
     `size` x `size` and rounded to 256 grey levels, the depth at which the networks were trained. The ImageNet mean
@@ -34,6 +34,7 @@ class Preprocess:
 
     def grey_levels(self, scan: Scan) -> NDArray[np.uint8]:
         """Return the same input as (size, size) uint8 grey levels, the form in which training caches it."""
+        # Padded first: resampling first would round the shorter side to whole pixels and so squeeze the slice.
         square = pad_to_square(scan.pixels)
         if square.shape[0] != self.size:
             resized = Image.fromarray(square).resize((self.size, self.size), Image.Resampling.BILINEAR)

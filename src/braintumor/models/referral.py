@@ -1,4 +1,4 @@
-"""Why an answer is withheld: a code for programs, a sentence for people, which no other module makes."""
+"""Name the reasons for withholding an answer: a code for programs, a sentence for people, written only here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ REASON_TITLES: Final[Mapping[ReferralReason, str]] = {
     ReferralReason.UNCERTAIN: "uncertain",
     ReferralReason.IMAGE_QUALITY: "image quality",
 }
-"""What a reason is called where slices are counted by it."""
+"""The title of each reason, where slices are counted by it."""
 
 
 class QualityDefect(StrEnum):
-    """What is wrong with a picture: the detail of a referral for `image_quality`."""
+    """A defect of a picture, the detail of a referral for `image_quality`."""
 
     EMPTY = auto()
     SATURATED = auto()
@@ -40,8 +40,8 @@ class Referral:
     """One reason to withhold an answer.
 
     Attributes:
-        code: which one.
-        details: of `uncertain` the two most probable classes, of `image_quality` the `QualityDefect`.
+        code: the reason, for programs.
+        details: the two most probable classes for `uncertain`, the `QualityDefect` for `image_quality`.
     """
 
     code: ReferralReason
@@ -51,7 +51,7 @@ class Referral:
         """Return the reason for people.
 
         Args:
-            titles: what the classes are called.
+            titles: names of the classes for people.
         """
         title = REASON_TITLES[self.code]
         if self.code == ReferralReason.UNCERTAIN:

@@ -1,4 +1,4 @@
-"""What a trained model is on disk, and how to call it: a folder with card.json and model.onnx."""
+"""Load a trained model from its folder, card.json and model.onnx, and run it."""
 
 import os
 import platform
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import onnxruntime
 
 ONNX_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
-"""File of each precision in the model folder; the first one is written by training."""
+"""The file of each precision in the model folder; training writes the first one."""
 LARGEST_CARD: Final = 16 << 20  # bytes
 LARGEST_NETWORK: Final = 1 << 30  # bytes
 CPU_FACTS = Path("/proc/cpuinfo")
 
 
 class ModelOutput(NamedTuple):
-    """What a network says about N images.
+    """A network's output for N images.
 
     Attributes:
         logits: (N, 4).
@@ -45,7 +45,7 @@ class Model:
     """A loaded model: its card and an ONNX Runtime session on the CPU. Calls from several threads are safe.
 
     Attributes:
-        policy: when an answer is withheld; by default that of the card, at 95 % coverage.
+        policy: when answers are withheld; by default that of the card, at 95 % coverage.
     """
 
     def __init__(
@@ -65,29 +65,31 @@ class Model:
     @property
     def identity(self) -> str:
         """Return the model's name and version, and its precision unless it is the trained one."""
-        words = (self.card.name, self.card.version, "" if self.precision == "float32" else self.precision)
-        return " ".join(filter(None, words))
+        precision = "" if self.precision == "float32" else self.precision
+        return " ".join(filter(None, (self.card.name, self.card.version, precision)))
 
     def __call__(self, images: NDArray[np.float32]) -> ModelOutput:
-        """Return what the network says about (N, 1, H, W) inputs.
+        """Return the network's output for (N, 1, H, W) inputs.
 
         Raises:
-            ModelError: the network cannot be computed, or an answer is not finite or of another shape.
+            ModelError: the network cannot be run, or an output is not finite or of another shape.
         """
         try:
-            answers = ModelOutput(*self._session.run(OUTPUTS, {"image": images}))
+            # Asked for by name, since a file may list its outputs in any order.
+            output = ModelOutput(*self._session.run(OUTPUTS, {"image": images}))
         except Exception as error:  # as in `open_session`
-            raise ModelError(f"the network in {self.folder} cannot be computed; copy or export it again") from error
+            raise ModelError(f"the network in {self.folder} cannot be run; copy or export it again") from error
+        # A model may come from anywhere: an output of another shape, or NaN, must not turn into a prediction.
         n, classes = len(images), len(CLASSES)
-        shapes = answers.logits.shape, answers.class_maps.shape, answers.ood_score.shape
+        shapes = output.logits.shape, output.class_maps.shape, output.ood_score.shape
         if shapes != ((n, classes), (n, classes, *shapes[1][2:4]), (n,)) or len(shapes[1]) != 4 or 0 in shapes[1]:
             raise ModelError(
-                f"the network in {self.folder} answers {n} images in the shapes {shapes}, expected "
+                f"the network in {self.folder} returns the shapes {shapes} for a batch of {n}, expected "
                 f"({n}, {classes}), ({n}, {classes}, h, w) and ({n},); copy or export the model again"
             )
-        if not all(np.isfinite(answer).all() for answer in answers):
-            raise ModelError(f"the network in {self.folder} answers NaN or infinity; copy or export the model again")
-        return answers
+        if not all(np.isfinite(values).all() for values in output):
+            raise ModelError(f"the network in {self.folder} returns NaN or infinity; copy or export the model again")
+        return output
 
     def deciding(
         self, *, coverage: float | None = None, max_error: float | None = None, set_error: float | None = None
@@ -99,7 +101,7 @@ class Model:
         """
         rejection = self.card.rejection.get(self.precision, {})
         policy = Policy.of(rejection, coverage=coverage, max_error=max_error, set_error=set_error)
-        return Model(self.folder, self.card, self._session, self.precision, policy)
+        return Model(self.folder, self.card, self._session, precision=self.precision, policy=policy)
 
 
 def load_folder(folder: str | Path, *, precision: str | None = None, threads: int | None = None) -> Model:
@@ -146,7 +148,7 @@ def precisions_in(folder: Path) -> tuple[str, ...]:
 
 
 def _check_quantized(file: Path, card: Card, precision: str) -> None:
-    """Raise where the file of a further precision is missing or belongs to an earlier training in the same folder."""
+    """Raise if the file of a further precision is missing or belongs to an earlier training in the same folder."""
     if file.is_file() and precision in card.precisions:
         return
     problem = f"card.json does not know {file.name}" if file.is_file() else f"{file.name} is missing"
@@ -163,10 +165,10 @@ def read_model_file(file: Path, most: int = LARGEST_NETWORK) -> bytes:
         ModelError: there is no such file, it cannot be read, or it is larger than `most` bytes.
     """
     try:
-        facts = file.stat()
-        if stat.S_ISREG(facts.st_mode) and facts.st_size <= most:  # a pipe would be waited for
+        status = file.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= most:  # reading a pipe would wait for ever
             return file.read_bytes()
-        problem = f"is no file of at most {most >> 20} MiB"
+        problem = f"is not a file of at most {most >> 20} MiB"
     except FileNotFoundError:
         problem = "is missing"
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
@@ -184,7 +186,8 @@ def open_session(file: Path, threads: int) -> "onnxruntime.InferenceSession":
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4
+    options.log_severity_level = 4  # only what ends the process: errors are raised, and libraries are silent
+    # Weights in other files are looked for below the null device, where there are none: a model cannot read this disk.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     options.add_session_config_entry("session.x64quantprecision", "1" if integer_sums_saturate() else "0")
     network = read_model_file(file)
@@ -199,7 +202,7 @@ def open_session(file: Path, threads: int) -> "onnxruntime.InferenceSession":
 def integer_sums_saturate() -> bool:
     """Tell whether the fastest 8-bit arithmetic may clip sums: on x86 processors not known to have VNNI instructions.
 
-    There ONNX Runtime adds pairs of 8-bit products in 16 bits, unless told to take a slower way.
+    There ONNX Runtime adds pairs of 8-bit products in 16 bits, unless told to use a slower method.
     Source: `kOrtSessionOptionsAvx2PrecisionMode` in ONNX Runtime's onnxruntime_session_options_config_keys.h.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
@@ -207,25 +210,26 @@ def integer_sums_saturate() -> bool:
     try:
         with CPU_FACTS.open() as lines:
             return "vnni" not in next((line for line in lines if line.startswith("flags")), "")
-    except OSError:
+    except OSError:  # not Linux, so unknown: the slower arithmetic is never wrong
         return True
 
 
 def usable_cores() -> int:
-    """Return how many CPU cores this process may use; fewer than the machine has where it is confined to some."""
+    """Return the number of CPU cores that this process may use, at most those of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_signature(session: "onnxruntime.InferenceSession", card: Card, file: Path) -> None:
-    """Raise where inputs and outputs of the network are not those that the card promises."""
+    """Raise if the inputs and outputs of the network are not those that the card promises."""
     size = card.preprocess.size
+    # Without the first axis: the batch has a name there, not a number.
     inputs = {node.name: list(node.shape[1:]) for node in session.get_inputs()}
     nodes = (*session.get_inputs(), *session.get_outputs())
     outputs = {node.name for node in session.get_outputs()}
-    others = {node.type for node in nodes if node.name in ("image", *OUTPUTS)} - {"tensor(float)"}
-    if inputs != {"image": [1, size, size]} or not outputs.issuperset(OUTPUTS) or others:
+    wrong_types = {node.type for node in nodes if node.name in ("image", *OUTPUTS)} - {"tensor(float)"}
+    if inputs != {"image": [1, size, size]} or not outputs.issuperset(OUTPUTS) or wrong_types:
         raise ModelError(
-            f"{file} has the inputs {inputs} and the outputs {sorted(outputs)}{others or ''}, "
+            f"{file} has the inputs {inputs} and the outputs {sorted(outputs)}{wrong_types or ''}, "
             f"expected image (N, 1, {size}, {size}) and {', '.join(OUTPUTS)}, all float32; "
             "train or export the model again"
         )
