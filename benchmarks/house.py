@@ -113,10 +113,10 @@ def public_unused(trees: dict[Path, ast.Module]) -> list[str]:
 
 
 def late_constants(trees: dict[Path, ast.Module]) -> list[str]:
-    """Return the constants that stand after the first function or class of their module."""
+    """Return the constants that stand after the first function of their module; some are made of a class above them."""
     found = []
     for file, tree in trees.items():
-        starts = [node.lineno for node in definitions(tree)]
+        starts = [node.lineno for node in definitions(tree) if not isinstance(node, ast.ClassDef)]
         for node in tree.body:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             names = [target.id for target in targets if isinstance(target, ast.Name)]

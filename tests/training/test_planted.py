@@ -19,9 +19,9 @@ COMMAND = (
 )
 CHILDREN = """
 from pathlib import Path
-from braintumor.training.cross_validation import Log, _side_by_side
+from braintumor.training.cross_validation import Log, side_by_side
 if __name__ == "__main__":
-    with _side_by_side(2, 1) as pool:  # whatever a child is given to do, it first imports all that folds need
+    with side_by_side(2, 1) as pool:  # whatever a child is given to do, it first imports all that folds need
         print(len(list(pool.map(Log, [Path("a"), Path("b")]))))
 """
 LOADED = """

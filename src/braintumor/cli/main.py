@@ -131,7 +131,7 @@ def _answer_without_command(arguments: list[str]) -> None:
         say(f"braintumor {__version__}")
         raise SystemExit(DONE)
     if first in ("", "-h", "--help"):
-        (say if first else say_aside)(*overview())
+        (say if first else say_aside)(*_overview())
         raise SystemExit(DONE if first else BAD_INPUT)
     nearest = difflib.get_close_matches(first, commands, n=1)
     advice = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(commands)}"
@@ -139,7 +139,7 @@ def _answer_without_command(arguments: list[str]) -> None:
     raise SystemExit(BAD_INPUT)
 
 
-def overview() -> list[str]:
+def _overview() -> list[str]:
     """Return the lines of the help about all commands."""
     lines = [
         "usage: braintumor COMMAND [options]",

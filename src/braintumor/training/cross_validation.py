@@ -47,8 +47,8 @@ def folds(
     """Train a model per fold, each without the patients it is tested on, and return the report on all of them.
 
     Settings, network, starting weights and folders are checked before the data is opened. Folds that are finished are
-    kept, interrupted ones are resumed, so that the same command continues after an interruption. Every image is tested once.
-    The folds of the public sets are fixed and shipped with the package.
+    kept, interrupted ones are resumed, so that the same command continues after an interruption. Every image is
+    tested once. The folds of the public sets are fixed and shipped with the package.
 
     Args:
         config: all settings; the same for every fold.
@@ -82,7 +82,7 @@ def folds(
         for line in map(train_fold, unfinished, manifests):
             say(line)
     elif unfinished:
-        with _side_by_side(jobs, threads) as pool:
+        with side_by_side(jobs, threads) as pool:
             for line in pool.map(train_fold, unfinished, manifests):
                 say(line)
     finished = [out / str(fold) for fold in range(FOLDS)]
@@ -101,7 +101,7 @@ def _look_up_all(config: TrainConfig, folders: Sequence[Path], resume: bool) -> 
 
 
 @contextmanager
-def _side_by_side(jobs: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+def side_by_side(jobs: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of this many processes with this many threads each.
 
     Without PYTHONSAFEPATH they would look for modules in the working folder first, which may be a stranger's data.
