@@ -41,6 +41,7 @@ def writable(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @as_nobody_known
 def test_what_needs_no_cache_works_without_a_home(slices: list[Path], writable: Path) -> None:
     for arguments in (
@@ -54,6 +55,7 @@ def test_what_needs_no_cache_works_without_a_home(slices: list[Path], writable: 
         assert "Research use only" in done.stdout
 
 
+@pytest.mark.slow
 @as_nobody_known
 def test_what_needs_a_folder_names_the_variable(phantoms: Path, model_folder: Path, writable: Path) -> None:
     pytest.importorskip("kagglehub")
@@ -69,6 +71,7 @@ def test_what_needs_a_folder_names_the_variable(phantoms: Path, model_folder: Pa
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @as_nobody_known
 @pytest.mark.parametrize("variable", ["BRAINTUMOR_CACHE", "XDG_CACHE_HOME"])
 def test_the_variables_are_enough(phantoms: Path, model_folder: Path, writable: Path, variable: str) -> None:
@@ -81,6 +84,7 @@ def test_the_variables_are_enough(phantoms: Path, model_folder: Path, writable: 
     assert (writable / "data" / "braintumor" / "models" / "tiny" / "card.json").is_file()
 
 
+@pytest.mark.slow
 @as_nobody_known
 def test_the_service_starts_without_a_home() -> None:
     pytest.importorskip("uvicorn")

@@ -102,6 +102,7 @@ def test_one_bad_file_does_not_discard_the_answers_to_the_others(
         predict_all([slices[0], missing], model)
 
 
+@pytest.mark.slow
 def test_content_without_a_name_is_called_bytes_whatever_it_is(slices: list[Path], model: Model) -> None:
     make = pytest.importorskip("tests.dicom.make", reason="DICOM needs its extra")
     dicom, nifti = make.encoded(make.mr(size=64)), brain(("glioma",))
@@ -176,6 +177,7 @@ def test_loading_and_predicting_needs_no_torch(slices: list[Path], model_folder:
     assert result.stdout.strip() in CLASSES
 
 
+@pytest.mark.slow
 def test_the_slices_of_volumes_are_answered_like_the_slices_alone(tmp_path: Path, model: Model) -> None:
     volume = tmp_path / "brain.nii.gz"
     volume.write_bytes(brain())

@@ -71,6 +71,7 @@ def test_commands_run_nothing_of_the_folder_they_are_started_in(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_the_service_runs_nothing_of_the_folder_it_is_started_in(
     folder: Path, command: list[str], tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def posted(address: str, content: bytes) -> Any:
         return json.load(answer)
 
 
+@pytest.mark.slow
 def test_as_a_module_only_what_python_imports_before_us_can_be_shadowed(
     folder: Path, command: list[str], tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_the_empty_page_says_what_to_do_and_what_happens_to_images(open_viewer: 
     viewer.shot("empty")
 
 
+@pytest.mark.slow
 def test_pixels_are_those_of_the_figures_of_explain(open_viewer: Opener) -> None:
     random = np.random.default_rng(0)
     levels = random.integers(0, 256, (60, 91), np.uint8)
@@ -91,6 +92,7 @@ def test_dropped_images_and_archives_are_listed_under_their_own_names(open_viewe
     assert viewer.page.inner_text("#position") == "1 / 3"
 
 
+@pytest.mark.slow
 def test_the_panel_says_what_the_model_says(
     open_viewer: Opener, slices: list[Path], models: tuple[Model, Model]
 ) -> None:
@@ -107,6 +109,7 @@ def test_the_panel_says_what_the_model_says(
     viewer.shot("one")
 
 
+@pytest.mark.slow
 def test_number_keys_choose_the_map(open_viewer: Opener, slices: list[Path], models: Pair) -> None:
     viewer = open_viewer()
     viewer.drop(slices[0])
@@ -125,6 +128,7 @@ def test_number_keys_choose_the_map(open_viewer: Opener, slices: list[Path], mod
     assert viewer.page.inner_text("#classes [aria-pressed=true]").startswith("Predicted")
 
 
+@pytest.mark.slow
 def test_a_map_without_evidence_colours_nothing(
     open_viewer: Opener, slices: list[Path], models: tuple[Model, Model]
 ) -> None:
@@ -140,6 +144,7 @@ def test_a_map_without_evidence_colours_nothing(
     assert shown == viewer.picture()
 
 
+@pytest.mark.slow
 def test_opacity_changes_the_colours_alone(open_viewer: Opener, coloured: Path) -> None:
     viewer = open_viewer()
     viewer.drop(coloured)
@@ -165,6 +170,7 @@ def coloured(slices: list[Path], models: Pair) -> Path:
     return max(slices, key=strength)
 
 
+@pytest.mark.slow
 def test_a_referred_slice_shows_why_and_refused_files_their_reason(open_viewer: Opener) -> None:
     viewer = open_viewer(expected=UNREADABLE)
     viewer.drop(FLAT)
@@ -256,6 +262,7 @@ def test_everything_can_be_done_with_the_keyboard(open_viewer: Opener, coloured:
     assert page.inner_text(".window").startswith("W 255  L 127")
 
 
+@pytest.mark.slow
 def test_a_slice_is_never_shown_under_the_name_of_another(open_viewer: Opener, slices: list[Path]) -> None:
     viewer = open_viewer()
     viewer.drop(*slices)
@@ -282,6 +289,7 @@ def test_a_slice_is_never_shown_under_the_name_of_another(open_viewer: Opener, s
     assert viewer.picture() == hasty
 
 
+@pytest.mark.slow
 def test_dragging_sets_window_and_level_or_moves(open_viewer: Opener, coloured: Path) -> None:
     viewer = open_viewer()
     viewer.drop(coloured)
@@ -329,6 +337,7 @@ def test_two_models_stand_side_by_side_and_tell_whether_they_agree(
     assert len(set(viewer.page.locator(".corner.window").all_text_contents())) == 1
 
 
+@pytest.mark.slow
 def test_the_table_is_safe_in_a_spreadsheet(
     open_viewer: Opener, slices: list[Path], models: tuple[Model, Model]
 ) -> None:
@@ -361,6 +370,7 @@ def test_answers_and_views_are_saved(open_viewer: Opener, slices: list[Path]) ->
     assert amber > 200  # the disclaimer
 
 
+@pytest.mark.slow
 def test_the_model_card_is_one_click_away(open_viewer: Opener) -> None:
     viewer = open_viewer("two")
     viewer.page.click("#cards")
@@ -371,6 +381,7 @@ def test_the_model_card_is_one_click_away(open_viewer: Opener) -> None:
     viewer.shot("card")
 
 
+@pytest.mark.slow
 def test_a_token_is_taken_from_the_fragment_or_asked_for(open_viewer: Opener, slices: list[Path]) -> None:
     from_link = open_viewer("closed", "#token=open-sesame")
     assert "token" not in from_link.page.url
@@ -387,6 +398,7 @@ def test_a_token_is_taken_from_the_fragment_or_asked_for(open_viewer: Opener, sl
     assert typed.names() == [slices[0].name]
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again(open_viewer: Opener, slices: list[Path]) -> None:
     viewer = open_viewer(expected=("503 (Service Unavailable)",))
     busy = iter([True, True])
@@ -402,6 +414,7 @@ def test_a_busy_server_is_asked_again(open_viewer: Opener, slices: list[Path]) -
     assert sorted(viewer.names()) == sorted(file.name for file in slices[:6])
 
 
+@pytest.mark.slow
 def test_a_service_that_is_down_can_be_tried_again(open_viewer: Opener) -> None:
     viewer = open_viewer(expected=("net::ERR",))
     viewer.page.route("**/v1/models", lambda route: route.abort())
@@ -413,6 +426,7 @@ def test_a_service_that_is_down_can_be_tried_again(open_viewer: Opener) -> None:
     assert viewer.page.inner_text("#problem") == ""
 
 
+@pytest.mark.slow
 def test_sending_can_be_cancelled(open_viewer: Opener, slices: list[Path]) -> None:
     viewer = open_viewer(expected=("net::ERR",))
     viewer.drop(slices[0])
@@ -428,6 +442,7 @@ def test_sending_can_be_cancelled(open_viewer: Opener, slices: list[Path]) -> No
     assert viewer.names() == [slices[0].name, slices[1].name]
 
 
+@pytest.mark.slow
 def test_a_folder_keeps_its_paths(open_viewer: Opener, phantoms: Path) -> None:
     viewer = open_viewer()
     viewer.page.set_input_files("#folder", phantoms / "Testing")
@@ -453,6 +468,7 @@ def test_text_stands_out_in_both_themes(open_viewer: Opener, slices: list[Path],
     contrasts_hold(viewer)
 
 
+@pytest.mark.slow
 def test_fingers_zoom_on_a_tablet(open_viewer: Opener, coloured: Path) -> None:
     viewer = open_viewer("two", viewport={"width": 820, "height": 1180}, has_touch=True)
     viewer.drop(coloured)

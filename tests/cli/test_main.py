@@ -302,6 +302,7 @@ def test_a_missing_data_folder_is_bad_input(tmp_path: Path, capsys: pytest.Captu
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_the_documented_command_says_what_is_missing(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     command = [ROOT / "train.py", "--model", "cnn", "--epochs", "50", "--data_dir", "./missing"]
@@ -379,6 +380,7 @@ def test_explain_shows_the_map_of_the_precision_asked_for(quantized: Path, tmp_p
     np.testing.assert_array_equal(found, answer.class_maps[CLASSES.index(answer.predicted)])
 
 
+@pytest.mark.slow
 def test_evaluations_of_two_precisions_lie_side_by_side(quantized: Path, phantoms: Path) -> None:
     pytest.importorskip("matplotlib")
     for precision, place in (("float32", "evaluation"), ("int8", "evaluation-int8")):
@@ -493,6 +495,7 @@ sys.exit(main(sys.argv[2:]))
         ("requests", "dicom", ["dicom", "watch", "http://127.0.0.1:1", "--state", "nowhere"]),
     ],
 )
+@pytest.mark.slow
 def test_a_missing_library_names_its_extra(library: str, extra: str, arguments: list[str]) -> None:
     result = run(["-c", WITHOUT, library, *arguments])
     assert result.returncode == 2

@@ -87,6 +87,7 @@ def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
         contact_sheet(tmp_path, quiet)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_real_set_has_one_size(data_folder: Path) -> None:
     sheet = contact_sheet(data_folder / "brain-tumor-mri", quiet)

@@ -167,6 +167,7 @@ def test_copies_of_an_image_in_its_group_do_not_narrow_the_interval() -> None:
         assert (other.low, other.high) == pytest.approx((estimate.low, estimate.high)), name
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
     random = np.random.default_rng(11)
     groups = np.repeat(np.arange(80), 3)

@@ -28,6 +28,7 @@ def test_features_that_never_vary_do_not_divide_by_zero() -> None:
         fit_ood_scorer(features[:1])
 
 
+@pytest.mark.slow
 def test_the_threshold_refuses_about_one_in_a_hundred_and_more_margin_where_groups_are_few() -> None:
     ood_score = np.random.default_rng(1).random(10_000)
     alone = threshold(ood_score, np.arange(10_000))

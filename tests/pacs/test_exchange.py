@@ -131,6 +131,7 @@ def test_a_stop_ends_what_is_under_way(behaviour: Behaviour, monkeypatch: pytest
         archive.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", [dripping_head, dripping_body])
 def test_sigterm_ends_a_watcher_that_is_held_by_its_archive(behaviour: Behaviour, tmp_path: Path) -> None:
     with hostile(behaviour) as url:

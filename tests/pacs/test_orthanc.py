@@ -58,6 +58,7 @@ def test_results_appear_beside_the_images_that_a_scanner_sent(hospital: Hospital
     assert not series & {each["SeriesInstanceUID"] for each in census.sources}
 
 
+@pytest.mark.slow
 def test_a_second_run_and_a_lost_journal_change_nothing(hospital: Hospital, tmp_path: Path) -> None:
     hospital.send(study(tmp_path / "study", 3))
     log = tmp_path / "log"
@@ -69,6 +70,7 @@ def test_a_second_run_and_a_lost_journal_change_nothing(hospital: Hospital, tmp_
     assert sorted(hospital.ask("/instances")) == before
 
 
+@pytest.mark.slow
 def test_what_is_no_brain_mri_and_what_cannot_be_decoded_is_refused_once(hospital: Hospital, tmp_path: Path) -> None:
     folder = study(tmp_path / "study", 1)
     make.mr(seed=1, number=2, BodyPartExamined="KNEE", SeriesDescription="knee", ProtocolName="knee").save_as(
@@ -83,6 +85,7 @@ def test_what_is_no_brain_mri_and_what_cannot_be_decoded_is_refused_once(hospita
     assert "0 answered, 0 refused" in ended(hospital.watcher(tmp_path / "state", log, once=True), log)[-1]
 
 
+@pytest.mark.slow
 def test_a_running_watcher_answers_what_comes_and_leaves_cleanly(hospital: Hospital, tmp_path: Path) -> None:
     log = tmp_path / "log"
     watcher = hospital.watcher(tmp_path / "state", log)
@@ -97,6 +100,7 @@ def test_a_running_watcher_answers_what_comes_and_leaves_cleanly(hospital: Hospi
     assert census.lost == sum(not kinds for kinds in census.sets.values()), "a set was left unfinished"
 
 
+@pytest.mark.slow
 def test_no_patient_data_is_printed_logged_or_kept(hospital: Hospital, tmp_path: Path) -> None:
     folder = study(tmp_path / "study", 2)
     odd = make.mr(seed=5, number=9)  # values that pydicom warns of, with the values
@@ -135,6 +139,7 @@ def chaos(hospital: Hospital, tmp_path: Path, kills: int, images: int, longest_c
     assert len(census.results) == 3 * kills * images
 
 
+@pytest.mark.slow
 def test_kills_and_cuts_lose_nothing_and_double_nothing(hospital: Hospital, tmp_path: Path) -> None:
     chaos(hospital, tmp_path, 4, 8, 0.5)
 

@@ -71,6 +71,7 @@ def described(twins: tuple[Model, Model], served: Any) -> Iterator[str]:
         yield f"http://{host}:{port}/openapi.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
 def test_the_service_keeps_to_its_description(described: str, number: int) -> None:
     # loaded for each operation: what was answered to one changes what is tried with the next

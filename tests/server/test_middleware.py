@@ -55,6 +55,7 @@ def asked(address: tuple[str, int], request: bytes) -> int:
     return int(found[1]) if found else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hosts", "token"), [(("localhost",), ""), ((), "secret")])
 def test_odd_headers_are_no_errors_of_ours(
     listening: Any, hosts: tuple[str, ...], token: str, capfd: pytest.CaptureFixture[str]

@@ -70,6 +70,7 @@ def test_the_command_answers_and_ends_in_order(model_folder: Path, slices: list[
             assert not Path(f"/proc/{child}").exists(), "a decoder outlives the service"
 
 
+@pytest.mark.slow
 def test_what_is_being_answered_is_finished(model_folder: Path, slices: list[Path]) -> None:
     with running("--model", str(model_folder)) as (process, address):
         host, port = httpx.URL(address).host, httpx.URL(address).port
@@ -208,6 +209,7 @@ def test_tokens_that_no_client_could_send_are_refused_at_the_start(model_folder:
     assert "the token in the environment variable BRAINTUMOR_TOKEN begins or ends with a blank" in said
 
 
+@pytest.mark.slow
 def test_hosts_and_ports_that_there_are_not_are_said(model_folder: Path) -> None:
     token = {"BRAINTUMOR_TOKEN": "x"}
     said = failing("--model", str(model_folder), "--host", "no.such.host.invalid", **token)

@@ -131,6 +131,7 @@ def test_a_reference_folder_is_divided_by_patient(tmp_path: Path) -> None:
     assert set(numbers.tolist()) == set(range(FOLDS))
 
 
+@pytest.mark.slow
 def test_test_images_whose_group_was_in_training_after_all_are_left_out(
     data: Path, trained: Path, tmp_path: Path
 ) -> None:

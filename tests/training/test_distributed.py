@@ -66,6 +66,7 @@ with processes(cpu) as process_group:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_on_the_same_global_batches(data: Path, tmp_path: Path) -> None:
     program = tmp_path / "five_steps.py"
     program.write_text(FIVE_STEPS)
@@ -88,6 +89,7 @@ def test_two_processes_train_as_one_does_on_the_same_global_batches(data: Path, 
         torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 def test_torchrun_trains_stops_and_resumes(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["train.py", "--model", "cnn", "--epochs", "2", "--batch_size", "16", "--data_dir", str(data)]

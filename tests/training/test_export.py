@@ -135,6 +135,7 @@ def test_class_maps_worked_by_hand() -> None:
     torch.testing.assert_close(ood_score, torch.tensor([((2 * first) ** 2 + (first + 3 * second) ** 2) / 2]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", [False, True])
 def test_finer_class_maps_are_gradient_times_activation(tmp_path: Path, attention: bool) -> None:
     torch.manual_seed(2)
@@ -198,6 +199,7 @@ def test_a_file_with_other_weights_is_refused(exported: dict[str, Exported], par
         check_parity(other, ood_scorer, [IMAGES], file)
 
 
+@pytest.mark.slow
 def test_an_image_at_a_kink_of_the_head_counts_for_its_probabilities_only(
     exported: dict[str, Exported],
 ) -> None:

@@ -77,14 +77,17 @@ def test_the_markers_work(planted: Path) -> None:
     assert (planted.parent / "ran").exists()
 
 
+@pytest.mark.slow
 def test_children_that_train_folds_import_nothing_from_the_working_folder(planted: Path) -> None:
     assert run(CHILDREN, planted) == "2\n"
 
 
+@pytest.mark.slow
 def test_no_library_is_loaded_from_the_working_folder(planted: Path) -> None:
     assert run(LOADED, planted) == "[]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [OBEYED.encode(), b"\xff\xfe not UTF-8"])
 def test_charts_obey_no_settings_of_the_working_folder_or_the_user(planted: Path, content: bytes) -> None:
     (planted / "matplotlibrc").write_bytes(content)
@@ -94,6 +97,7 @@ def test_charts_obey_no_settings_of_the_working_folder_or_the_user(planted: Path
     assert "<svg" in drawn
 
 
+@pytest.mark.slow
 def test_an_evaluation_imports_and_obeys_nothing_of_the_folder_it_runs_in(planted: Path) -> None:
     output = run(COMMAND, planted, "evaluate", str(BUNDLED / DEFAULT), ".", "--out", "report", "--precision", "int8")
     assert "report: report/report.html" in output

@@ -121,6 +121,7 @@ def test_a_checkpoint_of_a_version_with_fewer_settings_goes_on(tmp_path: Path) -
         train(CONFIG, tmp_path / "data", tmp_path / "run", train_module.SilentProgress(), resume=True)
 
 
+@pytest.mark.slow
 def test_folds_that_are_finished_or_go_on_need_no_starting_weights(tmp_path: Path) -> None:
     config = TrainConfig("resnet", weights="imagenet", size=32, source_size=32)
     for fold in range(5):

@@ -159,6 +159,7 @@ def test_a_pickle_is_never_opened_and_how_to_convert_it_is_said(tmp_path: Path) 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_the_advice_how_to_convert_a_file_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = build_network("resnet")
     tensors = {

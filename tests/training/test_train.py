@@ -98,6 +98,7 @@ train(config, Path({data!r}), Path({out!r}), Killing())
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(data: Path, tmp_path: Path) -> None:
     config = replace(TINY, epochs=3, averaging=0.9)
     train(config, data, tmp_path / "whole", Silent())
@@ -114,6 +115,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(data: Path, tmp_pa
         assert torch.equal(tensor, resumed[name]), name
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_weights(data: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         train(replace(TINY, epochs=1, seed=seed), data, tmp_path / name, Silent())
@@ -121,6 +123,7 @@ def test_the_seed_decides_the_weights(data: Path, tmp_path: Path) -> None:
     assert not torch.equal(first["head.0.weight"], second["head.0.weight"])
 
 
+@pytest.mark.slow
 def test_a_signal_stops_in_order_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "braintumor", "train", "--model", "cnn", "--data_dir", str(data)]
     command += ["--recipe", "fast", "--epochs", "500"]  # which never stops early, however late the signal comes
@@ -147,6 +150,7 @@ def test_a_signal_stops_in_order_and_says_how_to_go_on(data: Path, tmp_path: Pat
         assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_validation_is_never_augmented(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     original = augment.draw
@@ -160,6 +164,7 @@ def test_validation_is_never_augmented(data: Path, tmp_path: Path, monkeypatch: 
     assert len(seen) == sum(card.data["counts"]["train"].values())
 
 
+@pytest.mark.slow
 def test_batch_norms_are_measured_on_unaugmented_images_where_asked(data: Path, tmp_path: Path) -> None:
     config = replace(TINY, epochs=1, norm_batches=2, dropout=0.9)
     seen: list[module.Run] = []
@@ -184,6 +189,7 @@ def test_batch_norms_are_measured_on_unaugmented_images_where_asked(data: Path, 
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_the_moving_average_of_the_weights(data: Path, tmp_path: Path) -> None:
     """An epoch has four steps here, so there is one update."""
     seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -214,6 +220,7 @@ def test_frozen_parts_are_left_out_of_the_average() -> None:
     assert {"backbone.layer4.1.bn2.running_var", "head.1.running_mean", "head.4.bias"} <= names
 
 
+@pytest.mark.slow
 def test_training_images_have_the_size_of_their_share_of_the_run(data: Path, tmp_path: Path) -> None:
     sizes: list[int] = []
     original = module.backward
@@ -256,6 +263,7 @@ def test_the_loss_is_the_weighted_smoothed_mean_and_the_distraction(guidance: fl
     assert float(network.logits.grad.sum()) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(data: Path, tmp_path: Path) -> None:
     class Spoiling(Silent):
         def epoch(self, row: Epoch, epochs: int) -> None:
@@ -270,6 +278,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(data: Path, tm
     assert train(TINY, data, tmp_path / "run", Silent(), resume=True).metrics["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(data: Path, tmp_path: Path) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -282,6 +291,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(data: Path, tmp_path: Path) -> No
     assert train(TINY, data, tmp_path / "run", Silent(), resume=True).metrics["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten(data: Path, tmp_path: Path) -> None:
     stop = Silent(lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -297,6 +307,7 @@ def test_nothing_is_overwritten(data: Path, tmp_path: Path) -> None:
         train(TINY, data, tmp_path / "run", Silent())
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_younger_than_the_run_had_its_default(data: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(TINY, data, tmp_path / "run", Silent(lambda _: (_ for _ in ()).throw(KeyboardInterrupt)))
@@ -314,6 +325,7 @@ def test_there_must_be_something_to_resume(data: Path, tmp_path: Path) -> None:
         train(TINY, data, tmp_path / "run", Silent(), resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["state.json", "last-001.safetensors", "kept-001.safetensors"])
 def test_a_damaged_checkpoint_is_refused(data: Path, tmp_path: Path, damage: str) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -338,6 +350,7 @@ def test_early_stopping_waits_for_five_epochs_without_a_better_one() -> None:
     assert history(0.5, 0.9, 0.8, 0.9).kept.epoch == 2
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_kept_where_the_settings_say_so(data: Path, tmp_path: Path) -> None:
     assert history(0.5, 0.9, 0.8, keep_last=True).kept.epoch == 3
     patient = replace(TINY, epochs=50, patience=1, keep_last=True)
@@ -366,6 +379,7 @@ def test_class_weights_are_inverse_frequencies() -> None:
     assert weights.tolist() == [0.5, 1.0, 2.0, 2.0]
 
 
+@pytest.mark.slow
 def test_the_card_records_every_setting(data: Path, tmp_path: Path) -> None:
     card = train(replace(TINY, epochs=1), data, tmp_path / "run", Silent())
     recorded = json.loads((tmp_path / "run" / "card.json").read_text())
@@ -402,6 +416,7 @@ def reference(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "reference"
 
 
+@pytest.mark.slow
 def test_outlines_teach_the_network_where_to_look(data: Path, reference: Path, tmp_path: Path) -> None:
     still = augment.Augment((1, 1), (1, 1), 0, 0, 0, 0, 0, 0)
     settings = {"map_stride": 8, "attention": True, "guidance": 10.0, "epochs": 12, "patience": 99, "batch_size": 8}

@@ -113,6 +113,7 @@ def test_the_shipped_tables_fit_together() -> None:
     assert len(group_of) == 209
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_shipped_groups_are_those_of_the_pixels(data_folder: Path, tmp_path: Path) -> None:
     listing = list_images(data_folder / "brain-tumor-mri").manifest

@@ -131,6 +131,7 @@ def test_long_chains_are_one_component() -> None:
     assert components(500, np.stack([order[:-1], order[1:]], axis=1)).max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_made_copies_of_real_slices_are_found_and_others_are_not(data_folder: Path, tmp_path: Path) -> None:
     listing = list_images(data_folder / "brain-tumor-mri").manifest

@@ -31,6 +31,7 @@ def test_a_picture_finds_itself_in_every_orientation(number: int) -> None:
     assert len(first) < 20
 
 
+@pytest.mark.slow
 def test_directions_do_not_depend_on_how_the_sample_lies() -> None:
     index = build_index(PICTURES, [PICTURES])
     assert index.bases.shape == (256, 8 * COMPONENTS)

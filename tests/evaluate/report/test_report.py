@@ -350,6 +350,7 @@ def test_a_second_evaluation_replaces_the_first(data_dir: Path, model: Model, tm
     ]
 
 
+@pytest.mark.slow
 def test_a_second_evaluation_decodes_no_file_for_its_miniature(
     data_dir: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +360,7 @@ def test_a_second_evaluation_decodes_no_file_for_its_miniature(
     assert (second.groups, second.leakage) == (first.groups, first.leakage)
 
 
+@pytest.mark.slow
 def test_the_calibration_without_temperature_is_that_of_the_plain_logits(
     data_dir: Path, model: Model, tmp_path: Path
 ) -> None:
