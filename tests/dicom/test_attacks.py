@@ -151,15 +151,15 @@ ATTACKS: Final[dict[str, tuple[Callable[[], bytes], str]]] = {
     "JPEG 2000 huge": (lambda: jpeg_2000(2**32 - 1, 256), "more JPEG 2000 tiles than the standard allows"),
     "65,535 rows": (lambda: native(Rows=65_535, Columns=65_535), "65535 x 65535 pixels; at most"),
     "a billion frames": (lambda: native(NumberOfFrames=10**9), "truncated: "),
-    "empty frames": (lambda: many_fragments(299_999), "RLE pixels without a header"),
-    "empty fragments": (lambda: many_fragments(1), "RLE pixels without a header|takes too long"),
+    "empty frames": (lambda: many_fragments(299_999), "the RLE pixels have no header"),
+    "empty fragments": (lambda: many_fragments(1), "the RLE pixels have no header|takes too long"),
     "nested sequences": (nested, "nested too deeply"),
     "a length of 4 GB": (long_element, "no pixel data"),
     "truncated": (lambda: encoded(mr())[:-5000], "truncated: "),
     "random": (random, "TransferSyntaxUID is missing|damaged"),
     "nothing but the mark": (lambda: bytes(128) + b"DICM", "TransferSyntaxUID is missing"),
     "dimensions of 32 bits": (wide_dimensions, "Rows is not one unsigned 16-bit number"),
-    "a colour that is not there": (palette, "a colour that the palette does not have"),
+    "a colour that is not there": (palette, "refers to a colour that the palette does not have"),
 }
 
 

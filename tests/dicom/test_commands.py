@@ -211,12 +211,12 @@ def test_what_a_library_says_of_a_patient_stops_nothing_and_is_not_repeated(
             raise ValueError(f"Invalid value for VR PN: {make.NAME}")
         return original(*_)
 
-    original = images.report
-    monkeypatch.setattr(images, "report", report)
+    original = images.structured_report
+    monkeypatch.setattr(images, "structured_report", report)
     out = tmp_path / "out"
     assert status_of("dicom", "classify", study / "IM1", study / "IM2", "--model", model_folder, "--out", out) == 3
     said = capfd.readouterr()
-    assert "results cannot be made of it (ValueError)" in said.err
+    assert "no results can be made from it (ValueError)" in said.err
     assert make.NAME not in said.out + said.err
     assert len(list(out.rglob("*.dcm"))) == 3
 
@@ -230,5 +230,7 @@ def test_of_two_files_that_say_to_be_the_same_image_one_gets_results(
         (folder / name).write_bytes(make.encoded(make.mr(seed=seed)))
     files = [folder / name for name in ("first", "other", "copy")]
     assert status_of("dicom", "classify", *files, "--model", model_folder, "--out", out) == 3
-    assert f"{folder / 'other'}: has the identifiers of an earlier file and other content" in capsys.readouterr().err
+    assert (
+        f"{folder / 'other'}: has the identifiers of an earlier file but different content" in capsys.readouterr().err
+    )
     assert len({file.read_bytes() for file in out.rglob("*.dcm")}) == 3

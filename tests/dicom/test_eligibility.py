@@ -168,7 +168,7 @@ def test_burned_in_text_and_unknown_regions_are_noted() -> None:
     assert notes(mr(BurnedInAnnotation="YES")) == (
         "BurnedInAnnotation is YES: text in the picture may mislead the model",
     )
-    assert notes(mr(BodyPartExamined="TETE")) == ("BodyPartExamined is none that is known here; taken for a head",)
+    assert notes(mr(BodyPartExamined="TETE")) == ("BodyPartExamined is not recognised; the head is assumed",)
 
 
 def test_no_reason_holds_text_of_the_file() -> None:

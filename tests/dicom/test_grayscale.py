@@ -192,7 +192,7 @@ def test_a_table_may_be_stored_as_bytes(little: bool) -> None:
 def test_a_table_that_is_shorter_than_it_says_is_refused() -> None:
     voi = header(VOILUTSequence=[table()])
     voi.VOILUTSequence[0].LUTDescriptor = [300, 0, 8]
-    with pytest.raises(DicomRefusalError, match="has 3 entries and says 300"):
+    with pytest.raises(DicomRefusalError, match="has 3 entries, its descriptor says 300"):
         display_values(RAMP, voi)
 
 
@@ -313,7 +313,7 @@ def test_an_index_outside_of_the_palette_is_refused() -> None:
 def test_a_palette_that_is_shorter_than_it_says_is_refused() -> None:
     dataset = palette()
     dataset.GreenPaletteColorLookupTableDescriptor = [0, 0, 16]  # 0 is 65,536
-    with pytest.raises(DicomRefusalError, match="says 65,536"):
+    with pytest.raises(DicomRefusalError, match="its descriptor says 65,536"):
         display_values(np.zeros((16, 16), np.uint8), dataset)
     del dataset.GreenPaletteColorLookupTableData
     with pytest.raises(DicomRefusalError, match="missing or segmented"):

@@ -298,15 +298,15 @@ def test_what_is_out_of_scope_is_refused_with_the_reason() -> None:
         ({"Rows": 97}, "truncated: 18,432 of 18,624 bytes"),
         ({"Rows": 65_535, "Columns": 65_535}, "65535 x 65535 pixels; at most 8000 on each side are read"),
         ({"Rows": 8}, "96 x 8 pixels; at least 16 on each side are needed"),
-        ({"BitsAllocated": 32}, "BitsAllocated is 32; 8 and 16 are read"),
-        ({"BitsAllocated": 1}, "BitsAllocated is 1; 8 and 16 are read"),
+        ({"BitsAllocated": 32}, "BitsAllocated is 32; only 8 and 16 are supported"),
+        ({"BitsAllocated": 1}, "BitsAllocated is 1; only 8 and 16 are supported"),
         ({"BitsAllocated": None}, "BitsAllocated is missing"),
         ({"BitsStored": 17}, "BitsStored and HighBit do not fit"),
         ({"BitsStored": 0}, "BitsStored and HighBit do not fit"),
         ({"HighBit": 15}, "BitsStored and HighBit do not fit"),
         ({"PixelRepresentation": 2}, "PixelRepresentation or PlanarConfiguration"),
         ({"SamplesPerPixel": 3}, "SamplesPerPixel is 3; MONOCHROME2 has 1"),
-        ({"PhotometricInterpretation": "MONOCHROME3"}, "PhotometricInterpretation is none of"),
+        ({"PhotometricInterpretation": "MONOCHROME3"}, "PhotometricInterpretation is not one of"),
         ({"NumberOfFrames": 10**9}, "truncated: 18,432 of 18,432,000,000,000 bytes of pixels"),
         ({"NumberOfFrames": 0}, "NumberOfFrames is 0"),
         ({"PixelData": None}, "no pixel data"),
@@ -337,7 +337,7 @@ def test_video_and_unknown_transfer_syntaxes_are_refused() -> None:
     content = encoded(mr(syntax=RLELossless))
     for syntax in (b"1.2.3.4", b"SECRET^NAME"):
         made = content.replace(b"1.2.840.10008.1.2.5\0", syntax.ljust(20, b"\0"))
-        assert reason(made) == "TransferSyntaxUID is none that is known; export the image uncompressed"
+        assert reason(made) == "TransferSyntaxUID is unknown; export the image uncompressed"
     video = mr(syntax=RLELossless)
     video.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
     assert reason(video).startswith("TransferSyntaxUID is MPEG2 Main Profile / Main Level; export")
@@ -345,12 +345,12 @@ def test_video_and_unknown_transfer_syntaxes_are_refused() -> None:
 
 def test_lossy_jpeg_of_12_bits_is_refused() -> None:
     made = mr(syntax=JPEGExtended12Bit)
-    assert re.fullmatch(r"lossy JPEG of 1\d bits; 8 are read; export the image uncompressed", reason(made))
+    assert re.fullmatch(r"lossy JPEG of 1\d bits; only 8 are supported; export the image uncompressed", reason(made))
 
 
 def test_a_list_of_a_disc_is_refused() -> None:
     content = Path(pydicom.data.get_testdata_file("DICOMDIR")).read_bytes()
-    assert reason(content) == "a DICOMDIR, the list of a disc; name the image files themselves"
+    assert reason(content) == "a DICOMDIR, the index of a disc; pass the image files themselves"
 
 
 @pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless])

@@ -47,7 +47,7 @@ def test_files_out_of_scope_are_left_out_of_their_series() -> None:
     (chosen,) = choose([*series("t1", 2), mr(number=3, series="t1", ImageType=["DERIVED", "SECONDARY", "MPR"])])
     assert chosen.wanted
     assert len(chosen.files) == 2
-    assert chosen.explanation.endswith("2 slices; 1 file left out as no slices of the head in MR")
+    assert chosen.explanation.endswith("2 slices; 1 file left out: not an MR slice of the head")
 
 
 def test_files_of_two_studies_or_without_series_are_not_put_together() -> None:

@@ -187,7 +187,7 @@ def test_it_refers_to_the_image_and_the_class_map(model: Model, prediction: Pred
 
 def test_without_a_place_it_says_that_there_is_no_class_map(model: Model, prediction: Prediction) -> None:
     report = reported(prediction, model, make.capture())
-    assert said(report, codes.COMMENT)[-1].startswith("The image does not say where it lies in the patient")
+    assert said(report, codes.COMMENT)[-1].startswith("The image does not state its position in the patient")
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0]
     assert len(evidence.ReferencedSeriesSequence) == 1
 
