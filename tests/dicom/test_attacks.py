@@ -23,9 +23,9 @@ from tests.dicom.make import DEFLATED, NAME, PATIENT, encoded, mr, shown
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(1) as made:
-        list(made.read_all(encoded(mr()), "warm"))
-        yield made
+    with Sandbox(1) as running:
+        list(running.read_all(encoded(mr()), "warm"))
+        yield running
 
 
 def compressed(frame: bytes, syntax: str, rows: int, columns: int, frames: int = 1) -> bytes:
@@ -71,12 +71,12 @@ def rle_lie() -> bytes:
     return compressed(frame, RLELossless, 96, 96)
 
 
-def jpeg_2000(side: int, said: int) -> bytes:
+def jpeg_2000(side: int, stated: int) -> bytes:
     """Return a blank JPEG 2000 image of so many rows and columns, with others in the header."""
     stream = io.BytesIO()
     Image.new("L", (1000, 1000)).save(stream, "JPEG2000", no_jp2=True, tile_size=(500, 500))
     frame = stream.getvalue().replace(struct.pack(">II", 1000, 1000), struct.pack(">II", side, side), 1)
-    return compressed(frame, JPEG2000Lossless, said, said)
+    return compressed(frame, JPEG2000Lossless, stated, stated)
 
 
 def native(**attributes: int) -> bytes:
@@ -165,10 +165,10 @@ ATTACKS: Final[dict[str, tuple[Callable[[], bytes], str]]] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_is_refused_soon_and_the_next_file_is_read(attack: str, sandbox: Sandbox) -> None:
-    make, said = ATTACKS[attack]
+    make, reason = ATTACKS[attack]
     content = make()
     began = time.monotonic()
-    with pytest.raises(ImageError, match=said) as caught:
+    with pytest.raises(ImageError, match=reason) as caught:
         list(sandbox.read_all(content, "attack"))
     seconds = time.monotonic() - began
     assert str(caught.value).startswith("attack: ")

@@ -29,9 +29,9 @@ def stream(syntax: str, bits: int = 12) -> bytes:
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_each_kind_of_stream_tells_its_size(syntax: str) -> None:
     bits = SYNTAXES[syntax]
-    found = size(stream(syntax, bits), syntax)
-    assert (found.rows, found.columns, found.samples) == (SIZE, SIZE, 1)
-    assert found.bits in (bits, 16)  # GDCM writes 12 bits as 16
+    stated = size(stream(syntax, bits), syntax)
+    assert (stated.rows, stated.columns, stated.samples) == (SIZE, SIZE, 1)
+    assert stated.bits in (bits, 16)  # GDCM writes 12 bits as 16
 
 
 def test_rows_and_columns_are_not_mixed_up() -> None:

@@ -121,8 +121,8 @@ def first_frame(file: str) -> tuple[Dataset, str, NDArray[np.generic], NDArray[n
 @pytest.mark.parametrize("file", READ)
 def test_each_file_is_shown_as_it_was_once(file: str) -> None:
     kind, shape, mean, middle, quarter = READ[file]
-    _, found, _, shown, _ = first_frame(file)
-    assert (found, shown.shape) == (kind, shape)
+    _, interpretation, _, shown, _ = first_frame(file)
+    assert (interpretation, shown.shape) == (kind, shape)
     assert shown.mean() == pytest.approx(mean, abs=2e-5)
     assert shown[shape[0] // 2, shape[1] // 2] == pytest.approx(middle, abs=1e-4)
     assert shown[shape[0] // 4, shape[1] // 3] == pytest.approx(quarter, abs=1e-4)
@@ -146,7 +146,7 @@ def test_each_file_agrees_with_pydicom(file: str) -> None:
         low, high = np.percentile(rescaled, [0.1, 99.9])
         expected = np.clip((rescaled - low) / (high - low), 0, 1)
     else:
-        centre, width = (float(np.atleast_1d(dataset[each].value)[0]) for each in ("WindowCenter", "WindowWidth"))
+        centre, width = (float(np.atleast_1d(dataset[keyword].value)[0]) for keyword in ("WindowCenter", "WindowWidth"))
         expected = np.clip((rescaled - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
     np.testing.assert_allclose(shown, 1 - expected if kind == "MONOCHROME1" else expected, atol=1e-5)
 

@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence
 from braintumor.errors import DECODE_ERRORS, DicomRefusalError
 
 CONVERSION_ERRORS: Final = (*DECODE_ERRORS, BytesLengthException)
-"""What pydicom raises on reading a damaged value."""
+"""Errors that pydicom raises on reading a damaged value."""
 TOO_DEEP: Final = "sequences are nested too deeply; at most a few hundred levels are read"
 
 

@@ -26,7 +26,7 @@ OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."  # warnings of pydicom are
 # Filters of a logger do not apply to records of its children, so each logger that writes is named.
 LOGGERS: Final = ("pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.utils")
 OWN_FILTER: Final = ("ignore", None, Warning, re.compile(OWN_MODULES), 0)
-"""What `warnings.filterwarnings` makes of our arguments, to see whether it is still in the list."""
+"""The entry that `warnings.filterwarnings` makes of our arguments, to see whether it is still in the list."""
 
 
 def read_dicom(content: bytes, name: str, largest: int, choice: SliceSelection) -> Iterator[Scan]:
