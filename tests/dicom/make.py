@@ -121,12 +121,8 @@ def patient(kind: str, study: object, series: object, number: int) -> Dataset:
     dataset.SOPClassUID, dataset.SOPInstanceUID = kind, uid("instance", study, series, number)
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uid("study", study), uid("series", study, series)
     dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = uid("frame", study), ""
-    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate, dataset.PatientSex = (
-        NAME,
-        PATIENT,
-        "19700101",
-        "O",
-    )
+    dataset.PatientName, dataset.PatientID = NAME, PATIENT
+    dataset.PatientBirthDate, dataset.PatientSex = "19700101", "O"
     dataset.ReferringPhysicianName, dataset.AccessionNumber, dataset.StudyID = NAME, PATIENT, "1"
     dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = dataset.AcquisitionDate = "20260102"
     dataset.StudyTime = dataset.SeriesTime = dataset.ContentTime = dataset.AcquisitionTime = "120000"
@@ -151,7 +147,8 @@ def pixels(dataset: Dataset, values: NDArray[np.int64], bits: int, signed: bool,
     stored = values - 2 ** (bits - 1) if signed else values
     kind = {(8, False): "<u1", (8, True): "<i1", (16, False): "<u2", (16, True): "<i2"}
     content = stored.astype(kind[dataset.BitsAllocated, signed]).tobytes()
-    dataset.add_new(0x7FE00010, "OB" if bits <= 8 else "OW", content + b"\0" * (len(content) % 2))
+    padding = b"\0" if len(content) % 2 else b""  # a value has an even number of bytes (PS3.5 7.1.1)
+    dataset.add_new(0x7FE00010, "OB" if bits <= 8 else "OW", content + padding)
 
 
 def window_of(bits: int, signed: bool = False) -> tuple[float, float]:
@@ -366,16 +363,23 @@ def by_gdcm(dataset: Dataset, syntax: str) -> Dataset:
         writer.SetImage(change.GetOutput())
         if not writer.Write():
             raise ValueError("GDCM cannot write")
-        made = pydicom.dcmread(io.BytesIO(Path(after).read_bytes()))
-    dataset["PixelData"] = made["PixelData"]
+        transcoded = pydicom.dcmread(io.BytesIO(Path(after).read_bytes()))
+    dataset["PixelData"] = transcoded["PixelData"]
     dataset["PixelData"].is_undefined_length = True
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     return dataset
 
 
 LOSSLESS: Final = (
-    *(ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DEFLATED),
-    *(RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless),
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DEFLATED,
+    RLELossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEG2000Lossless,
 )
 """Transfer syntaxes in which the pixels come back as they were."""
 

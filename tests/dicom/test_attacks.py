@@ -23,9 +23,9 @@ from tests.dicom.make import DEFLATED, NAME, PATIENT, encoded, mr, shown
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(1) as made:
-        list(made.read_all(encoded(mr()), "warm"))
-        yield made
+    with Sandbox(1) as running:
+        list(running.read_all(encoded(mr()), "warm"))
+        yield running
 
 
 def compressed(frame: bytes, syntax: str, rows: int, columns: int, frames: int = 1) -> bytes:
@@ -71,12 +71,12 @@ def rle_lie() -> bytes:
     return compressed(frame, RLELossless, 96, 96)
 
 
-def jpeg_2000(side: int, said: int) -> bytes:
+def jpeg_2000(side: int, stated: int) -> bytes:
     """Return a blank JPEG 2000 image of so many rows and columns, with others in the header."""
     stream = io.BytesIO()
     Image.new("L", (1000, 1000)).save(stream, "JPEG2000", no_jp2=True, tile_size=(500, 500))
     frame = stream.getvalue().replace(struct.pack(">II", 1000, 1000), struct.pack(">II", side, side), 1)
-    return compressed(frame, JPEG2000Lossless, said, said)
+    return compressed(frame, JPEG2000Lossless, stated, stated)
 
 
 def native(**attributes: int) -> bytes:
@@ -151,24 +151,24 @@ ATTACKS: Final[dict[str, tuple[Callable[[], bytes], str]]] = {
     "JPEG 2000 huge": (lambda: jpeg_2000(2**32 - 1, 256), "more JPEG 2000 tiles than the standard allows"),
     "65,535 rows": (lambda: native(Rows=65_535, Columns=65_535), "65535 x 65535 pixels; at most"),
     "a billion frames": (lambda: native(NumberOfFrames=10**9), "truncated: "),
-    "empty frames": (lambda: many_fragments(299_999), "RLE pixels without a header"),
-    "empty fragments": (lambda: many_fragments(1), "RLE pixels without a header|takes too long"),
+    "empty frames": (lambda: many_fragments(299_999), "the RLE pixels have no header"),
+    "empty fragments": (lambda: many_fragments(1), "the RLE pixels have no header|takes too long"),
     "nested sequences": (nested, "nested too deeply"),
     "a length of 4 GB": (long_element, "no pixel data"),
     "truncated": (lambda: encoded(mr())[:-5000], "truncated: "),
     "random": (random, "TransferSyntaxUID is missing|damaged"),
     "nothing but the mark": (lambda: bytes(128) + b"DICM", "TransferSyntaxUID is missing"),
     "dimensions of 32 bits": (wide_dimensions, "Rows is not one unsigned 16-bit number"),
-    "a colour that is not there": (palette, "a colour that the palette does not have"),
+    "a colour that is not there": (palette, "refers to a colour that the palette does not have"),
 }
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_is_refused_soon_and_the_next_file_is_read(attack: str, sandbox: Sandbox) -> None:
-    make, said = ATTACKS[attack]
+    make, reason = ATTACKS[attack]
     content = make()
     began = time.monotonic()
-    with pytest.raises(ImageError, match=said) as caught:
+    with pytest.raises(ImageError, match=reason) as caught:
         list(sandbox.read_all(content, "attack"))
     seconds = time.monotonic() - began
     assert str(caught.value).startswith("attack: ")

@@ -1,4 +1,4 @@
-"""What `braintumor dicom classify`, and `predict` and `explain` on DICOM files and volumes, write and say."""
+"""Output and files of `braintumor dicom classify`, and of `predict` and `explain` on DICOM files and volumes."""
 
 import csv
 import io
@@ -43,22 +43,22 @@ def test_results_are_written_by_series_and_named_after_nobody(
 ) -> None:
     out = tmp_path / "out"
     assert status_of("dicom", "classify", study, "--model", model_folder, "--out", out) == 0
-    said = capsys.readouterr()
-    assert said.out.splitlines()[-1] == f"tiny 1.2. {DISCLAIMER}"
-    lines = said.out.splitlines()[:3]
+    output = capsys.readouterr()
+    assert output.out.splitlines()[-1] == f"tiny 1.2. {DISCLAIMER}"
+    lines = output.out.splitlines()[:3]
     assert sorted(line.partition(": ")[2].partition(",")[0] for line in lines) == [
         "T1 with contrast agent",
         "T1 with contrast agent",
         "left out: Modality is CT",
     ]
     series = sorted(out.iterdir())
-    assert sorted(len(list(each.iterdir())) for each in series) == [9, 12]
+    assert sorted(len(list(folder.iterdir())) for folder in series) == [9, 12]
     names = {file.name for file in out.rglob("*.dcm")}
     assert names == {f"{number:04d}-{kind}.dcm" for number in range(1, 5) for kind in ("overlay", "map", "report")}
     assert (
         sum(
             "class predicted on this slice -> " in line or "Referred to a reader (" in line
-            for line in said.out.splitlines()
+            for line in output.out.splitlines()
         )
         == 7
     )
@@ -73,7 +73,7 @@ def test_results_are_written_by_series_and_named_after_nobody(
     }
     assert sources < referred
     for text in (make.NAME, make.PATIENT):
-        assert text not in said.out + said.err + "".join(str(file) for file in out.rglob("*"))
+        assert text not in output.out + output.err + "".join(str(file) for file in out.rglob("*"))
 
 
 def test_the_same_images_give_the_same_files(study: Path, tmp_path: Path, model_folder: Path) -> None:
@@ -163,15 +163,15 @@ def test_predict_answers_every_slice_of_a_volume_in_json(
     volume = tmp_path / "brain.nii.gz"
     volume.write_bytes(brain())
     assert status_of("predict", volume, "--model", model_folder, "--format", "json") == 0
-    said = json.loads(capsys.readouterr().out)
-    answers = said["predictions"]
-    assert [each["slice"] for each in answers] == list(range(1, 13))
-    assert {each["volume"] for each in answers} == {str(volume)}
-    assert answers[0]["reasons"] == [EMPTY.record()]
-    (summary,) = said["volumes"]
+    answer = json.loads(capsys.readouterr().out)
+    predictions = answer["predictions"]
+    assert [record["slice"] for record in predictions] == list(range(1, 13))
+    assert {record["volume"] for record in predictions} == {str(volume)}
+    assert predictions[0]["reasons"] == [EMPTY.record()]
+    (summary,) = answer["volumes"]
     assert (summary["volume"], summary["slices"]) == (str(volume), 12)
-    told = [*itertools.chain(*summary["decided"].values()), *(each["slice"] for each in summary["referred"])]
-    assert sorted(told) == list(range(1, 13))
+    numbers = [*itertools.chain(*summary["decided"].values()), *(record["slice"] for record in summary["referred"])]
+    assert sorted(numbers) == list(range(1, 13))
     assert status_of("predict", volume, "--model", model_folder) == 0
     assert summary["text"] in capsys.readouterr().out.splitlines()
     assert status_of("predict", volume, "--model", model_folder, "--format", "csv") == 0
@@ -204,10 +204,10 @@ def test_what_a_library_says_of_a_patient_stops_nothing_and_is_not_repeated(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = itertools.count()
+    calls = itertools.count()
 
     def report(*_: object) -> object:
-        if next(made) == 0:
+        if next(calls) == 0:
             raise ValueError(f"Invalid value for VR PN: {make.NAME}")
         return original(*_)
 
@@ -215,9 +215,9 @@ def test_what_a_library_says_of_a_patient_stops_nothing_and_is_not_repeated(
     monkeypatch.setattr(images, "structured_report", report)
     out = tmp_path / "out"
     assert status_of("dicom", "classify", study / "IM1", study / "IM2", "--model", model_folder, "--out", out) == 3
-    said = capfd.readouterr()
-    assert "results cannot be made of it (ValueError)" in said.err
-    assert make.NAME not in said.out + said.err
+    output = capfd.readouterr()
+    assert "no results can be made from it (ValueError)" in output.err
+    assert make.NAME not in output.out + output.err
     assert len(list(out.rglob("*.dcm"))) == 3
 
 
@@ -230,5 +230,7 @@ def test_of_two_files_that_say_to_be_the_same_image_one_gets_results(
         (folder / name).write_bytes(make.encoded(make.mr(seed=seed)))
     files = [folder / name for name in ("first", "other", "copy")]
     assert status_of("dicom", "classify", *files, "--model", model_folder, "--out", out) == 3
-    assert f"{folder / 'other'}: has the identifiers of an earlier file and other content" in capsys.readouterr().err
+    assert (
+        f"{folder / 'other'}: has the identifiers of an earlier file but different content" in capsys.readouterr().err
+    )
     assert len({file.read_bytes() for file in out.rglob("*.dcm")}) == 3

@@ -20,9 +20,9 @@ from tests.dicom.make import NAME, PATIENT, SOURCES, capture, ct, enhanced, item
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_slices_of_the_head_in_mr_are_classified(kind: str) -> None:
-    made = SOURCES[kind]()
-    assert ineligibility(made) is None
-    assert notes(made) == ()
+    dataset = SOURCES[kind]()
+    assert ineligibility(dataset) is None
+    assert notes(dataset) == ()
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,13 @@ def test_what_says_nothing_against_it_is_classified(attributes: dict[str, Any]) 
     ],
 )
 def test_what_says_something_else_is_refused_with_the_attribute(attributes: dict[str, Any], reason: str) -> None:
-    said = ineligibility(mr(**attributes))
-    assert said is not None
-    assert said.startswith(reason)
+    answer = ineligibility(mr(**attributes))
+    assert answer is not None
+    assert answer.startswith(reason)
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "expected"),
     [
         (EnhancedSRStorage, "a report"),
         (KeyObjectSelectionDocumentStorage, "a report or a selection"),
@@ -115,11 +115,11 @@ def test_what_says_something_else_is_refused_with_the_attribute(attributes: dict
         ("1.2.840.10008.5.1.4.1.1.4.2", "spectroscopy"),
     ],
 )
-def test_objects_that_hold_no_slice_are_refused(kind: str, said: str) -> None:
+def test_objects_that_hold_no_slice_are_refused(kind: str, expected: str) -> None:
     reason = ineligibility(mr(SOPClassUID=kind))
     assert reason is not None
     assert reason.startswith("SOPClassUID is that of ")
-    assert said in reason
+    assert expected in reason
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_burned_in_text_and_unknown_regions_are_noted() -> None:
     assert notes(mr(BurnedInAnnotation="YES")) == (
         "BurnedInAnnotation is YES: text in the picture may mislead the model",
     )
-    assert notes(mr(BodyPartExamined="TETE")) == ("BodyPartExamined is none that is known here; taken for a head",)
+    assert notes(mr(BodyPartExamined="TETE")) == ("BodyPartExamined is not recognised; the head is assumed",)
 
 
 def test_no_reason_holds_text_of_the_file() -> None:
@@ -176,14 +176,14 @@ def test_no_reason_holds_text_of_the_file() -> None:
         free = {"SeriesDescription": f"adc loc {NAME}", "ProtocolName": f"knee {NAME}", "StudyDescription": PATIENT}
         return mr(**{"BodyPartExamined": "KNEE", **free, **attributes})
 
-    for made in (
+    for dataset in (
         planted(),
         planted(Modality=PATIENT),
         planted(ImageType=["A", "B", "ADC", PATIENT]),
         planted(Manufacturer=NAME),
     ):
-        assert "SECRET" not in str(ineligibility(made))
-        assert PATIENT not in str(ineligibility(made))
+        assert "SECRET" not in str(ineligibility(dataset))
+        assert PATIENT not in str(ineligibility(dataset))
     assert "SECRET" not in " ".join(notes(mr(BodyPartExamined="SECRET")))
 
 

@@ -148,10 +148,10 @@ def test_a_window_holds_for_signed_values() -> None:
 
 
 def table(bits: int = 8, first: int = 0, data: Any = (0, 64, 255), **attributes: Any) -> Dataset:
-    made = item(**attributes)
-    made.add_new(0x00283002, "US", [len(data), first % 2**16, bits])
-    made.add_new(0x00283006, "US", list(data))
-    return made
+    sequence_item = item(**attributes)
+    sequence_item.add_new(0x00283002, "US", [len(data), first % 2**16, bits])
+    sequence_item.add_new(0x00283006, "US", list(data))
+    return sequence_item
 
 
 def test_a_voi_table_goes_before_a_window_and_its_ends_hold_on() -> None:
@@ -182,9 +182,9 @@ def test_a_table_may_start_below_zero() -> None:
 
 @pytest.mark.parametrize("little", [True, False])
 def test_a_table_may_be_stored_as_bytes(little: bool) -> None:
-    made = item(LUTDescriptor=[3, 0, 16])
-    made.add_new(0x00283006, "OW", np.array([0, 16384, 65535], "<u2" if little else ">u2").tobytes())
-    voi = header(VOILUTSequence=[made])
+    sequence_item = item(LUTDescriptor=[3, 0, 16])
+    sequence_item.add_new(0x00283006, "OW", np.array([0, 16384, 65535], "<u2" if little else ">u2").tobytes())
+    voi = header(VOILUTSequence=[sequence_item])
     voi.set_original_encoding(False, little, None)
     assert display_values(np.array([[0, 1, 2]]), voi)[0].tolist() == [[0, np.float32(16384 / 65535), 1]]
 
@@ -192,7 +192,7 @@ def test_a_table_may_be_stored_as_bytes(little: bool) -> None:
 def test_a_table_that_is_shorter_than_it_says_is_refused() -> None:
     voi = header(VOILUTSequence=[table()])
     voi.VOILUTSequence[0].LUTDescriptor = [300, 0, 8]
-    with pytest.raises(DicomRefusalError, match="has 3 entries and says 300"):
+    with pytest.raises(DicomRefusalError, match="has 3 entries, its descriptor says 300"):
         display_values(RAMP, voi)
 
 
@@ -313,7 +313,7 @@ def test_an_index_outside_of_the_palette_is_refused() -> None:
 def test_a_palette_that_is_shorter_than_it_says_is_refused() -> None:
     dataset = palette()
     dataset.GreenPaletteColorLookupTableDescriptor = [0, 0, 16]  # 0 is 65,536
-    with pytest.raises(DicomRefusalError, match="says 65,536"):
+    with pytest.raises(DicomRefusalError, match="its descriptor says 65,536"):
         display_values(np.zeros((16, 16), np.uint8), dataset)
     del dataset.GreenPaletteColorLookupTableData
     with pytest.raises(DicomRefusalError, match="missing or segmented"):

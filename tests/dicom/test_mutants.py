@@ -43,20 +43,20 @@ def test_pieces_make_the_file_they_come_from(mutants: ModuleType) -> None:
 
 
 def test_many_mutants_are_read_and_many_are_not_for_many_reasons(mutants: ModuleType) -> None:
-    said = []
+    outcomes = []
     with Sandbox() as sandbox:
         for content in mutants.mutants(150, seed=3):
             try:
-                said += ["read" for _ in sandbox.read_all(content, "m")][:1]
+                outcomes += ["read" for _ in sandbox.read_all(content, "m")][:1]
             except ImageError as error:
-                said.append(error.reason)
-    assert 20 < said.count("read") < 130
-    assert len(set(said)) > 15
+                outcomes.append(error.reason)
+    assert 20 < outcomes.count("read") < 130
+    assert len(set(outcomes)) > 15
 
 
-@pytest.mark.parametrize("said", ["SECRET^NAME", "of MRN12345"])
-def test_a_leak_of_planted_data_is_a_failure(said: str, mutants: ModuleType) -> None:
-    assert mutants.leaks(said)
+@pytest.mark.parametrize("text", ["SECRET^NAME", "of MRN12345"])
+def test_a_leak_of_planted_data_is_a_failure(text: str, mutants: ModuleType) -> None:
+    assert mutants.leaks(text)
     assert not mutants.leaks("truncated")
 
 
@@ -82,7 +82,7 @@ def test_silence_leaks_and_delays_on_the_path_of_the_command_line_are_failures(
     monkeypatch.setattr(mutants, "Predictor", Answers)
     monkeypatch.setattr(mutants, "SLOW_SECONDS", 0.04)
     failures = list(mutants.through_inference([b""] * 4, None))
-    assert [each.split(":")[0] for each in failures] == [f"inference m{index}" for index in range(4)]
+    assert [failure.split(":")[0] for failure in failures] == [f"inference m{index}" for index in range(4)]
     assert failures[2].startswith("inference m2: 0.")
     assert failures[3] == "inference m3: no answer"
 

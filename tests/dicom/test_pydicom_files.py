@@ -75,31 +75,31 @@ READ: Final[dict[str, tuple[str, tuple[int, int], float, float, float]]] = {
 """Photometric interpretation, shape, mean, the pixel in the middle and the one at a quarter and a third of it."""
 
 REFUSED: Final = {
-    "JPEG-lossy.dcm": "lossy JPEG of 12 bits; 8 are read; export the image uncompressed",
+    "JPEG-lossy.dcm": "lossy JPEG of 12 bits; only 8 are supported; export the image uncompressed",
     "JPEG2000-embedded-sequence-delimiter.dcm": "more JPEG 2000 tiles than the standard allows; send the image again",
-    "JPGExtended.dcm": "lossy JPEG of 12 bits; 8 are read; export the image uncompressed",
+    "JPGExtended.dcm": "lossy JPEG of 12 bits; only 8 are supported; export the image uncompressed",
     "MR_truncated.dcm": "truncated: 8,130 of 8,192 bytes of pixels; send the image again",
-    "SC_rgb_rle_32bit.dcm": "BitsAllocated is 32; 8 and 16 are read",
-    "SC_rgb_rle_32bit_2frame.dcm": "BitsAllocated is 32; 8 and 16 are read",
+    "SC_rgb_rle_32bit.dcm": "BitsAllocated is 32; only 8 and 16 are supported",
+    "SC_rgb_rle_32bit_2frame.dcm": "BitsAllocated is 32; only 8 and 16 are supported",
     "UN_sequence.dcm": "no pixel data; send the image itself",
-    "badVR.dcm": "BitsAllocated is 32; 8 and 16 are read",
-    "dicomdirtests/DICOMDIR": "a DICOMDIR, the list of a disc; name the image files themselves",
-    "dicomdirtests/TINY_ALPHA/DICOMDIR": "a DICOMDIR, the list of a disc; name the image files themselves",
+    "badVR.dcm": "BitsAllocated is 32; only 8 and 16 are supported",
+    "dicomdirtests/DICOMDIR": "a DICOMDIR, the index of a disc; pass the image files themselves",
+    "dicomdirtests/TINY_ALPHA/DICOMDIR": "a DICOMDIR, the index of a disc; pass the image files themselves",
     "empty_charset_LEI.dcm": "no pixel data; send the image itself",
-    "liver_1frame.dcm": "BitsAllocated is 1; 8 and 16 are read",
-    "liver_expb_1frame.dcm": "BitsAllocated is 1; 8 and 16 are read",
+    "liver_1frame.dcm": "BitsAllocated is 1; only 8 and 16 are supported",
+    "liver_expb_1frame.dcm": "BitsAllocated is 1; only 8 and 16 are supported",
     "meta_missing_tsyntax.dcm": "TransferSyntaxUID is missing; export it as a DICOM Part 10 file",
     "nested_priv_SQ.dcm": "no pixel data; send the image itself",
     "no_meta_group_length.dcm": "no pixel data; send the image itself",
     "priv_SQ.dcm": "no pixel data; send the image itself",
     "reportsi.dcm": "no pixel data; send the image itself",
     "reportsi_with_empty_number_tags.dcm": "no pixel data; send the image itself",
-    "rtdose.dcm": "BitsAllocated is 32; 8 and 16 are read",
-    "rtdose_1frame.dcm": "BitsAllocated is 32; 8 and 16 are read",
-    "rtdose_expb.dcm": "BitsAllocated is 32; 8 and 16 are read",
-    "rtdose_expb_1frame.dcm": "BitsAllocated is 32; 8 and 16 are read",
-    "rtdose_rle.dcm": "BitsAllocated is 32; 8 and 16 are read",
-    "rtdose_rle_1frame.dcm": "BitsAllocated is 32; 8 and 16 are read",
+    "rtdose.dcm": "BitsAllocated is 32; only 8 and 16 are supported",
+    "rtdose_1frame.dcm": "BitsAllocated is 32; only 8 and 16 are supported",
+    "rtdose_expb.dcm": "BitsAllocated is 32; only 8 and 16 are supported",
+    "rtdose_expb_1frame.dcm": "BitsAllocated is 32; only 8 and 16 are supported",
+    "rtdose_rle.dcm": "BitsAllocated is 32; only 8 and 16 are supported",
+    "rtdose_rle_1frame.dcm": "BitsAllocated is 32; only 8 and 16 are supported",
     "rtplan.dcm": "no pixel data; send the image itself",
     "rtplan_truncated.dcm": "no pixel data; send the image itself",
     "test-SR.dcm": "no pixel data; send the image itself",
@@ -121,8 +121,8 @@ def first_frame(file: str) -> tuple[Dataset, str, NDArray[np.generic], NDArray[n
 @pytest.mark.parametrize("file", READ)
 def test_each_file_is_shown_as_it_was_once(file: str) -> None:
     kind, shape, mean, middle, quarter = READ[file]
-    _, found, _, shown, _ = first_frame(file)
-    assert (found, shown.shape) == (kind, shape)
+    _, interpretation, _, shown, _ = first_frame(file)
+    assert (interpretation, shown.shape) == (kind, shape)
     assert shown.mean() == pytest.approx(mean, abs=2e-5)
     assert shown[shape[0] // 2, shape[1] // 2] == pytest.approx(middle, abs=1e-4)
     assert shown[shape[0] // 4, shape[1] // 3] == pytest.approx(quarter, abs=1e-4)
@@ -146,7 +146,7 @@ def test_each_file_agrees_with_pydicom(file: str) -> None:
         low, high = np.percentile(rescaled, [0.1, 99.9])
         expected = np.clip((rescaled - low) / (high - low), 0, 1)
     else:
-        centre, width = (float(np.atleast_1d(dataset[each].value)[0]) for each in ("WindowCenter", "WindowWidth"))
+        centre, width = (float(np.atleast_1d(dataset[keyword].value)[0]) for keyword in ("WindowCenter", "WindowWidth"))
         expected = np.clip((rescaled - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
     np.testing.assert_allclose(shown, 1 - expected if kind == "MONOCHROME1" else expected, atol=1e-5)
 

@@ -19,7 +19,7 @@ def series(name: str, count: int = 6, **attributes: Any) -> list[Dataset]:
 
 
 def choose(study: list[Dataset], **options: bool) -> list[Chosen]:
-    return choose_files([described(each, each.SOPInstanceUID) for each in study], **options)
+    return choose_files([described(dataset, dataset.SOPInstanceUID) for dataset in study], **options)
 
 
 def code_of(image: Dataset) -> str:
@@ -27,7 +27,7 @@ def code_of(image: Dataset) -> str:
 
 
 def wanted(study: list[Dataset], **options: bool) -> list[bool]:
-    return [each.wanted for each in choose(study, **options)]
+    return [chosen.wanted for chosen in choose(study, **options)]
 
 
 def test_each_series_in_scope_is_classified_and_the_others_are_explained() -> None:
@@ -39,7 +39,7 @@ def test_each_series_in_scope_is_classified_and_the_others_are_explained() -> No
     assert second.wanted
     assert second.explanation == "T1 with contrast agent, axial, 6 slices"
     assert second.volume == code_of(series("t1")[0])
-    assert second.files == tuple(each.SOPInstanceUID for each in series("t1"))
+    assert second.files == tuple(dataset.SOPInstanceUID for dataset in series("t1"))
     assert third.explanation.startswith("left out: Modality is CT")
 
 
@@ -47,14 +47,14 @@ def test_files_out_of_scope_are_left_out_of_their_series() -> None:
     (chosen,) = choose([*series("t1", 2), mr(number=3, series="t1", ImageType=["DERIVED", "SECONDARY", "MPR"])])
     assert chosen.wanted
     assert len(chosen.files) == 2
-    assert chosen.explanation.endswith("2 slices; 1 file left out as no slices of the head in MR")
+    assert chosen.explanation.endswith("2 slices; 1 file left out: not an MR slice of the head")
 
 
 def test_files_of_two_studies_or_without_series_are_not_put_together() -> None:
     one, copy = (mr(series="t1", study=study) for study in (1, 2))
     copy.SeriesInstanceUID = one.SeriesInstanceUID
     nameless = [mr(number=number, SeriesInstanceUID=None) for number in (7, 8)]
-    assert [len(each.files) for each in choose([one, copy, *nameless])] == [1, 1, 1, 1]
+    assert [len(chosen.files) for chosen in choose([one, copy, *nameless])] == [1, 1, 1, 1]
 
 
 def test_no_files_make_no_series() -> None:
@@ -91,9 +91,9 @@ def test_the_best_series_is_t1_with_contrast_then_t1_then_t2_then_unknown() -> N
     assert wanted([*unknown, *t2, *t1], best=True) == [False, False, True]
     assert wanted([*unknown, *t2], best=True) == [False, True]
     assert wanted(unknown, best=True) == [True]
-    said = [each.explanation for each in choose([*t2, *post], best=True)]
-    assert said[0] == "left out: another series comes first; this one is T2 or FLAIR, axial, 6 slices"
-    assert said[1] == "comes first: T1 with contrast agent, axial, 6 slices"
+    explanations = [chosen.explanation for chosen in choose([*t2, *post], best=True)]
+    assert explanations[0] == "left out: another series comes first; this one is T2 or FLAIR, axial, 6 slices"
+    assert explanations[1] == "comes first: T1 with contrast agent, axial, 6 slices"
 
 
 def test_few_slices_come_last_then_axial_comes_first_then_many_slices() -> None:
@@ -107,7 +107,7 @@ def test_few_slices_come_last_then_axial_comes_first_then_many_slices() -> None:
 
 def test_frames_count_as_slices() -> None:
     chosen = choose([enhanced(("glioma",) * 7), *series("six")], best=True)
-    assert [each.wanted for each in chosen] == [True, False]
+    assert [series_choice.wanted for series_choice in chosen] == [True, False]
     assert chosen[0].explanation == "comes first: T1 with contrast agent, axial, 7 slices"
 
 
@@ -135,11 +135,11 @@ def test_a_study_is_surveyed_in_files(tmp_path: Path) -> None:
 
 
 def test_no_explanation_holds_text_of_the_files() -> None:
-    made = [
+    study = [
         mr(SeriesDescription=NAME, ProtocolName=PATIENT),
         mr(series=1, Modality="SECRET"),
         mr(series=2, EchoTime=None),
     ]
-    for each in choose(made, best=True):
-        assert "SECRET" not in each.explanation
-        assert PATIENT not in each.explanation
+    for chosen in choose(study, best=True):
+        assert "SECRET" not in chosen.explanation
+        assert PATIENT not in chosen.explanation

@@ -24,7 +24,13 @@ def read_back(dataset: Dataset) -> Dataset:
 
 def raw(keyword: str, content: bytes, vr: str | None = None) -> RawDataElement:
     return RawDataElement(
-        Tag(tag_for_keyword(keyword)), vr or dictionary_VR(keyword), len(content), content, 0, False, True
+        tag=Tag(tag_for_keyword(keyword)),
+        VR=vr or dictionary_VR(keyword),
+        length=len(content),
+        value=content,
+        value_tell=0,
+        is_implicit_VR=False,
+        is_little_endian=True,
     )
 
 
@@ -43,7 +49,7 @@ def kept(dataset: Dataset, frame: int = 1) -> Dataset:
 
 def test_patient_study_series_and_place_are_kept_as_they_are() -> None:
     source = read_back(make.mr(number=7))
-    found = kept(source)
+    restored = kept(source)
     for keyword in (
         *source_attributes.NEEDED,
         *source_attributes.EMPTY_IF_UNKNOWN,
@@ -52,8 +58,8 @@ def test_patient_study_series_and_place_are_kept_as_they_are() -> None:
         "Rows",
     ):
         if keyword in source:
-            assert found[keyword] == source[keyword], keyword
-    assert (found.InstanceNumber, found.NumberOfFrames, found.ReferencedFrameNumber) == (7, 1, 1)
+            assert restored[keyword] == source[keyword], keyword
+    assert (restored.InstanceNumber, restored.NumberOfFrames, restored.ReferencedFrameNumber) == (7, 1, 1)
 
 
 def test_nothing_but_the_list_is_kept() -> None:
@@ -75,11 +81,11 @@ def test_nothing_but_the_list_is_kept() -> None:
 
 
 def test_a_frame_has_its_own_place() -> None:
-    found = kept(read_back(make.enhanced()), 3)
-    assert list(found.ImagePositionPatient) == [-40, -40, 10]
-    assert (list(found.PixelSpacing), found.SliceThickness) == (list(make.SPACING), 5)
-    assert list(found.ImageOrientationPatient) == [1, 0, 0, 0, 1, 0]
-    assert (found.NumberOfFrames, found.ReferencedFrameNumber) == (4, 3)
+    restored = kept(read_back(make.enhanced()), 3)
+    assert list(restored.ImagePositionPatient) == [-40, -40, 10]
+    assert (list(restored.PixelSpacing), restored.SliceThickness) == (list(make.SPACING), 5)
+    assert list(restored.ImageOrientationPatient) == [1, 0, 0, 0, 1, 0]
+    assert (restored.NumberOfFrames, restored.ReferencedFrameNumber) == (4, 3)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +111,9 @@ def test_names_survive_in_any_character_set(charset: Any, content: bytes, name: 
 @pytest.mark.parametrize("empty", ["PatientName", "PatientBirthDate", "StudyTime", "AccessionNumber"])
 def test_what_results_must_have_is_empty_where_the_file_has_nonsense(empty: str) -> None:
     for content in (b"\x07\x00\xff\xfe", b"x" * 5000, b"2026\\2027", b""):
-        found = kept(with_raw(empty, content))
-        assert empty in found
-        assert not found[empty].value
+        restored = kept(with_raw(empty, content))
+        assert empty in restored
+        assert not restored[empty].value
 
 
 def test_a_patient_id_is_repeated_as_it_is_or_there_are_no_results() -> None:
@@ -179,26 +185,26 @@ def test_an_image_that_cannot_be_referred_to_is_refused_without_its_values(keywo
     ],
 )
 def test_a_place_is_kept_whole_or_not_at_all(keyword: str, content: bytes) -> None:
-    found = kept(with_raw(keyword, content))
-    assert not any(each in found for each in source_attributes.GEOMETRY)
+    restored = kept(with_raw(keyword, content))
+    assert not any(name in restored for name in source_attributes.GEOMETRY)
 
 
 def test_a_thickness_of_nonsense_does_not_cost_the_place() -> None:
-    found = kept(with_raw("SliceThickness", b"thick"))
-    assert "SliceThickness" not in found
-    assert "ImagePositionPatient" in found
+    restored = kept(with_raw("SliceThickness", b"thick"))
+    assert "SliceThickness" not in restored
+    assert "ImagePositionPatient" in restored
 
 
 def test_numbers_come_back_as_they_were_written() -> None:
     content = b"-123.45678901234\\0.1\\-1.23456789E-5"
-    found = kept(with_raw("ImagePositionPatient", content))
-    assert [float(each) for each in found.ImagePositionPatient] == [-123.45678901234, 0.1, -1.23456789e-5]
+    restored = kept(with_raw("ImagePositionPatient", content))
+    assert [float(value) for value in restored.ImagePositionPatient] == [-123.45678901234, 0.1, -1.23456789e-5]
 
 
 def test_a_number_that_needs_17_characters_is_rounded_to_16() -> None:
-    found = kept(with_raw("SliceThickness", b"1.2345678901234E-5"))
-    assert found.SliceThickness == pytest.approx(1.2345678901234e-5, rel=1e-9)
-    assert len(str(found.SliceThickness)) <= 16
+    restored = kept(with_raw("SliceThickness", b"1.2345678901234E-5"))
+    assert restored.SliceThickness == pytest.approx(1.2345678901234e-5, rel=1e-9)
+    assert len(str(restored.SliceThickness)) <= 16
 
 
 @pytest.mark.parametrize("name", make.SOURCES)
@@ -222,12 +228,12 @@ def test_every_kind_of_source_can_be_referred_to(name: str) -> None:
 )
 def test_no_value_whatever_breaks_it(keyword: str, content: bytes, vr: str) -> None:
     try:
-        found = kept(with_raw(keyword, content, vr or None))
+        restored = kept(with_raw(keyword, content, vr or None))
     except ImageError:
         assert keyword in (*source_attributes.NEEDED, "PatientID")
     else:
-        json.dumps(found.to_json_dict())
-        pydicom.dcmwrite(io.BytesIO(), found, implicit_vr=False, little_endian=True)
+        json.dumps(restored.to_json_dict())
+        pydicom.dcmwrite(io.BytesIO(), restored, implicit_vr=False, little_endian=True)
 
 
 @pytest.mark.parametrize(
@@ -242,9 +248,9 @@ def test_no_value_whatever_breaks_it(keyword: str, content: bytes, vr: str) -> N
 def test_odd_structure_is_as_if_it_were_not_there(oddity: Callable[[Dataset], None]) -> None:
     dataset = make.mr()
     oddity(dataset)
-    found = kept(dataset)
-    assert found.NumberOfFrames == 1
-    assert np.allclose(np.array(found.ImagePositionPatient, float), [-40, -40, 5])
+    restored = kept(dataset)
+    assert restored.NumberOfFrames == 1
+    assert np.allclose(np.array(restored.ImagePositionPatient, float), [-40, -40, 5])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whether what a decoder's process says about a file is taken only if a decoder could have said it."""
+"""Check that the reply of a decoder process about a file is accepted only if a sound decoder could have sent it."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,16 @@ from braintumor.dicom.series import File
 from braintumor.dicom.study import file_of
 from braintumor.errors import ImageError
 
-SOUND = File("x.dcm", "1.2.3", "series 0123abcd", None, 20, "T1", True, 3)
+SOUND = File(
+    name="x.dcm",
+    series_uid="1.2.3",
+    volume="series 0123abcd",
+    refusal=None,
+    slices=20,
+    contrast="T1",
+    is_axial=True,
+    number=3,
+)
 
 
 @pytest.mark.parametrize("change", [{}, {"volume": "x.dcm"}, {"refusal": "no MR image"}, {"number": -1}])

@@ -129,7 +129,7 @@ def test_dicom_results_are_for_dicom_only_and_for_all_files_or_none(client: Test
 def test_dicom_results_are_refused_where_two_files_say_to_be_the_same_image(client: TestClient) -> None:
     answer = send(client, RESULTS, *(make.encoded(make.mr(seed=seed)) for seed in (1, 2)))
     assert answer.status_code == 422
-    assert answer.json()["detail"].startswith("has the identifiers of an earlier file and other content")
+    assert answer.json()["detail"].startswith("has the identifiers of an earlier file but different content")
 
 
 def test_more_results_than_fit_are_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

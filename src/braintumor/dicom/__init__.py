@@ -1,1 +1,1 @@
-"""DICOM as the standard says, without a network. Only modules here and in pacs know its attributes."""
+"""Read and write DICOM objects, without a network. Only modules here and in `pacs` know DICOM attributes."""

@@ -1,4 +1,4 @@
-"""What the attributes of a DICOM image say, damaged ones included: numbers, codes, functional groups of a frame."""
+"""Read attributes of a DICOM image, even damaged ones: numbers, codes, and the functional groups of a frame."""
 
 import math
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from pydicom.sequence import Sequence
 from braintumor.errors import DECODE_ERRORS, DicomRefusalError
 
 CONVERSION_ERRORS: Final = (*DECODE_ERRORS, BytesLengthException)
-"""What pydicom raises on reading a damaged value."""
-TOO_DEEP: Final = "sequences are nested too deeply; at most some hundred levels are read"
+"""Errors that pydicom raises on reading a damaged value."""
+TOO_DEEP: Final = "sequences are nested too deeply; at most a few hundred levels are read"
 
 
 def values(dataset: Dataset, keyword: str) -> tuple[Any, ...]:
@@ -35,35 +35,35 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     """Return an attribute's values as finite numbers; none if it is absent or empty.
 
     Raises:
-        DicomRefusalError: they are no such numbers.
+        DicomRefusalError: one of them is damaged, not a number, or not finite.
     """
     try:
-        found = tuple(float(value) for value in values(dataset, keyword))
+        numeric = tuple(float(value) for value in values(dataset, keyword))
     except (OverflowError, TypeError, ValueError) as error:
-        raise DicomRefusalError(f"{keyword} is no number; send the image again") from error
-    if not all(map(math.isfinite, found)):
+        raise DicomRefusalError(f"{keyword} is not a number; send the image again") from error
+    if not all(map(math.isfinite, numeric)):
         raise DicomRefusalError(f"{keyword} is not finite; send the image again")
-    return found
+    return numeric
 
 
 def integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     """Return an attribute's first value as a whole number, or the default if it is absent or empty.
 
     Raises:
-        DicomRefusalError: it is no whole number; or it is absent, and there is no default.
+        DicomRefusalError: it is not a whole number; or it is absent, and there is no default.
     """
-    found = numbers(dataset, keyword)
-    if not found:
+    numeric = numbers(dataset, keyword)
+    if not numeric:
         if default is None:
             raise DicomRefusalError(f"{keyword} is missing; send the image again")
         return default
-    if found[0] != int(found[0]):
-        raise DicomRefusalError(f"{keyword} is no whole number; send the image again")
-    return int(found[0])
+    if numeric[0] != int(numeric[0]):
+        raise DicomRefusalError(f"{keyword} is not a whole number; send the image again")
+    return int(numeric[0])
 
 
 def integer_or(dataset: Dataset, keyword: str, otherwise: int) -> int:
-    """Return an attribute's first value as a whole number, another one where it is absent or none."""
+    """Return an attribute's first value as a whole number, `otherwise` where it is absent, damaged or not whole."""
     try:
         return integer(dataset, keyword, otherwise)
     except DicomRefusalError:
@@ -71,7 +71,7 @@ def integer_or(dataset: Dataset, keyword: str, otherwise: int) -> int:
 
 
 def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return an attribute's texts in upper case without spaces around them; damaged ones count as absent."""
+    """Return an attribute's text values in upper case, stripped of spaces; damaged ones count as absent."""
     try:
         return tuple(value.strip().upper() for value in values(dataset, keyword) if isinstance(value, str))
     except DicomRefusalError:
@@ -80,18 +80,18 @@ def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 def code(dataset: Dataset, keyword: str) -> str:
     """Return the first of `codes`, or an empty text."""
-    found = codes(dataset, keyword)
-    return found[0] if found else ""
+    texts = codes(dataset, keyword)
+    return texts[0] if texts else ""
 
 
 def items(dataset: Dataset, keyword: str) -> Sequence:
-    """Return the items of a sequence; none if it is absent or of another kind.
+    """Return the items of a sequence; none if it is absent or the attribute is not a sequence.
 
     Raises:
         DicomRefusalError: it is damaged.
     """
     try:
-        sequence = dataset.get(keyword)
+        sequence = dataset.get(keyword)  # pydicom parses a sequence of defined length here, not before
     except RecursionError as error:
         raise DicomRefusalError(TOO_DEEP) from error
     except CONVERSION_ERRORS as error:
@@ -100,27 +100,30 @@ def items(dataset: Dataset, keyword: str) -> Sequence:
 
 
 def functional_group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
-    """Return a functional group's item for a frame, from 1: its own one, else the shared one, else none.
+    """Return a functional group's item for a frame, from 1: its own one, else the shared one, else None.
 
     Source: PS3.3 C.7.6.16.1.
     """
-    return next((found[0] for place in functional_groups(dataset, frame) if (found := items(place, keyword))), None)
+    for groups in functional_groups(dataset, frame):
+        if group_items := items(groups, keyword):
+            return group_items[0]
+    return None
 
 
 def functional_groups(dataset: Dataset, frame: int) -> list[Dataset]:
-    """Return the functional groups of a frame, from 1: its own ones, then those that all share, as far as there are."""
+    """Return the functional groups of a frame, from 1: first its own, then those that all frames share, if any."""
     own, shared = items(dataset, "PerFrameFunctionalGroupsSequence"), items(dataset, "SharedFunctionalGroupsSequence")
-    return [*own[frame - 1 : frame], *shared[:1]]
+    return [*own[frame - 1 : frame], *shared[:1]]  # slices: the frame may have no item of its own
 
 
 def shared_functional_group(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
-    """Yield the items of a functional group of all frames."""
+    """Yield the items of a functional group, those shared by all frames first, then those of single frames."""
     for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for place in items(dataset, sequence):
-            yield from items(place, keyword)
+        for groups in items(dataset, sequence):
+            yield from items(groups, keyword)
 
 
 def functional_group_of(dataset: Dataset, frame: int, keyword: str, attribute: str) -> Dataset:
-    """Return where an attribute of a frame is: in a functional group that holds it, else in the dataset itself."""
-    found = functional_group(dataset, frame, keyword)
-    return found if found is not None and attribute in found else dataset
+    """Return the dataset that holds an attribute of a frame: the functional group if it does, else the image itself."""
+    group = functional_group(dataset, frame, keyword)
+    return group if group is not None and attribute in group else dataset

@@ -1,15 +1,15 @@
-"""Which codes results use: those of the standard as pydicom's dictionaries hold them, and our own for the rest."""
+"""Define the codes that results use: those of the standard, as in pydicom's dictionaries, and our own for the rest."""
 
 from typing import Final
 
 from braintumor.dicom.coding import Code
 
 MANUFACTURER: Final = "braintumor"
-"""Manufacturer of every result; by it results are known as ours."""
+"""Manufacturer of every result; results are recognised as ours by it, and never classified."""
 
 RESEARCH_ONLY: Final = "Research use only. Not for diagnostic use. Not verified by a reader."
 
-OWN: Final = "99BTMRI"
+OWN: Final = "99BTMRI"  # private coding schemes begin with 99 (PS3.3 8.2)
 OWN_NAME: Final = "braintumor: classes and decisions of a brain MRI classifier"
 
 # Contributing equipment and images (context groups 7005, 7202, 7203, 7180)
@@ -58,7 +58,8 @@ PROBABILITY: Final = Code("122157", "DCM", "Probability")
 SOURCE_OF_MEASUREMENT: Final = Code("121112", "DCM", "Source of Measurement")
 COMMENT: Final = Code("121106", "DCM", "Comment")
 
-# Our own: neither pydicom nor highdicom holds codes for these tumors, and none are made up here
+# Our own: neither pydicom nor highdicom has codes for these tumors, and a standard code made up here could be wrong.
+# A class is no finding: the meanings say "class", so that nobody reads a diagnosis into "No tumor".
 CLASS: Final = Code("class", OWN, "Class of the classifier")
 CLASSES_OF: Final = {
     "glioma": Code("glioma", OWN, "Glioma"),

@@ -1,6 +1,6 @@
-"""A coded concept of DICOM, and a dataset made of attributes.
+"""Build coded concepts of DICOM, and datasets from attributes.
 
-Apart from `codes`, whose constants need it on top.
+Separate from `codes`, whose constants on top need this class.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 
 class Code(NamedTuple):
-    """A coded concept: value and scheme are what it is, the meaning is for people (PS3.3 8)."""
+    """A coded concept: value and scheme identify it, the meaning is for people (PS3.3 8)."""
 
     value: str
     scheme: str
@@ -22,7 +22,7 @@ class Code(NamedTuple):
 
 def dataset(**attributes: object) -> Dataset:
     """Return a dataset with these attributes."""
-    made = Dataset()
+    result = Dataset()
     for keyword, value in attributes.items():
-        setattr(made, keyword, value)
-    return made
+        setattr(result, keyword, value)
+    return result

@@ -1,4 +1,4 @@
-"""How a DICOM file becomes a header and pixel data that is not yet decoded, whatever the file does to its parser."""
+"""Parse a DICOM file into its header and its pixel data, not yet decoded; refuse damaged and hostile files."""
 
 import io
 import struct
@@ -34,19 +34,19 @@ BARE: Final = {
     (False, True): ImplicitVRLittleEndian,
 }
 """The transfer syntax of a file without meta information, which so cannot be compressed."""
-DIRECTORY: Final = "a DICOMDIR, the list of a disc; name the image files themselves"
+DIRECTORY: Final = "a DICOMDIR, the index of a disc; pass the image files themselves"
 EXPLICIT_HEAD: Final = 12  # bytes: tag, VR, two reserved, length
 UNREADABLE: Final = "damaged: its attributes cannot be read; send the image again"
 
 
 def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
-    """Return the attributes before the pixel data of a DICOM file, and the pixel data if there is such.
+    """Return the attributes of a DICOM file before its pixel data, and the pixel data, None if there is none.
 
-    Values are converted only when they are asked for. Reading is independent of the declared sizes: no memory is
-    allocated but for what the file holds, or inflates to.
+    Values are converted on access only. Memory is allocated for what the file holds or inflates to, never for the
+    sizes that it declares.
 
     Raises:
-        DicomRefusalError: no DICOM file, no or an impossible transfer syntax, a DICOMDIR, damaged, nested too deeply.
+        DicomRefusalError: not a DICOM file, no supported transfer syntax, a DICOMDIR, damaged, or nested too deeply.
     """
     start = dicom_start(content)
     if start is None:
@@ -57,10 +57,13 @@ def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
         )
     stream = io.BytesIO(content)
     stream.seek(start.offset)
-    meta = _dataset_of(stream, True, lambda tag: tag >> 16 != 2) if start.group != 8 else Dataset()
+    # The file meta information (group 0002) is Explicit VR Little Endian whatever the rest is (PS3.10 7.1). Its end is
+    # found by the first tag of another group: some writers leave the group length out or get it wrong.
+    has_meta = start.group != 8
+    meta = _dataset_of(stream, True, lambda tag: tag >> 16 != 2) if has_meta else Dataset()
     if code(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise DicomRefusalError(DIRECTORY, Refusal.NO_SLICE)
-    syntax = code(meta, "TransferSyntaxUID") if start.group != 8 else BARE[start.explicit, start.little]
+    syntax = code(meta, "TransferSyntaxUID") if has_meta else BARE[start.explicit, start.little]
     if not syntax:
         raise DicomRefusalError("TransferSyntaxUID is missing; export it as a DICOM Part 10 file")
     check_syntax(syntax)
@@ -70,13 +73,14 @@ def parse(content: bytes) -> tuple[Dataset, Pixels | None]:
     little = syntax != ExplicitVRBigEndian
     header = _dataset_of(stream, syntax != ImplicitVRLittleEndian, lambda tag: tag in PIXEL_DATA, little)
     header.file_meta = meta  # type: ignore[assignment]
+    # A DICOMDIR without meta information shows itself here only.
     if "DirectoryRecordSequence" in header:
         raise DicomRefusalError(DIRECTORY, Refusal.NO_SLICE)
     return header, _pixel_data(memoryview(content)[stream.tell() :], header, syntax)
 
 
 def _dataset_of(stream: io.BytesIO, explicit: bool, ends: Callable[[int], bool], little: bool = True) -> Dataset:
-    """Return the attributes of a stream up to where one tag ends them; the stream stands there then.
+    """Return the attributes of a stream up to the first tag for which `ends` is true; the stream is left there.
 
     Raises:
         DicomRefusalError: damaged, or nested too deeply.
@@ -92,14 +96,16 @@ def _dataset_of(stream: io.BytesIO, explicit: bool, ends: Callable[[int], bool],
 
 
 def _inflated(content: memoryview) -> bytes:
-    """Return what a deflated dataset (PS3.5 A.5) inflates to.
+    """Return a deflated dataset (PS3.5 A.5) inflated.
 
     Raises:
-        DicomRefusalError: far more than the file can tell, or more than `LARGEST_INFLATED` bytes, or damaged.
+        DicomRefusalError: it is damaged or cut off, or inflates to more than its own size allows, or to more than
+            `LARGEST_INFLATED` bytes.
     """
     largest = min(LARGEST_INFLATED, max(USUAL_INFLATED, LARGEST_RATIO * len(content)))
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # negative: a raw stream, without a zlib header
     try:
+        # One byte more than allowed is enough to tell a deflate bomb, and the rest of it is never inflated.
         result = inflater.decompress(content, largest + 1)
     except zlib.error as error:
         raise DicomRefusalError("damaged: the deflated file cannot be inflated; send the image again") from error
@@ -113,10 +119,10 @@ def _inflated(content: memoryview) -> bytes:
 
 
 def _pixel_data(content: memoryview, header: Dataset, syntax: str) -> Pixels | None:
-    """Return the pixel data element with which the rest of a file starts, None if it is empty or has float pixels.
+    """Return the pixel data element at the start of `content`, None if there is none or it holds float pixels.
 
     Raises:
-        DicomRefusalError: its length is missing, or not of the kind that the transfer syntax has.
+        DicomRefusalError: it is cut off, or its VR or kind of length does not fit the transfer syntax.
     """
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     head = struct.Struct(order + "HHI")
@@ -126,13 +132,17 @@ def _pixel_data(content: memoryview, header: Dataset, syntax: str) -> Pixels | N
     if (tag_group << 16 | element) != PIXEL_DATA[-1]:
         return None
     vr, start = "OW", head.size
-    if syntax != ImplicitVRLittleEndian and length != UNDEFINED:  # some writers leave this VR out
+    # With an explicit VR the four bytes after the tag are VR and padding, never FFFFFFFF. Where they are, the writer
+    # left the VR of encapsulated pixel data out, as some do, and the length stands right behind the tag.
+    if syntax != ImplicitVRLittleEndian and length != UNDEFINED:
         vr, start = bytes(content[4:6]).decode("latin-1"), EXPLICIT_HEAD
         (length,) = struct.unpack_from(order + "I", content, 8)
     if vr not in ("OB", "OW"):
         raise DicomRefusalError("the pixel data is stored as neither OB nor OW; send the image again")
+    # Encapsulated pixel data has an undefined length, native pixel data a defined one (PS3.5 A.4).
     if (length == UNDEFINED) == (syntax in NATIVE):
         raise DicomRefusalError("the pixel data is not compressed as TransferSyntaxUID says; send the image again")
+    # Encapsulated data ends where its sequence delimiter is; `pixels.check_amount` looks for that.
     value = content[start:] if length == UNDEFINED else content[start : start + length]
     if length not in (UNDEFINED, len(value)):
         raise DicomRefusalError(

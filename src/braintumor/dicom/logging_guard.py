@@ -1,4 +1,4 @@
-"""How the libraries that touch patient data are kept from writing any of it down."""
+"""Keep the libraries that handle patient data from logging any of it."""
 
 import logging
 import warnings
@@ -7,32 +7,34 @@ from contextlib import contextmanager
 from typing import Final
 
 LIBRARIES: Final = ("pydicom", "pynetdicom", "highdicom", "dicomweb_client", "urllib3", "requests", "PIL")
-"""They log values of attributes, identifiers, and addresses that hold UIDs, some at INFO, and warn with such values."""
+"""They log attribute values, identifiers, and URLs that hold UIDs, some at INFO, and quote such values in warnings."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let no log record or warning of these libraries out while the block runs, whatever level the program has set.
+    """Suppress log records and warnings of these libraries while the block runs, at whatever level the program logs.
 
-    Their loggers still work for handlers that are put on them afterwards. Warnings are dropped for the whole process:
-    those of pydicom are attributed to its caller and cannot be told from others. After the block all is as before.
+    Handlers that are added to their loggers inside the block still receive records. Warnings are dropped for the whole
+    process: those of pydicom are attributed to its caller and cannot be told from others. Afterwards all is as before.
     """
     loggers = [logging.getLogger(name) for name in LIBRARIES]
-    before = [(each.propagate, each.handlers) for each in loggers]
+    before = [(logger.propagate, logger.handlers) for logger in loggers]
     captured = logging.getLogger("py.warnings")  # where logging.captureWarnings sends them
     try:
-        for each in loggers:
-            each.propagate, each.handlers = False, [logging.NullHandler()]
+        for logger in loggers:
+            # Not an empty list: without any handler, logging's last resort prints warnings to stderr.
+            logger.propagate, logger.handlers = False, [logging.NullHandler()]
+        # Filters of warnings are global, and another thread that leaves its own catch_warnings may restore old ones.
         captured.addFilter(nothing)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         captured.removeFilter(nothing)
-        for each, (propagate, handlers) in zip(loggers, before, strict=True):
-            each.propagate, each.handlers = propagate, handlers
+        for logger, (propagate, handlers) in zip(loggers, before, strict=True):
+            logger.propagate, logger.handlers = propagate, handlers
 
 
 def nothing(_: logging.LogRecord) -> bool:
-    """Let no record through."""
+    """Reject every record; a filter for loggers."""
     return False

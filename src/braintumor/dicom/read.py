@@ -1,4 +1,4 @@
-"""How DICOM files become slices: one frame at a time, as a radiologist would see it, or with the reason why not."""
+"""Read DICOM files into slices, one frame at a time, as a radiologist would see them; refuse others with a reason."""
 
 import logging
 import re
@@ -22,9 +22,11 @@ from braintumor.io.scan import Scan, SlicePosition, SliceSelection, slice_name, 
 from braintumor.io.square import square_shape, squared
 
 UNREFERABLE: Final = "identifiers in the file are missing or invalid: no DICOM results can refer to it"
-OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."  # pydicom's are attributed to who calls it
+OWN_MODULES: Final = r"pydicom\.|braintumor\.dicom\."  # warnings of pydicom are attributed to the module that calls it
+# Filters of a logger do not apply to records of its children, so each logger that writes is named.
 LOGGERS: Final = ("pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.utils")
 OWN_FILTER: Final = ("ignore", None, Warning, re.compile(OWN_MODULES), 0)
+"""The entry that `warnings.filterwarnings` makes of our arguments, to see whether it is still in the list."""
 
 
 def read_dicom(content: bytes, name: str, largest: int, choice: SliceSelection) -> Iterator[Scan]:
@@ -33,14 +35,15 @@ def read_dicom(content: bytes, name: str, largest: int, choice: SliceSelection) 
     Warnings and log records of pydicom, which may hold a patient's data, are dropped for the process from then on.
 
     Args:
-        content: of a DICOM Part 10 file.
+        content: bytes of a DICOM file.
         name: what to call the file; a frame of several is called by it, # and its number.
-        largest: number of pixels of a slice that are read at most.
-        choice: which slices are wanted: by Instance Number, or by frame where there are several.
+        largest: most pixels that a slice may have.
+        choice: which slices are wanted: by Instance Number, or by frame number where there are several frames.
 
     Raises:
-        ImageError: damaged, of a kind that is not read, or out of the models' scope as `scope` says; a plane is asked
-            for; fewer than 16 or more than 8,000 pixels on a side. The reason holds no text of the file.
+        ImageError: the file is damaged, of a kind that is not supported, or outside the models' scope (see
+            `eligibility`); a plane is asked for; a side has fewer than 16 or more than 8,000 pixels. The reason holds
+            no text of the file.
     """
     silence()
     if choice.plane != "acquired":
@@ -52,25 +55,30 @@ def read_dicom(content: bytes, name: str, largest: int, choice: SliceSelection) 
         if reason := eligibility.ineligibility(header):
             raise DicomRefusalError(reason, Refusal.NOT_MR)
         image = opened(header, pixels)
+        # Sizes are checked on what the header states: too large an image is refused before anything is decoded.
         if unusable := unusable_size(image.stored.columns, image.stored.rows, largest):
             raise DicomRefusalError(*unusable)
         check_amount(image.pixels, image.stored)
         notes = eligibility.notes(header)
         for number, stored in image.wanted(choice):
-            shown, assumed = grayscale.display_values(decode(stored, image.pixels, image.stored), header, number.frame)
+            grey, assumptions = grayscale.display_values(
+                decode(stored, image.pixels, image.stored), header, number.frame
+            )
             origin = _origin_of(header, number.frame)
             spacing, aspect = grayscale.spacing(header, number.frame), grayscale.aspect(header)
+            # Making pixels square can stretch a slice beyond the limits that its header kept.
             height, width = square_shape((image.stored.rows, image.stored.columns), *(spacing or aspect or (1, 1)))
             if unusable := unusable_size(width, height, largest):
                 raise DicomRefusalError(*unusable)
-            square, spacing, changed = squared(shown, spacing, aspect)
+            square, spacing, changes = squared(grey, spacing, aspect)
+            unreferable = () if origin else (UNREFERABLE,)
             yield Scan(
-                np.ascontiguousarray(square),
-                spacing,
-                slice_name(name, number.shown, image.stored.frames),
-                (*notes, *assumed, *changed, *(() if origin else (UNREFERABLE,))),
-                _place(header, number, name),
-                origin,
+                pixels=np.ascontiguousarray(square),
+                spacing=spacing,
+                source=slice_name(name, number.shown, image.stored.frames),
+                notes=(*notes, *assumptions, *changes, *unreferable),
+                place=_slice_position(header, number, name),
+                origin=origin,
             )
     except DicomRefusalError as error:
         raise ImageError(name, str(error), error.code) from error
@@ -79,7 +87,7 @@ def read_dicom(content: bytes, name: str, largest: int, choice: SliceSelection) 
 
 
 def _origin_of(header: Dataset, frame: int) -> dict[str, Any] | None:
-    """Return what results about a frame must repeat, None where they could not refer to it."""
+    """Return the attributes that results about a frame must repeat, None where no result could refer to it."""
     try:
         return extract_attributes(header, frame)
     except ImageError:
@@ -87,7 +95,12 @@ def _origin_of(header: Dataset, frame: int) -> dict[str, Any] | None:
 
 
 def silence() -> None:
-    """Drop warnings and log records of pydicom, for the process: `warnings.catch_warnings` is not safe in threads."""
+    """Drop warnings and log records of pydicom from now on, in the whole process.
+
+    `warnings.catch_warnings` would be narrower, but is not safe in threads.
+    """
+    # Looked up each time: a caller's catch_warnings may have removed the filter, and adding it again and again would
+    # make the list grow. addFilter of a logger looks for itself.
     if OWN_FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", category=Warning, module=OWN_MODULES)
     for name in LOGGERS:
@@ -95,10 +108,10 @@ def silence() -> None:
 
 
 def describe(content: bytes, name: str) -> File:
-    """Return what is to be known about a DICOM file to choose among the series of a study.
+    """Return a description of a DICOM file from which the series of a study can be chosen.
 
     Raises:
-        ImageError: it cannot be read at all; one that is out of the models' scope can.
+        ImageError: its attributes cannot be read. A file outside the models' scope is described like any other.
     """
     silence()
     try:
@@ -111,11 +124,11 @@ def describe(content: bytes, name: str) -> File:
 
 @dataclass(frozen=True)
 class Number:
-    """Which slice of a file it is.
+    """Numbers of a slice of a file.
 
     Attributes:
-        frame: from 1.
-        shown: what it is called: Instance Number of a single frame, else the frame.
+        frame: frame number, from 1.
+        shown: the number that people see: Instance Number of a single-frame image, else the frame number.
     """
 
     frame: int
@@ -124,12 +137,12 @@ class Number:
 
 @dataclass(frozen=True, eq=False)
 class OpenedImage:
-    """An image of one or more frames, not decoded.
+    """An image of one or more frames, not yet decoded.
 
     Attributes:
         header: attributes before the pixel data.
         pixels: the pixel data.
-        stored: how they are stored.
+        stored: storage layout of the pixels.
     """
 
     header: Dataset
@@ -137,36 +150,36 @@ class OpenedImage:
     stored: Layout
 
     def wanted(self, choice: SliceSelection) -> Iterator[tuple[Number, memoryview | bytes]]:
-        """Yield number and stored data of the wanted frames.
+        """Yield numbers and stored data of the wanted frames.
 
         Raises:
             DicomRefusalError: there are fewer frames than the header says.
         """
-        alone = max(1, integer_or(self.header, "InstanceNumber", 1))
+        instance_number = max(1, integer_or(self.header, "InstanceNumber", 1))
         for frame, stored in enumerate(frames(self.pixels, self.stored), start=1):
-            number = Number(frame, frame if self.stored.frames > 1 else alone)
+            number = Number(frame, frame if self.stored.frames > 1 else instance_number)
             if choice.wants(number.shown):
                 yield number, stored
 
 
 def opened(header: Dataset, pixels: Pixels | None) -> OpenedImage:
-    """Return an image, not decoded.
+    """Return an image, not yet decoded.
 
     Raises:
-        DicomRefusalError: no pixels, or of a kind that is not read.
+        DicomRefusalError: it has no pixels, or pixels of a kind that is not supported.
     """
     if pixels is None:
         raise DicomRefusalError("no pixel data; send the image itself", Refusal.NO_SLICE)
     return OpenedImage(header, pixels, layout(header))
 
 
-def _place(header: Dataset, number: Number, name: str) -> SlicePosition:
-    """Return where a slice of a file lies: in which series, its number, and its position along the normal."""
-    return SlicePosition(volume_of(header, name), number.shown, _position(header, number.frame))
+def _slice_position(header: Dataset, number: Number, name: str) -> SlicePosition:
+    """Return the series of a slice, its number, and its position along the normal."""
+    return SlicePosition(volume_of(header, name), number.shown, _distance_along_normal(header, number.frame))
 
 
-def _position(header: Dataset, frame: int) -> float | None:
-    """Return the distance in mm of a frame from the origin along the normal of its plane, None where it is not known.
+def _distance_along_normal(header: Dataset, frame: int) -> float | None:
+    """Return the distance in mm of a frame from the origin along the normal of its plane, None where it is unknown.
 
     Source: PS3.3 C.7.6.2.1.1; the normal is the cross product of the directions of rows and columns.
     """

@@ -1,8 +1,8 @@
-"""Which series of a study are classified, by written rules, and why each one is or is not.
+"""Choose the series of a study to classify, by written rules, and explain each choice.
 
-1. A series is left out if none of its files is a slice of the head in MR; the reason is that of its first file, see
-   `scope`.
-2. All others are classified, each on its own, unless the best one alone is asked for. Then the order is:
+1. A series is left out if none of its files is an MR slice of the head; the reason is that of its first file, see
+   `eligibility`.
+2. All others are classified, each on its own, unless only the best one is asked for. Then the order is:
    a. series of at least five slices before smaller ones,
    b. T1 with contrast agent, then T1, then T2 or FLAIR, then unknown,
    c. axial, then any other plane,
@@ -23,9 +23,10 @@ from braintumor.dicom.eligibility import ineligibility
 from braintumor.errors import DicomRefusalError
 
 FEW: Final = 5
-UNNUMBERED: Final = 2**31
+UNNUMBERED: Final = 2**31  # beyond any SeriesNumber, so that series without one come last
 POST_CONTRAST: Final = "T1 with contrast agent"
-CONTRASTS: Final = (POST_CONTRAST, "T1", "T2 or FLAIR", "unknown contrast")
+CONTRASTS: Final = (POST_CONTRAST, "T1", "T2 or FLAIR", "unknown contrast")  # the best first, see `_rank`
+# Words of Series Description and Protocol Name, also German ones: KM is Kontrastmittel
 AGENT_WORDS: Final = frozenset(("GD", "GAD", "GADO", "POST", "CONTRAST", "CE", "KM", "GADOLINIUM", "POSTCONTRAST"))
 WITHOUT_WORDS: Final = frozenset(("PRE", "WITHOUT", "NATIVE", "NATIV", "PRECONTRAST"))
 T1_WORDS: Final = frozenset(("T1", "T1W", "MPRAGE", "SPGR", "FSPGR", "BRAVO", "VIBE", "TFE"))
@@ -34,16 +35,16 @@ T2_WORDS: Final = frozenset(("T2", "T2W", "FLAIR", "TIRM", "DARKFLUID"))
 
 @dataclass(frozen=True)
 class File:
-    """What is to be known about a file to choose series; holds no text of it but UIDs.
+    """Description of a file from which series are chosen; it holds no text of the file but UIDs.
 
     Attributes:
-        name: what the file is called.
-        series_uid: its SeriesInstanceUID.
-        volume: what its series is called, see `volume_of`.
-        refusal: why it is no slice of the head in MR, None if it is one.
-        slices: frames, 1 for a single image.
+        name: name of the file.
+        series_uid: SeriesInstanceUID.
+        volume: name of its series, see `volume_of`.
+        refusal: why it is not an MR slice of the head, None if it is one.
+        slices: number of frames, 1 for a single image.
         contrast: one of `CONTRASTS`.
-        is_axial: whether its plane is.
+        is_axial: whether its plane is axial.
         number: SeriesNumber.
     """
 
@@ -58,16 +59,16 @@ class File:
 
 
 def described(header: Dataset, name: str) -> File:
-    """Return what is to be known about a file, from its attributes."""
+    """Return the description of a file, from its attributes."""
     return File(
-        name,
-        code(header, "SeriesInstanceUID"),
-        volume_of(header, name),
-        ineligibility(header),
-        max(1, integer_or(header, "NumberOfFrames", 1)),
-        contrast(header),
-        _is_axial(header),
-        integer_or(header, "SeriesNumber", UNNUMBERED),
+        name=name,
+        series_uid=code(header, "SeriesInstanceUID"),
+        volume=volume_of(header, name),
+        refusal=ineligibility(header),
+        slices=max(1, integer_or(header, "NumberOfFrames", 1)),
+        contrast=contrast(header),
+        is_axial=_is_axial(header),
+        number=integer_or(header, "SeriesNumber", UNNUMBERED),
     )
 
 
@@ -76,10 +77,10 @@ class Chosen:
     """A series of a study, and whether it is classified.
 
     Attributes:
-        volume: what it is called.
+        volume: name of the series, see `volume_of`.
         wanted: whether it is classified.
         explanation: why, or why not; it holds no text of the files.
-        files: names of its slices' files; of a series that is left out, of all files.
+        files: names of the files with its slices; of a series that is left out, of all its files.
     """
 
     volume: str
@@ -89,60 +90,63 @@ class Chosen:
 
 
 def choose(files: Iterable[File], *, best: bool = False) -> list[Chosen]:
-    """Return what becomes of each series of a study, in the order in which they come.
+    """Return every series of a study with the choice about it, in the order of their first files.
 
     Args:
-        files: of a study.
-        best: take only the series that suits the models best, see the rules above.
+        files: the files of a study.
+        best: choose only the series that suits the models best, see the rules above.
     """
     series: dict[str, list[File]] = {}
     for file in files:
         series.setdefault(file.volume, []).append(file)
-    kept = {volume: [each for each in files if each.refusal is None] for volume, files in series.items()}
-    first = min((volume for volume, files in kept.items() if files), key=lambda each: _rank(kept[each]), default=None)
+    eligible = {volume: [file for file in members if file.refusal is None] for volume, members in series.items()}
+    candidates = [volume for volume, slices in eligible.items() if slices]
+    first = min(candidates, key=lambda volume: _rank(eligible[volume]), default=None)
     chosen = []
-    for volume, every in series.items():
-        slices = kept[volume]
+    for volume, members in series.items():
+        slices = eligible[volume]
         if not slices:
-            chosen.append(Chosen(volume, False, f"left out: {every[0].refusal}", _names(every)))
+            chosen.append(Chosen(volume, False, f"left out: {members[0].refusal}", _names(members)))
         elif best and volume != first:
-            said = f"left out: another series comes first; this one is {_summary(slices)}"
-            chosen.append(Chosen(volume, False, said, _names(slices)))
+            explanation = f"left out: another series comes first; this one is {_summary(slices)}"
+            chosen.append(Chosen(volume, False, explanation, _names(slices)))
         else:
-            why = "comes first: " if best else ""
-            chosen.append(Chosen(volume, True, f"{why}{_summary(slices)}{_others(every, slices)}", _names(slices)))
+            rank = "comes first: " if best else ""
+            explanation = f"{rank}{_summary(slices)}{_left_out(len(members) - len(slices))}"
+            chosen.append(Chosen(volume, True, explanation, _names(slices)))
     return chosen
 
 
 def volume_of(header: Dataset, name: str) -> str:
-    """Return what the slices of a file's series share; the file's name where it names no series.
+    """Return the name of the volume that a file belongs to: the code of its series, or the file's name without one.
 
-    Files without a series may be of different patients: each stands for itself.
+    Files without a series may be of different patients, so each is a volume of its own.
     """
     study, series = (code(header, keyword) for keyword in ("StudyInstanceUID", "SeriesInstanceUID"))
     return series_code(study, series) if series else name
 
 
 def series_code(study: str, series: str) -> str:
-    """Return what a series is called in results: a code made from its UID and its study's, which it does not tell.
+    """Return the name of a series in results: a code made from its UID and its study's, which does not reveal them.
 
-    Copies of a series in two studies, perhaps of different patients, are not taken for one.
+    The study counts, since copies of a series in two studies may belong to different patients.
     """
     return f"series {hashlib.blake2b(f'{study}/{series}'.encode(), digest_size=4).hexdigest()}"
 
 
 def _rank(slices: list[File]) -> tuple[object, ...]:
-    """Return what sorts series, the best one first."""
-    first, count = slices[0], sum(each.slices for each in slices)
+    """Return the sort key of a series; the best series has the smallest. The first file speaks for all."""
+    first, count = slices[0], sum(file.slices for file in slices)
     return count < FEW, CONTRASTS.index(first.contrast), not first.is_axial, -count, first.number, first.series_uid
 
 
 def contrast(header: Dataset) -> str:
-    """Return which of `CONTRASTS` a slice has, by its attributes, its description, or its echo and repetition time."""
+    """Return the one of `CONTRASTS` that a slice has, by its attributes, description, or echo and repetition time."""
     words = set(
         re.split(r"[^A-Z0-9]+", " ".join((*codes(header, "SeriesDescription"), *codes(header, "ProtocolName"))))
     )
     stated = code(header, "AcquisitionContrast")
+    # The order decides where a description has words of both: "T1 FLAIR" counts as FLAIR.
     if stated in ("T2", "FLUID_ATTENUATED", "STIR") or words & T2_WORDS:
         return "T2 or FLAIR"
     if stated == "T1" or words & T1_WORDS or _is_short(header):
@@ -151,48 +155,52 @@ def contrast(header: Dataset) -> str:
 
 
 def _has_agent(header: Dataset, words: set[str]) -> bool:
-    """Tell whether a slice was taken after a contrast agent, as far as its attributes and description say."""
+    """Tell whether a slice was acquired after a contrast agent, as far as its attributes and description say."""
+    # "pre contrast" holds a word for an agent, and the attribute may be set for all series of an examination.
     if words & WITHOUT_WORDS:
         return False
     agents = codes(header, "ContrastBolusAgent")
-    given = any(agent not in ("", "NO", "NONE", "N") for agent in agents) or bool(
+    is_given = any(agent not in ("", "NO", "NONE", "N") for agent in agents) or bool(
         values(header, "ContrastBolusAgentSequence")
     )
-    return given or bool(words & AGENT_WORDS)
+    return is_given or bool(words & AGENT_WORDS)
 
 
 def _is_short(header: Dataset) -> bool:
-    """Tell whether echo and repetition time are those of T1: at most 30 and 1,000 ms."""
+    """Tell whether echo and repetition time are typical of T1: at most 30 and 1,000 ms."""
     echo, repetition = _times(header)
     return echo is not None and repetition is not None and echo <= 30 and repetition <= 1_000
 
 
 def _is_long(header: Dataset) -> bool:
-    """Tell whether echo and repetition time are those of T2 or FLAIR: at least 70 and 1,500 ms."""
+    """Tell whether echo and repetition time are typical of T2 or FLAIR: at least 70 and 1,500 ms."""
     echo, repetition = _times(header)
     return echo is not None and repetition is not None and echo >= 70 and repetition >= 1_500
 
 
 def _times(header: Dataset) -> tuple[float | None, float | None]:
     """Return echo and repetition time in milliseconds, None where the file does not say."""
-    found: list[float | None] = []
-    for keyword in ("EchoTime", "RepetitionTime"):
-        try:
-            found.append(next(iter(numbers(header, keyword)), None))
-        except DicomRefusalError:
-            found.append(None)
-    return found[0], found[1]
+    return _first_number(header, "EchoTime"), _first_number(header, "RepetitionTime")
+
+
+def _first_number(header: Dataset, keyword: str) -> float | None:
+    """Return the first value of an attribute, None where it is absent or damaged."""
+    try:
+        return next(iter(numbers(header, keyword)), None)
+    except DicomRefusalError:
+        return None
 
 
 def _is_axial(header: Dataset) -> bool:
-    """Tell whether the slice's normal is nearer to the body's length than to its other axes (PS3.3 C.7.6.2.1.1)."""
-    place = functional_group_of(header, 1, "PlaneOrientationSequence", "ImageOrientationPatient")
+    """Tell whether the slice's normal is closest to the head-foot axis (PS3.3 C.7.6.2.1.1)."""
+    holder = functional_group_of(header, 1, "PlaneOrientationSequence", "ImageOrientationPatient")
     try:
-        directions = numbers(place, "ImageOrientationPatient")
+        directions = numbers(holder, "ImageOrientationPatient")
     except DicomRefusalError:
         return False
     if len(directions) != 6:
         return False
+    # The cross product of both directions, its components without their signs: left-right, front-back, head-foot
     (a, b, c), (d, e, f) = directions[:3], directions[3:]
     normal = [abs(b * f - c * e), abs(c * d - a * f), abs(a * e - b * d)]
     return normal[2] == max(normal)
@@ -200,16 +208,19 @@ def _is_axial(header: Dataset) -> bool:
 
 def _summary(slices: list[File]) -> str:
     """Return contrast, plane and number of slices in words."""
-    count = sum(each.slices for each in slices)
+    count = sum(file.slices for file in slices)
     plane = "axial" if slices[0].is_axial else "not axial"
-    return f"{slices[0].contrast}, {plane}, {count} slice{'s' * (count != 1)}"
+    return f"{slices[0].contrast}, {plane}, {count} {'slice' if count == 1 else 'slices'}"
 
 
-def _others(files: list[File], slices: list[File]) -> str:
-    """Return how many files of a series are left out though others are classified."""
-    left = len(files) - len(slices)
-    return f"; {left} file{'s' * (left != 1)} left out as no slices of the head in MR" if left else ""
+def _left_out(count: int) -> str:
+    """Return the words for the files of a series that are left out though others are classified."""
+    if not count:
+        return ""
+    if count == 1:
+        return "; 1 file left out: not an MR slice of the head"
+    return f"; {count} files left out: not MR slices of the head"
 
 
 def _names(files: list[File]) -> tuple[str, ...]:
-    return tuple(each.name for each in files)
+    return tuple(file.name for file in files)

@@ -1,4 +1,4 @@
-"""Which files of a study are classified: surveyed without decoding their pixels, chosen by the rules of `series`."""
+"""Survey the files of a study without decoding their pixels, and choose those to classify by the rules of `series`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from braintumor.io.scan import SERIES
 
 @dataclass(frozen=True)
 class Study:
-    """What was found in files.
+    """The series of a study, and its files that cannot be read.
 
     Attributes:
-        series: what becomes of each series.
-        unreadable: files that are no DICOM, or damaged.
+        series: each series, and whether it is classified.
+        unreadable: files that are not DICOM, or damaged.
     """
 
     series: tuple[Chosen, ...]
@@ -32,17 +32,17 @@ class Study:
 
     @property
     def explanations(self) -> tuple[str, ...]:
-        """Return a line for each series: whether it is classified and why."""
+        """Return one line per series: whether it is classified, and why."""
         return tuple(f"{series.volume}: {series.explanation}" for series in self.series)
 
 
 def survey(paths: Iterable[Path], sandbox: Sandbox, *, best: bool = False) -> Study:
-    """Return which of these files are to be classified, and why; all are parsed in another process.
+    """Return the series of these files, and which of them to classify; the files are parsed in another process.
 
     Args:
-        paths: files.
+        paths: the files of a study.
         sandbox: where they are parsed.
-        best: of all series take the one alone that suits the models best.
+        best: choose only the series that suits the models best.
     """
     files: list[File] = []
     unreadable: list[ImageError] = []
@@ -55,11 +55,13 @@ def survey(paths: Iterable[Path], sandbox: Sandbox, *, best: bool = False) -> St
 
 
 def file_of(described: dict[str, Any], name: str) -> File:
-    """Return what a decoder's process says about the file of this name.
+    """Return the description of a file that a decoder process sent, after checking it.
 
     Raises:
-        ImageError: it says what no decoder says, unless its file has taken it over.
+        ImageError: no sound decoder describes a file like that.
     """
+    # A hostile file may have taken over the process that parsed it, so the reply is untrusted: it must not speak for
+    # another file, nor hold escape sequences that a terminal would obey. `type(...) is`, since True is an int.
     try:
         file = File(**described)
         is_sound = (

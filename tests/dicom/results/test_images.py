@@ -33,14 +33,14 @@ from tests.referrals import EMPTY, NOT_BRAIN_MRI, OUT_OF_DISTRIBUTION, uncertain
 
 SIDE = make.SIZE
 OBLIQUE = [0.8, 0.6, 0.0, 0.0, 0.0, -1.0]
-SPARSE: dict[str, Any] = dict.fromkeys(
-    (
-        *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "SeriesDate"),
-        *("SeriesTime", "ContentDate", "ContentTime", "AcquisitionDate", "AcquisitionTime", "StudyID", "SeriesNumber"),
-        *("ReferringPhysicianName", "AccessionNumber", "InstanceNumber", "SliceThickness", "StudyDescription"),
-        *("PositionReferenceIndicator", "BodyPartExamined", "Laterality", "SeriesDescription"),
-    )
-)
+# fmt: off
+SPARSE: dict[str, Any] = dict.fromkeys((
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "SeriesDate",
+    "SeriesTime", "ContentDate", "ContentTime", "AcquisitionDate", "AcquisitionTime", "StudyID", "SeriesNumber",
+    "ReferringPhysicianName", "AccessionNumber", "InstanceNumber", "SliceThickness", "StudyDescription",
+    "PositionReferenceIndicator", "BodyPartExamined", "Laterality", "SeriesDescription",
+))
+# fmt: on
 NAME = "Müller^Jörg=王^小东"
 KINDS: dict[str, Callable[[], Dataset]] = {
     **make.SOURCES,
@@ -60,23 +60,32 @@ def model() -> Model:
 def prediction(model: Model) -> Prediction:
     maps = np.random.default_rng(0).random((4, 14, 14)).astype(np.float32) * np.float32(model.card.class_map_scale)
     shares = np.array([0.8125, 0.125, 0.0375, 0.025], np.float32)
-    return Prediction("slice", shares, "glioma", "glioma", (), maps, model.identity, 1.25)
+    return Prediction(
+        image="slice",
+        probabilities=shares,
+        predicted="glioma",
+        decision="glioma",
+        reasons=(),
+        class_maps=maps,
+        model=model.identity,
+        ood_score=1.25,
+    )
 
 
 def taken(source: Dataset, frame: int = 1, notes: tuple[str, ...] = ()) -> Scan:
     """Return the slice of a source as a reader gives it; its grey values do not matter here."""
     read = pydicom.dcmread(io.BytesIO(make.encoded(source)))
-    kept = json.loads(json.dumps(source_attributes.extract_attributes(read, frame)))
-    return Scan(make.shown(size=source.Rows), None, "slice", notes, None, kept)
+    origin = json.loads(json.dumps(source_attributes.extract_attributes(read, frame)))
+    return Scan(make.shown(size=source.Rows), source="slice", notes=notes, origin=origin)
 
 
 def back(result: Dataset) -> Dataset:
     return pydicom.dcmread(io.BytesIO(encoded(result)))
 
 
-def by_kind(made: list[Dataset]) -> tuple[Dataset, Dataset, Dataset]:
+def by_kind(datasets: list[Dataset]) -> tuple[Dataset, Dataset, Dataset]:
     """Return overlay, class map and report as they are in their files."""
-    overlaid, class_map, report = map(back, made)
+    overlaid, class_map, report = map(back, datasets)
     return overlaid, class_map, report
 
 
@@ -94,17 +103,21 @@ def test_results_are_of_the_same_patient_and_study_in_series_of_their_own(
     name: str, model: Model, prediction: Prediction
 ) -> None:
     source = KINDS[name]()
-    made = [back(each) for each in results(taken(source), prediction, model)]
-    assert len(made) == (2 if name == "RGB capture" else 3)  # it does not say where it lies
-    for result in made:
+    read_results = [back(result) for result in results(taken(source), prediction, model)]
+    assert len(read_results) == (2 if name == "RGB capture" else 3)  # it does not say where it lies
+    for result in read_results:
         for keyword in (*source_attributes.EMPTY_IF_UNKNOWN, "StudyInstanceUID"):
             assert str(result[keyword].value or "") == str(source.get(keyword) or ""), keyword
         assert result.Manufacturer == "braintumor"
         assert result.SeriesDescription.endswith("research use only")
-    series = {each.SeriesInstanceUID for each in made}
-    assert len(series) == len({each.SOPInstanceUID for each in made}) == len({each.SeriesNumber for each in made})
+    series = {result.SeriesInstanceUID for result in read_results}
+    assert (
+        len(series)
+        == len({result.SOPInstanceUID for result in read_results})
+        == len({result.SeriesNumber for result in read_results})
+    )
     assert source.SeriesInstanceUID not in series
-    assert all(each.SOPInstanceUID.is_valid and each.SeriesInstanceUID.is_valid for each in made)
+    assert all(result.SOPInstanceUID.is_valid and result.SeriesInstanceUID.is_valid for result in read_results)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "CT"])  # which is not classified
@@ -112,35 +125,39 @@ def test_every_slice_that_is_read_can_be_answered(name: str, model: Model) -> No
     source = KINDS[name]()
     scans = list(read_dicom(make.encoded(source), "slice", 1 << 20, SliceSelection()))
     assert len(scans) == int(source.get("NumberOfFrames", 1))
-    for frame, (scan, said) in enumerate(zip(scans, braintumor.predict(scans, model), strict=True), start=1):
-        for result in results(scan, said, model):
+    for frame, (scan, prediction) in enumerate(zip(scans, braintumor.predict(scans, model), strict=True), start=1):
+        for result in results(scan, prediction, model):
             assert result.PatientName == source.get("PatientName", "")
             if len(scans) > 1:
                 assert result.InstanceNumber == frame
 
 
 def test_what_the_three_are(model: Model, prediction: Prediction) -> None:
-    made = by_kind(results(taken(make.mr(SeriesNumber=4, number=7)), prediction, model))
-    assert [each.SOPClassUID.name for each in made] == [
+    read_results = by_kind(results(taken(make.mr(SeriesNumber=4, number=7)), prediction, model))
+    assert [result.SOPClassUID.name for result in read_results] == [
         "Secondary Capture Image Storage",
         "Parametric Map Storage",
         "Comprehensive 3D SR Storage",
     ]
-    assert [each.Modality for each in made] == ["OT", "OT", "SR"]
-    assert [each.SeriesNumber for each in made] == [491, 492, 493]
-    assert [each.InstanceNumber for each in made] == [7, 7, 7]
-    for each in made:
-        assert each.ManufacturerModelName == model.card.name
-        assert list(each.SoftwareVersions) == [braintumor.__version__, model.identity]
-        contribution = each.ContributingEquipmentSequence[0]
-        assert contribution.DeviceUID == each.DeviceUID
+    assert [result.Modality for result in read_results] == ["OT", "OT", "SR"]
+    assert [result.SeriesNumber for result in read_results] == [491, 492, 493]
+    assert [result.InstanceNumber for result in read_results] == [7, 7, 7]
+    for result in read_results:
+        assert result.ManufacturerModelName == model.card.name
+        assert list(result.SoftwareVersions) == [braintumor.__version__, model.identity]
+        contribution = result.ContributingEquipmentSequence[0]
+        assert contribution.DeviceUID == result.DeviceUID
         assert contribution.PurposeOfReferenceCodeSequence[0].CodeMeaning == "Processing Equipment"
 
 
 def test_the_overlay_is_the_figure_in_colour(model: Model, prediction: Prediction) -> None:
     scan = taken(make.mr())
-    made = by_kind(results(scan, prediction, model))[0]
-    assert (made.PhotometricInterpretation, made.BurnedInAnnotation, made.ConversionType) == ("RGB", "YES", "WSD")
+    overlaid = by_kind(results(scan, prediction, model))[0]
+    assert (overlaid.PhotometricInterpretation, overlaid.BurnedInAnnotation, overlaid.ConversionType) == (
+        "RGB",
+        "YES",
+        "WSD",
+    )
     expected = np.asarray(
         overlay.figure(
             scan.pixels,
@@ -151,7 +168,7 @@ def test_the_overlay_is_the_figure_in_colour(model: Model, prediction: Predictio
             model=model.identity,
         )
     )
-    differing = np.argwhere((made.pixel_array != expected).any(axis=2))
+    differing = np.argwhere((overlaid.pixel_array != expected).any(axis=2))
     assert len(differing) > 0  # the probability, in the free space under the slice
     top, left = differing.min(axis=0)
     bottom, right = differing.max(axis=0)
@@ -164,7 +181,7 @@ def test_the_overlay_is_the_figure_in_colour(model: Model, prediction: Predictio
 def test_long_reasons_stay_under_the_slice(model: Model, prediction: Prediction) -> None:
     many = dataclasses.replace(prediction, decision="refer", reasons=(uncertain("glioma", "no_tumor"),) * 20)
     without = dataclasses.replace(prediction, decision="refer", reasons=(NOT_BRAIN_MRI,))
-    long, short = (by_kind(results(taken(make.mr()), each, model))[0].pixel_array for each in (many, without))
+    long, short = (by_kind(results(taken(make.mr()), referred, model))[0].pixel_array for referred in (many, without))
     rows = np.argwhere((long != short).any(axis=(1, 2)))
     columns = np.argwhere((long != short).any(axis=(0, 2)))
     assert rows.min() > overlay.TOP + overlay.SIDE
@@ -196,35 +213,37 @@ def map_values(class_map: Dataset) -> NDArray[np.float64]:
 
 
 def test_the_class_map_comes_back_from_its_integers(model: Model, prediction: Prediction) -> None:
-    made = results(taken(make.mr()), prediction, model)[1]
+    class_map = results(taken(make.mr()), prediction, model)[1]
     strength = prediction.class_maps[0] / np.float32(model.card.class_map_scale)
     expected = np.asarray(Image.fromarray(strength).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-    assert np.abs(map_values(made) - expected).max() < 1e-5
+    assert np.abs(map_values(class_map) - expected).max() < 1e-5
 
 
 def test_the_class_map_has_a_fixed_scale_and_ends_there(model: Model, prediction: Prediction) -> None:
     scale = np.float32(model.card.class_map_scale)
     for share, expected in ((0.0, 0.0), (0.25, 0.25), (1.0, 1.0), (3.0, 1.0)):
         maps = np.full((4, 14, 14), share * scale, np.float32)
-        made = results(taken(make.mr()), dataclasses.replace(prediction, class_maps=maps), model)[1]
-        assert np.abs(map_values(made) - expected).max() < 1e-5
+        class_map = results(taken(make.mr()), dataclasses.replace(prediction, class_maps=maps), model)[1]
+        assert np.abs(map_values(class_map) - expected).max() < 1e-5
 
 
 def test_the_map_of_the_predicted_class_is_written_also_when_referred(model: Model, prediction: Prediction) -> None:
     maps = np.zeros((4, 14, 14), np.float32)
     maps[CLASSES.index("no_tumor")] = model.card.class_map_scale
-    said = dataclasses.replace(prediction, predicted="no_tumor", decision="refer", reasons=(EMPTY,), class_maps=maps)
-    made = by_kind(results(taken(make.mr()), said, model))[1]
-    assert made.ContentDescription == "Class map of No tumor class, research use only"
-    assert map_values(made).min() == pytest.approx(1)
+    referred = dataclasses.replace(
+        prediction, predicted="no_tumor", decision="refer", reasons=(EMPTY,), class_maps=maps
+    )
+    class_map = by_kind(results(taken(make.mr()), referred, model))[1]
+    assert class_map.ContentDescription == "Class map of No tumor class, research use only"
+    assert map_values(class_map).min() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", ["plain", "oblique", "Enhanced"])
 def test_the_class_map_lies_where_the_image_lies(name: str, model: Model, prediction: Prediction) -> None:
     source = KINDS[name]()
     frame = 2 if name == "Enhanced" else 1
-    made = results(taken(source, frame), prediction, model)[1]
-    ours = highdicom.imread(io.BytesIO(encoded(made))).get_volume_geometry()
+    class_map = results(taken(source, frame), prediction, model)[1]
+    ours = highdicom.imread(io.BytesIO(encoded(class_map))).get_volume_geometry()
     if name == "Enhanced":
         theirs = highdicom.imread(io.BytesIO(make.encoded(source))).get_volume_geometry()
         assert np.allclose(ours.affine[:, 3], [-40, -40, 5, 1])  # the second of four frames
@@ -232,8 +251,8 @@ def test_the_class_map_lies_where_the_image_lies(name: str, model: Model, predic
         theirs = highdicom.image.get_volume_from_series([source]).get_geometry()
         assert np.allclose(ours.affine[:3, 3], theirs.affine[:3, 3])
     assert np.allclose(np.abs(ours.affine[:3, 1:3]), np.abs(theirs.affine[:3, 1:3]))
-    assert made.FrameOfReferenceUID == source.FrameOfReferenceUID
-    assert (made.Rows, made.Columns, made.NumberOfFrames) == (source.Rows, source.Columns, 1)
+    assert class_map.FrameOfReferenceUID == source.FrameOfReferenceUID
+    assert (class_map.Rows, class_map.Columns, class_map.NumberOfFrames) == (source.Rows, source.Columns, 1)
 
 
 def test_pictures_refer_to_the_image_or_its_frame(model: Model, prediction: Prediction) -> None:
@@ -241,8 +260,10 @@ def test_pictures_refer_to_the_image_or_its_frame(model: Model, prediction: Pred
         overlaid, class_map, _ = by_kind(results(taken(source, frame), prediction, model))
         derivation = class_map.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0]
         for reference in (
-            *(overlaid.SourceImageSequence[0], overlaid.ReferencedImageSequence[0]),
-            *(class_map.SourceImageSequence[0], derivation.SourceImageSequence[0]),
+            overlaid.SourceImageSequence[0],
+            overlaid.ReferencedImageSequence[0],
+            class_map.SourceImageSequence[0],
+            derivation.SourceImageSequence[0],
         ):
             assert reference.ReferencedSOPClassUID == source.SOPClassUID
             assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
@@ -251,9 +272,9 @@ def test_pictures_refer_to_the_image_or_its_frame(model: Model, prediction: Pred
 
 
 def test_the_map_is_marked_as_research(model: Model, prediction: Prediction) -> None:
-    made = by_kind(results(taken(make.mr()), prediction, model))[1]
-    assert made.ContentQualification == "RESEARCH"
-    mapping = made.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    class_map = by_kind(results(taken(make.mr()), prediction, model))[1]
+    assert class_map.ContentQualification == "RESEARCH"
+    mapping = class_map.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
     assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "130403"
     assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1 / 65535, 0)
 
@@ -262,20 +283,20 @@ def test_loss_by_compression_stays_known(model: Model, prediction: Prediction) -
     source = make.SOURCES["JPEG"]()
     source.LossyImageCompressionRatio = 12.5
     overlaid, class_map, _ = by_kind(results(taken(source), prediction, model))
-    for each in (overlaid, class_map):
-        assert (each.LossyImageCompression, each.LossyImageCompressionRatio) == ("01", 12.5)
-        assert each.LossyImageCompressionMethod == "ISO_10918_1"
+    for picture in (overlaid, class_map):
+        assert (picture.LossyImageCompression, picture.LossyImageCompressionRatio) == ("01", 12.5)
+        assert picture.LossyImageCompressionMethod == "ISO_10918_1"
     assert by_kind(results(taken(make.mr()), prediction, model))[0].LossyImageCompression == "00"
 
 
 def test_the_same_image_and_model_give_the_same_bytes_at_any_time(
     model: Model, prediction: Prediction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = [encoded(each) for each in results(taken(make.mr()), prediction, model)]
+    first = [encoded(result) for result in results(taken(make.mr()), prediction, model)]
     monkeypatch.setattr("time.time", lambda: 4e9)
     base.fingerprint.cache_clear()
     again = braintumor.load(threads=1)
-    assert [encoded(each) for each in results(taken(make.mr()), prediction, again)] == first
+    assert [encoded(result) for result in results(taken(make.mr()), prediction, again)] == first
 
 
 def test_another_image_frame_model_or_operating_point_has_other_uids(
@@ -294,9 +315,9 @@ def test_another_image_frame_model_or_operating_point_has_other_uids(
         (make.mr(), 1, retrained),
         (make.mr(), 1, model.deciding(coverage=1.0)),
     ]
-    made = [results(taken(source, frame), prediction, used) for source, frame, used in cases]
-    assert len({each.SOPInstanceUID for results_of in made for each in results_of}) == 3 * len(cases)
-    series = [tuple(each.SeriesInstanceUID for each in results_of) for results_of in made]
+    all_results = [results(taken(source, frame), prediction, used) for source, frame, used in cases]
+    assert len({result.SOPInstanceUID for case_results in all_results for result in case_results}) == 3 * len(cases)
+    series = [tuple(result.SeriesInstanceUID for result in case_results) for case_results in all_results]
     assert series[0] == series[1]  # two slices of a series
     assert series[2] == series[3]  # two frames
     assert len(set(series)) == 5
@@ -304,9 +325,9 @@ def test_another_image_frame_model_or_operating_point_has_other_uids(
 
 def test_results_carry_the_images_date_or_an_impossible_one(model: Model, prediction: Prediction) -> None:
     dated = by_kind(results(taken(make.mr(ContentDate=None, AcquisitionTime="131415.5")), prediction, model))
-    assert {(each.ContentDate, each.ContentTime) for each in dated} == {("20260102", "131415.5")}
+    assert {(result.ContentDate, result.ContentTime) for result in dated} == {("20260102", "131415.5")}
     undated = by_kind(results(taken(make.mr(**SPARSE)), prediction, model))
-    assert {(each.ContentDate, each.ContentTime) for each in undated} == {("19000101", "000000")}
+    assert {(result.ContentDate, result.ContentTime) for result in undated} == {("19000101", "000000")}
 
 
 def test_series_numbers_stay_possible() -> None:
@@ -322,13 +343,13 @@ def test_nothing_else_of_the_file_gets_into_results(model: Model, prediction: Pr
     for result in results(taken(source), prediction, model):
         assert b"PLANTED" not in encoded(result)
         named = [element.keyword for element in walk(back(result)) if make.PATIENT in str(element.value)]
-        assert [each for each in named if not each.endswith("Sequence")] == ["AccessionNumber", "PatientID"]
+        assert [keyword for keyword in named if not keyword.endswith("Sequence")] == ["AccessionNumber", "PatientID"]
 
 
 def test_names_in_any_script_survive(model: Model, prediction: Prediction) -> None:
-    for each in by_kind(results(taken(KINDS["non-ASCII"]()), prediction, model)):
-        assert each.PatientName == NAME
-        assert each.SpecificCharacterSet == "ISO_IR 192"
+    for result in by_kind(results(taken(KINDS["non-ASCII"]()), prediction, model)):
+        assert result.PatientName == NAME
+        assert result.SpecificCharacterSet == "ISO_IR 192"
 
 
 def test_a_slice_that_is_not_from_dicom_has_no_results(model: Model, prediction: Prediction) -> None:
@@ -338,13 +359,13 @@ def test_a_slice_that_is_not_from_dicom_has_no_results(model: Model, prediction:
 
 def test_a_slice_of_another_size_than_its_image_has_no_class_map(model: Model, prediction: Prediction) -> None:
     scan = dataclasses.replace(taken(make.mr()), pixels=make.shown(size=SIDE // 2))
-    assert [each.Modality for each in results(scan, prediction, model)] == ["OT", "SR"]
+    assert [result.Modality for result in results(scan, prediction, model)] == ["OT", "SR"]
 
 
 def test_a_model_with_an_odd_name_is_named_as_dicom_allows(model: Model, prediction: Prediction) -> None:
     odd = Model(model.folder, dataclasses.replace(model.card, name="a\\b\n" + "x" * 90), model._session, "int8")
-    for each in by_kind(results(taken(make.mr()), prediction, odd)):
-        assert each.ManufacturerModelName == "a/b" + "x" * 61
+    for result in by_kind(results(taken(make.mr()), prediction, odd)):
+        assert result.ManufacturerModelName == "a/b" + "x" * 61
 
 
 FLAT = ("parametric-map-multi-frame-functional-groups", "sr-document-content")
@@ -368,20 +389,22 @@ def missing(result: Dataset) -> list[str]:
     """
     iod = get_sop_class_iod_map()[result.SOPClassUID]
     attributes = get_module_attribute_map()
-    found = []
-    modules = [each["key"] for each in get_iod_module_map()[iod] if each["usage"] == "M" and each["key"] not in FLAT]
+    problems = []
+    modules = [
+        module["key"] for module in get_iod_module_map()[iod] if module["usage"] == "M" and module["key"] not in FLAT
+    ]
     for module in modules:
         for attribute in attributes[module]:
-            places = [result]
+            holders = [result]
             for step in attribute["path"]:
-                places = [item for place in places for item in place.get(step, [])]
+                holders = [item for holder in holders for item in holder.get(step, [])]
             keyword = attribute["keyword"]
-            for place in places:
-                if attribute["type"] == "1" and (keyword not in place or place[keyword].is_empty):
-                    found.append(f"{module}: {keyword}")
-                if attribute["type"] == "2" and keyword not in place:
-                    found.append(f"{module}: {keyword}")
-    return found
+            for holder in holders:
+                if attribute["type"] == "1" and (keyword not in holder or holder[keyword].is_empty):
+                    problems.append(f"{module}: {keyword}")
+                if attribute["type"] == "2" and keyword not in holder:
+                    problems.append(f"{module}: {keyword}")
+    return problems
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -410,10 +433,10 @@ def test_every_value_fits_its_representation(model: Model, prediction: Predictio
 
 def tool(name: str) -> str:
     """Return a program of Debian's dcmtk or dicom3tools, or skip."""
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         pytest.skip(f"{name} is not installed; it comes with Debian's dcmtk and dicom3tools")
-    return found
+    return path
 
 
 @pytest.mark.pacs
@@ -421,8 +444,8 @@ def tool(name: str) -> str:
 def test_dciodvfy_finds_no_error(name: str, model: Model, prediction: Prediction, tmp_path: Path) -> None:
     program = tool("dciodvfy")
     for decision, reasons in (("glioma", ()), ("refer", (EMPTY, OUT_OF_DISTRIBUTION))):
-        said = dataclasses.replace(prediction, decision=decision, reasons=reasons, prediction_set=("glioma",))
-        for result in results(taken(KINDS[name](), notes=("something was assumed",)), said, model):
+        answered = dataclasses.replace(prediction, decision=decision, reasons=reasons, prediction_set=("glioma",))
+        for result in results(taken(KINDS[name](), notes=("something was assumed",)), answered, model):
             (tmp_path / "result.dcm").write_bytes(encoded(result))
             done = subprocess.run([program, tmp_path / "result.dcm"], capture_output=True, text=True, check=False)
             said_of_it = [line for line in done.stderr.splitlines() if not line.startswith("Warning")]

@@ -33,7 +33,16 @@ def model() -> Model:
 def prediction(model: Model) -> Prediction:
     shares = np.array([0.8125, 0.125, 0.0375, 0.025], np.float32)
     maps = np.ones((4, 14, 14), np.float32)
-    return Prediction("slice", shares, "glioma", "glioma", (), maps, model.identity, 1.25)
+    return Prediction(
+        image="slice",
+        probabilities=shares,
+        predicted="glioma",
+        decision="glioma",
+        reasons=(),
+        class_maps=maps,
+        model=model.identity,
+        ood_score=1.25,
+    )
 
 
 def reported(
@@ -41,7 +50,8 @@ def reported(
 ) -> Dataset:
     """Return the report about a source as it is in its file."""
     source = source or make.mr(number=7)
-    scan = Scan(make.shown(), None, "slice", notes, None, source_attributes.extract_attributes(source, frame))
+    origin = source_attributes.extract_attributes(source, frame)
+    scan = Scan(make.shown(), source="slice", notes=notes, origin=origin)
     return pydicom.dcmread(io.BytesIO(encoded(results(scan, prediction, model)[-1])))
 
 
@@ -52,7 +62,7 @@ def nodes(dataset: Dataset) -> Iterator[Dataset]:
         yield from nodes(item)
 
 
-def said(report: Dataset, name: Code) -> list[str]:
+def values_of(report: Dataset, name: Code) -> list[str]:
     """Return the values of all nodes with this name, as people read them."""
     values = []
     for node in nodes(report):
@@ -72,21 +82,21 @@ def group_of(report: Dataset) -> highdicom.sr.MeasurementsAndQualitativeEvaluati
 
 def test_each_class_has_its_probability(model: Model, prediction: Prediction) -> None:
     measured = group_of(reported(prediction, model)).get_measurements()
-    shares = [each for each in measured if each.name.value == "122157"]
-    found = {}
-    for each in shares:
+    measurements = [measurement for measurement in measured if measurement.name.value == "122157"]
+    probabilities = {}
+    for measurement in measurements:
         modifier = next(
-            item for item in each[0].ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "class"
+            item for item in measurement[0].ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "class"
         )
-        found[modifier.ConceptCodeSequence[0].CodeMeaning] = each.value
-    assert found == {"Glioma": 0.8125, "Meningioma": 0.125, "Pituitary tumor": 0.0375, "No tumor class": 0.025}
-    assert {each.unit.value for each in measured} == {"1"}
-    assert [each.value for each in measured if each.name.value == "ood_score"] == [1.25]
+        probabilities[modifier.ConceptCodeSequence[0].CodeMeaning] = measurement.value
+    assert probabilities == {"Glioma": 0.8125, "Meningioma": 0.125, "Pituitary tumor": 0.0375, "No tumor class": 0.025}
+    assert {measurement.unit.value for measurement in measured} == {"1"}
+    assert [measurement.value for measurement in measured if measurement.name.value == "ood_score"] == [1.25]
 
 
 def test_an_ood_score_that_is_no_number_is_left_out(model: Model, prediction: Prediction) -> None:
     report = reported(dataclasses.replace(prediction, ood_score=float("inf")), model)
-    assert [each.name.value for each in group_of(report).get_measurements()] == ["122157"] * 4
+    assert [measurement.name.value for measurement in group_of(report).get_measurements()] == ["122157"] * 4
 
 
 @pytest.mark.parametrize(
@@ -102,11 +112,12 @@ def test_an_answer_is_a_decision_without_reasons(
     decision: str, meaning: str, model: Model, prediction: Prediction
 ) -> None:
     report = reported(dataclasses.replace(prediction, predicted=decision, decision=decision), model)
-    assert said(report, codes.DECISION) == [meaning]
-    assert said(report, codes.REASON) == []
-    assert [each.value.meaning for each in group_of(report).get_qualitative_evaluations(codes_of(codes.DECISION))] == [
-        meaning
-    ]
+    assert values_of(report, codes.DECISION) == [meaning]
+    assert values_of(report, codes.REASON) == []
+    assert [
+        evaluation.value.meaning
+        for evaluation in group_of(report).get_qualitative_evaluations(codes_of(codes.DECISION))
+    ] == [meaning]
 
 
 def codes_of(code: Code) -> highdicom.sr.CodedConcept:
@@ -116,8 +127,8 @@ def codes_of(code: Code) -> highdicom.sr.CodedConcept:
 def test_a_referral_says_why_and_predicts_nothing(model: Model, prediction: Prediction) -> None:
     reasons = (EMPTY, uncertain("glioma", "no_tumor"))
     report = reported(dataclasses.replace(prediction, decision="refer", reasons=reasons), model)
-    assert said(report, codes.DECISION) == ["Referred to a reader"]
-    assert said(report, codes.REASON) == ["image quality: empty", "uncertain between Glioma and No tumor class"]
+    assert values_of(report, codes.DECISION) == ["Referred to a reader"]
+    assert values_of(report, codes.REASON) == ["image quality: empty", "uncertain between Glioma and No tumor class"]
     assert b"class predicted" not in encoded(report)
 
 
@@ -134,33 +145,34 @@ def test_the_report_is_preliminary_unverified_and_for_research(model: Model, pre
     report = reported(prediction, model)
     flags = (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag)
     assert flags == ("PARTIAL", "UNVERIFIED", "PRELIMINARY")
-    assert said(report, codes.COMMENT)[0].startswith("Research use only. Not for diagnostic use.")
+    assert values_of(report, codes.COMMENT)[0].startswith("Research use only. Not for diagnostic use.")
     assert "VerifyingObserverSequence" not in report
 
 
 def test_it_says_which_algorithm_on_what_device(model: Model, prediction: Prediction) -> None:
     report = reported(prediction, model)
-    assert said(report, codes.ALGORITHM_NAME) == [f"braintumor {model.card.name}"]
-    assert said(report, codes.ALGORITHM_VERSION) == [model.identity]
-    assert said(report, codes.ALGORITHM_FAMILY) == ["Artificial Intelligence"]
-    assert said(report, codes.OBSERVER_TYPE) == ["Device"]
-    assert said(report, codes.DEVICE_UID) == [report.DeviceUID]
-    assert said(report, codes.DEVICE_MANUFACTURER) == ["braintumor"]
-    assert said(report, codes.FINDING_SITE) == ["Brain"]
-    assert said(report, codes.PROCEDURE) == ["MRI unspecified body region"]
-    assert said(reported(prediction, model, make.ct()), codes.PROCEDURE) == ["Imaging procedure"]
+    assert values_of(report, codes.ALGORITHM_NAME) == [f"braintumor {model.card.name}"]
+    assert values_of(report, codes.ALGORITHM_VERSION) == [model.identity]
+    assert values_of(report, codes.ALGORITHM_FAMILY) == ["Artificial Intelligence"]
+    assert values_of(report, codes.OBSERVER_TYPE) == ["Device"]
+    assert values_of(report, codes.DEVICE_UID) == [report.DeviceUID]
+    assert values_of(report, codes.DEVICE_MANUFACTURER) == ["braintumor"]
+    assert values_of(report, codes.FINDING_SITE) == ["Brain"]
+    assert values_of(report, codes.PROCEDURE) == ["MRI unspecified body region"]
+    assert values_of(reported(prediction, model, make.ct()), codes.PROCEDURE) == ["Imaging procedure"]
 
 
 def test_notes_and_prediction_sets_are_reported(model: Model, prediction: Prediction) -> None:
     both = dataclasses.replace(prediction, prediction_set=("glioma", "no_tumor"))
     report = reported(both, model, notes=("no window in the file",))
-    assert said(report, codes.COMMENT)[1:] == ["no window in the file"]
-    assert said(report, codes.IN_PREDICTION_SET) == ["Glioma", "No tumor class"]
+    assert values_of(report, codes.COMMENT)[1:] == ["no window in the file"]
+    assert values_of(report, codes.IN_PREDICTION_SET) == ["Glioma", "No tumor class"]
 
 
 def test_it_refers_to_the_image_and_the_class_map(model: Model, prediction: Prediction) -> None:
     for source, frame in ((make.mr(), 1), (make.enhanced(), 3)):
-        scan = Scan(make.shown(), None, "slice", (), None, source_attributes.extract_attributes(source, frame))
+        origin = source_attributes.extract_attributes(source, frame)
+        scan = Scan(make.shown(), source="slice", origin=origin)
         _, class_map, report = results(scan, prediction, model)
         pictures = {
             node.ConceptNameCodeSequence[0].CodeMeaning: node.ReferencedSOPSequence[0]
@@ -187,7 +199,7 @@ def test_it_refers_to_the_image_and_the_class_map(model: Model, prediction: Pred
 
 def test_without_a_place_it_says_that_there_is_no_class_map(model: Model, prediction: Prediction) -> None:
     report = reported(prediction, model, make.capture())
-    assert said(report, codes.COMMENT)[-1].startswith("The image does not say where it lies in the patient")
+    assert values_of(report, codes.COMMENT)[-1].startswith("The image does not state its position in the patient")
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0]
     assert len(evidence.ReferencedSeriesSequence) == 1
 
@@ -201,16 +213,18 @@ def test_its_tracking_identifiers_stay_the_same(model: Model, prediction: Predic
 
 def all_codes() -> list[Code]:
     """Return all codes of `codes`, in whatever table."""
-    found: list[Code] = []
+    collected: list[Code] = []
     for value in vars(codes).values():
-        found += [each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, Code)]
-    return found
+        collected += [
+            code for code in (value.values() if isinstance(value, dict) else [value]) if isinstance(code, Code)
+        ]
+    return collected
 
 
-@pytest.mark.parametrize("code", [each for each in all_codes() if each.scheme not in (codes.OWN, "RFC5646")])
+@pytest.mark.parametrize("code", [code for code in all_codes() if code.scheme not in (codes.OWN, "RFC5646")])
 def test_codes_of_the_standard_mean_what_pydicom_says(code: Code) -> None:
     meanings = {entry[code.value][0] for entry in concepts[code.scheme].values() if code.value in entry}
-    meanings = {each.removesuffix(" (attribute)") for each in meanings}
+    meanings = {meaning.removesuffix(" (attribute)") for meaning in meanings}
     assert code.meaning in meanings
 
 
@@ -220,9 +234,9 @@ def test_the_report_says_whose_the_own_codes_are(model: Model, prediction: Predi
 
 
 def test_our_own_codes_fit_and_differ() -> None:
-    own = [each for each in all_codes() if each.scheme == codes.OWN]
-    assert len({each.value for each in own}) == len(own)
-    assert all(len(each.value) <= 16 and len(each.meaning) <= 64 for each in all_codes())
+    own = [code for code in all_codes() if code.scheme == codes.OWN]
+    assert len({code.value for code in own}) == len(own)
+    assert all(len(code.value) <= 16 and len(code.meaning) <= 64 for code in all_codes())
     assert set(codes.CLASSES_OF) == set(CLASSES)
     assert set(codes.DECISIONS) == {*CLASSES, "refer"}
 

@@ -1,4 +1,4 @@
-"""What all results about one slice share: whose they are, from which image and equipment, and their UIDs."""
+"""Build what all results about a slice share: patient, study, equipment, references to the image, and UIDs."""
 
 import hashlib
 import uuid
@@ -25,14 +25,14 @@ from braintumor.models.session import ONNX_FILES, Model, read_model_file
 from braintumor.predictor import Prediction
 
 UTF8: Final = "ISO_IR 192"
-NO_DATE: Final = ("19000101", "000000")
-LARGEST_NUMBER: Final = 2**31 - 1
+NO_DATE: Final = ("19000101", "000000")  # Content Date must have a value; nobody takes this one for real
+LARGEST_NUMBER: Final = 2**31 - 1  # of an IS (PS3.5 6.2)
 KEPT: Final = ("IssuerOfPatientID", "PatientAge", "StudyDescription", "SeriesDate", "SeriesTime")
-"""Of the source, where it has them; the date, so that archives sort a result's series beside that of the image."""
+"""Copied from the source where it has them; the date makes archives sort a result's series beside that of the image."""
 
 
 class ResultKind(NamedTuple):
-    """One kind of result: what it is called in descriptions, its object, and the last two digits of its series."""
+    """Kind of result: its name in descriptions, SOP class, modality, and the last two digits of its series number."""
 
     title: str
     sop_class: UID
@@ -47,10 +47,13 @@ REPORT: Final = ResultKind("report", Comprehensive3DSRStorage, "SR", 93)
 
 @dataclass(frozen=True, eq=False)
 class ResultContext:
-    """A slice that came from DICOM, and what a model says about it.
+    """A slice that came from DICOM, and a model's prediction for it.
 
     Attributes:
-        source: what results repeat of the image, as `source_attributes.restore_attributes` gives it.
+        source: the attributes that results repeat of the image, from `source_attributes.restore_attributes`.
+        scan: the slice as the model saw it.
+        prediction: the model's answer.
+        model: the model that gave it.
     """
 
     source: Dataset
@@ -60,152 +63,155 @@ class ResultContext:
 
     @property
     def frame(self) -> int:
-        """Return which frame of the image it is, from 1."""
+        """Return the number of the slice's frame in the image, from 1."""
         return int(self.source.ReferencedFrameNumber)
 
     @property
     def has_frames(self) -> bool:
-        """Tell whether the image has further frames."""
+        """Tell whether the image has more than one frame."""
         return int(self.source.NumberOfFrames) > 1
 
     @property
     def number(self) -> int:
-        """Return the Instance Number of the results: the frame, or that of an image with a single frame."""
+        """Return the Instance Number of the results: the frame number, or that of a single-frame image."""
         return self.frame if self.has_frames else int(self.source.get("InstanceNumber") or 1)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Return why the slice is referred; a class is called a class, so that none reads as a finding."""
+        """Return the reasons for referral in words; "No tumor" becomes "No tumor class", lest it read as a finding."""
         titles = TITLES | {"no_tumor": CLASSES_OF["no_tumor"].meaning}
         return tuple(reason.text(titles) for reason in self.prediction.reasons)
 
     def uid(self, role: str) -> str:
-        """Return the UID of something that belongs to this slice; the same for the same image, model and settings.
+        """Return the UID of an object about this slice; the same for the same image, model and settings.
 
-        A copy of the image in another study or series, be it of another patient by mistake, has results of its own.
+        A copy of the image in another study or series, perhaps of another patient by mistake, has its own results.
         """
         source = self.source
         image = (source.StudyInstanceUID, source.SeriesInstanceUID, source.SOPInstanceUID, self.frame)
-        return _uid_of(role, *map(str, image), *_authorship(self.model))
+        return _uid_of(role, *map(str, image), *_provenance(self.model))
 
     def series_uid(self, kind: ResultKind) -> str:
-        """Return the UID of the series in which results of one kind about the image's series are."""
+        """Return the UID of the series that holds all results of one kind about the image's series."""
         series = (self.source.StudyInstanceUID, self.source.SeriesInstanceUID)
-        return _uid_of("series", kind.title, *map(str, series), *_authorship(self.model))
+        return _uid_of("series", kind.title, *map(str, series), *_provenance(self.model))
 
     def device_uid(self) -> str:
         """Return the UID of the model with this version of the package."""
-        return _uid_of("device", *_authorship(self.model)[:3])
+        return _uid_of("device", *_provenance(self.model)[:3])  # without the policy: it is a setting of the device
 
 
-def _authorship(model: Model) -> tuple[str, ...]:
-    """Return all that decides what is said about an image: package, model and operating point."""
+def _provenance(model: Model) -> tuple[str, ...]:
+    """Return all that determines the results about an image: package version, model, its files, operating point."""
     return __version__, model.identity, fingerprint(model), repr(model.policy)
 
 
 def provenance_hash(model: Model) -> str:
-    """Return a hash of all that decides what is said about an image: who has the same one makes the same results."""
-    return hashlib.sha256("\0".join(_authorship(model)).encode()).hexdigest()[:32]
+    """Return a hash of all that determines the results about an image: equal hashes mean equal results."""
+    return hashlib.sha256("\0".join(_provenance(model)).encode()).hexdigest()[:32]
 
 
 def _uid_of(*parts: str) -> str:
-    """Return the UID that a SHA-256 of the parts makes, in the arc of UUIDs, 2.25 (PS3.5 B.2)."""
+    """Return a UID made from the SHA-256 of the parts, in the arc of UUIDs, 2.25 (PS3.5 B.2)."""
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
+    # A version has to be stated, or it is no valid UUID; 5 is that of UUIDs made from names by a hash.
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
 
 IMPLEMENTATION: Final = UID(_uid_of("implementation", MANUFACTURER))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=8)  # by identity of the model: its weights are hashed once, not for every slice
 def fingerprint(model: Model) -> str:
     """Return the SHA-256 of a model's network and card in hexadecimal.
 
     Raises:
-        ModelError: its file is no longer there.
+        ModelError: its ONNX file is no longer there.
     """
     network = read_model_file(model.folder / ONNX_FILES[model.precision])
     return hashlib.sha256(network + model.card.to_json().encode()).hexdigest()
 
 
-def new_result_dataset(case: ResultContext, kind: ResultKind) -> Dataset:
+def new_result_dataset(context: ResultContext, kind: ResultKind) -> Dataset:
     """Return a result with the modules that all have: patient, study, series, equipment, SOP common, file meta data.
 
-    Its date is that of the image, not of today: the same image and model give the same bytes, and the results of a
+    Its date is that of the image, not today's: the same image and model give the same bytes, so that the results of a
     study that is read again later replace nothing and add nothing.
     """
-    source = case.source
-    made = Dataset()
-    made.SpecificCharacterSet = UTF8
+    source = context.source
+    result = Dataset()
+    result.SpecificCharacterSet = UTF8
     for keyword in (*EMPTY_IF_UNKNOWN, *KEPT, "StudyInstanceUID"):
         if keyword in source:
-            made.add(source[keyword])
-    made.Modality, made.SeriesInstanceUID = kind.modality, case.series_uid(kind)
-    made.SeriesNumber, made.InstanceNumber = series_number(source.get("SeriesNumber"), kind), case.number
-    made.SeriesDescription = f"{MANUFACTURER} {kind.title}, research use only"
-    made.SOPClassUID, made.SOPInstanceUID = kind.sop_class, case.uid(kind.title)
-    made.ContentDate, made.ContentTime = _moment(source)
-    made.update(_equipment(case))
-    made.ContributingEquipmentSequence = [_contribution(case)]
-    made.file_meta = _file_meta(made)
-    return made
+            result.add(source[keyword])
+    result.Modality, result.SeriesInstanceUID = kind.modality, context.series_uid(kind)
+    result.SeriesNumber, result.InstanceNumber = series_number(source.get("SeriesNumber"), kind), context.number
+    result.SeriesDescription = f"{MANUFACTURER} {kind.title}, research use only"
+    result.SOPClassUID, result.SOPInstanceUID = kind.sop_class, context.uid(kind.title)
+    result.ContentDate, result.ContentTime = _date_and_time(source)
+    result.update(_equipment(context))
+    result.ContributingEquipmentSequence = [_contribution(context)]
+    result.file_meta = _file_meta(result)
+    return result
 
 
 def series_number(number: Any, kind: ResultKind) -> int:
     """Return the source's series number with two more digits, so that results sort behind it."""
-    numbered = 100 * int(number or 0) + kind.digits
-    return numbered if 0 < numbered <= LARGEST_NUMBER else 9900 + kind.digits
+    extended = 100 * int(number or 0) + kind.digits
+    # A negative or very large number cannot be extended; 99 is then as good as any.
+    return extended if 0 < extended <= LARGEST_NUMBER else 9900 + kind.digits
 
 
-def _moment(source: Dataset) -> tuple[str, str]:
-    """Return date and time of the image, as exactly as it says."""
+def _date_and_time(source: Dataset) -> tuple[str, str]:
+    """Return date and time of the image, from the most exact event that it dates."""
     for event in ("Content", "Acquisition", "Series", "Study"):
         if day := source.get(f"{event}Date"):
             return str(day), str(source.get(f"{event}Time") or NO_DATE[1])
     return NO_DATE
 
 
-def _equipment(case: ResultContext) -> Dataset:
-    """Return who made the result (PS3.3 C.7.5.2)."""
+def _equipment(context: ResultContext) -> Dataset:
+    """Return the equipment that made the result (PS3.3 C.7.5.2)."""
     return dataset(
         Manufacturer=MANUFACTURER,
-        ManufacturerModelName=short(case.model.card.name),
-        DeviceSerialNumber=fingerprint(case.model)[:32],
-        SoftwareVersions=[__version__, short(case.model.identity)],
-        DeviceUID=case.device_uid(),
+        ManufacturerModelName=short(context.model.card.name),
+        DeviceSerialNumber=fingerprint(context.model)[:32],
+        SoftwareVersions=[__version__, short(context.model.identity)],
+        DeviceUID=context.device_uid(),
     )
 
 
-def _contribution(case: ResultContext) -> Dataset:
-    """Return the description of the algorithm that IHE AI Results asks for, an item of contributing equipment."""
-    made = _equipment(case)
-    made.ContributionDescription = f"Algorithm that classifies brain MRI slices. {RESEARCH_ONLY}"
-    made.PurposeOfReferenceCodeSequence = [PROCESSING_EQUIPMENT.item()]
-    return made
+def _contribution(context: ResultContext) -> Dataset:
+    """Return the description of the algorithm that IHE AI Results requires, an item of contributing equipment."""
+    contribution = _equipment(context)
+    contribution.ContributionDescription = f"Algorithm that classifies brain MRI slices. {RESEARCH_ONLY}"
+    contribution.PurposeOfReferenceCodeSequence = [PROCESSING_EQUIPMENT.item()]
+    return contribution
 
 
 def short(text: str, longest: int = 64) -> str:
-    """Return text as DICOM's long strings hold it: no backslash, no control characters, not too long."""
-    return "".join(each for each in text.replace("\\", "/") if each.isprintable())[:longest].strip() or "unnamed"
+    """Return text as DICOM's LO allows it: without backslashes and control characters, and cut to a length."""
+    printable = "".join(character for character in text.replace("\\", "/") if character.isprintable())
+    return printable[:longest].strip() or "unnamed"
 
 
-def _file_meta(made: Dataset) -> FileMetaDataset:
-    """Return the file meta data of a result (PS3.10 7.1)."""
+def _file_meta(result: Dataset) -> FileMetaDataset:
+    """Return the file meta information of a result (PS3.10 7.1)."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = made.SOPClassUID, made.SOPInstanceUID
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = result.SOPClassUID, result.SOPInstanceUID
     meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, IMPLEMENTATION
     meta.ImplementationVersionName = f"BTMRI {__version__}"[:16]
     return meta
 
 
-def reference(case: ResultContext, *, whole: bool = False) -> Dataset:
-    """Return a reference to the frame, to the image if that is `whole` or has one frame only (PS3.3 10.3)."""
-    made = reference_to(case.source)
-    if case.has_frames and not whole:
-        made.ReferencedFrameNumber = case.frame
-    return made
+def reference(context: ResultContext, *, whole: bool = False) -> Dataset:
+    """Return a reference to the frame; to the image if `whole`, or if it has one frame only (PS3.3 10.3)."""
+    image = reference_to(context.source)
+    if context.has_frames and not whole:
+        image.ReferencedFrameNumber = context.frame
+    return image
 
 
-def reference_to(made: Dataset) -> Dataset:
+def reference_to(instance: Dataset) -> Dataset:
     """Return a reference to a whole object (PS3.3 10.8)."""
-    return dataset(ReferencedSOPClassUID=made.SOPClassUID, ReferencedSOPInstanceUID=made.SOPInstanceUID)
+    return dataset(ReferencedSOPClassUID=instance.SOPClassUID, ReferencedSOPInstanceUID=instance.SOPInstanceUID)

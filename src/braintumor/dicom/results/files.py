@@ -1,4 +1,4 @@
-"""What the files are called that hold DICOM results, never after a patient or a file that came in; writing them."""
+"""Name and write the files of DICOM results; no name holds a patient's name or that of an uploaded file."""
 
 import hashlib
 from collections.abc import Iterable
@@ -16,39 +16,39 @@ KINDS: Final = {
     CLASS_MAP.sop_class: "map",
     REPORT.sop_class: "report",
 }
-TWICE: Final = "has the identifiers of an earlier file and other content; leave out the wrong one"
+TWICE: Final = "has the identifiers of an earlier file but different content; leave out the wrong one"
 
 
 def file_name(result: Dataset, name: str) -> str:
-    """Return what to call the file of a result, by the name of its slice and its own kind."""
+    """Return the name of a result's file, from the name of its slice and the kind of result."""
     return f"{name}-{KINDS[result.SOPClassUID]}.dcm"
 
 
 class Distinct:
-    """Knows the results that were made together, so that two of the same UID are never of different content."""
+    """Register of results made together, in which no two may have the same UID but different content."""
 
     def __init__(self) -> None:
-        self._known: dict[str, bytes] = {}
+        self._digests: dict[str, bytes] = {}  # by SOP Instance UID; digests, since contents may be large
 
     def check(self, results: Iterable[tuple[Dataset, bytes]], name: str) -> None:
-        """Note the results about a slice.
+        """Remember the results about a slice, and compare them with earlier ones.
 
         Raises:
-            ImageError: there are others about another slice that says to be the same. An archive would keep only those
-                of one of them, and nobody can tell of which.
+            ImageError: an earlier slice with the same identifiers has different results. An archive would keep only
+                those of one of the two, and nobody could tell which.
         """
-        for each, content in results:
+        for result, content in results:
             digest = hashlib.sha256(content).digest()
-            if self._known.setdefault(str(each.SOPInstanceUID), digest) != digest:
+            if self._digests.setdefault(str(result.SOPInstanceUID), digest) != digest:
                 raise ImageError(name, TWICE)
 
 
 def save_results(results: Iterable[tuple[Dataset, bytes]], folder: Path, name: str) -> None:
-    """Write results with their content, as `images.result_files` gives them, into a folder, named after the slice.
+    """Write results with their content, from `images.result_files`, into a folder; `name` is that of the slice.
 
     Raises:
         StorageError: the folder cannot be written to.
     """
-    for each, content in results:
-        with replacing(folder / file_name(each, name)) as aside:
-            aside.write_bytes(content)
+    for result, content in results:
+        with replacing(folder / file_name(result, name)) as temporary:
+            temporary.write_bytes(content)
