@@ -274,7 +274,7 @@ def test_an_image_whose_results_cannot_be_made_stops_no_other(
 
     monkeypatch.setattr(module, "results", sometimes)
     assert run() == WatchStats(answered=1, refused=1, passed=3)
-    assert "refused 1: no results can be made from it (ValueError)" in said
+    assert "refused 1: no results can be made from it (ValueError)" in lines
 
 
 def test_every_frame_of_an_enhanced_image_is_answered(archive: Archive, run: Run) -> None:
