@@ -233,7 +233,7 @@ def test_only_a_failed_bind_says_that_it_cannot_listen(
             failed.set_exception(error)
             return failed
 
-    monkeypatch.setattr("braintumor.server.app.Desk", Broken)
+    monkeypatch.setattr("braintumor.server.app.InferenceWorkers", Broken)
     expected = BrainTumorError if isinstance(error, ImageError) else RuntimeError
     with pytest.raises(expected, match=f"^{text}"):
         serve([model], Settings(), host="127.0.0.1", port=0, ready=print)
