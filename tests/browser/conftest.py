@@ -137,7 +137,7 @@ def models(model_folder: Path, slices: list[Path], tmp_path_factory: pytest.Temp
     """Return the small model and another, the same but that it refers the less certain half of the phantoms."""
     folder = tmp_path_factory.mktemp("second") / "model"
     shutil.copytree(model_folder, folder)
-    shares = sorted(float(each.probabilities.max()) for each in predict(slices, load_folder(model_folder)))
+    shares = sorted(float(prediction.probabilities.max()) for prediction in predict(slices, load_folder(model_folder)))
     points = [{"coverage": 0.95, "confidence": shares[len(shares) // 2], "error": 0.0}]
     card = json.loads((folder / "card.json").read_text())
     card |= {

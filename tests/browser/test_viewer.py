@@ -46,9 +46,9 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 
 def contrasts_hold(viewer: Any) -> int:
-    found: dict[str, float] = viewer.contrasts(*TEXTS)
-    assert {selector: ratio for selector, ratio in found.items() if ratio < 4.5} == {}
-    return len(found)
+    contrasts: dict[str, float] = viewer.contrasts(*TEXTS)
+    assert {selector: ratio for selector, ratio in contrasts.items() if ratio < 4.5} == {}
+    return len(contrasts)
 
 
 def test_the_empty_page_says_what_to_do_and_what_happens_to_images(open_viewer: Opener) -> None:
@@ -132,7 +132,9 @@ def test_number_keys_choose_the_map(open_viewer: Opener, slices: list[Path], mod
 def test_a_map_without_evidence_colours_nothing(
     open_viewer: Opener, slices: list[Path], models: tuple[Model, Model]
 ) -> None:
-    maps = [(file, each.class_maps.max(axis=(1, 2))) for file in slices for each in predict(file, models[0])]
+    maps = [
+        (file, prediction.class_maps.max(axis=(1, 2))) for file in slices for prediction in predict(file, models[0])
+    ]
     file, peaks = min(maps, key=lambda entry: entry[1].min())
     assert peaks.min() < EVIDENCE * models[0].card.class_map_scale
     viewer = open_viewer()
@@ -189,7 +191,7 @@ def test_no_tumor_is_never_told_as_a_finding(
     open_viewer: Opener, slices: list[Path], models: tuple[Model, Model]
 ) -> None:
     viewer = open_viewer()
-    said = viewer.page.evaluate(
+    texts = viewer.page.evaluate(
         """async () => {
             const {Wording} = await import("./static/wording.js");
             const {classes} = await (await fetch("v1/models")).json();
@@ -199,12 +201,12 @@ def test_no_tumor_is_never_told_as_a_finding(
             return [wording.heading(answer), wording.meaning(answer, model), wording.caution(answer)];
         }"""
     )
-    assert said[0] == "No tumor class predicted"
-    assert said[1] == (
+    assert texts[0] == "No tumor class predicted"
+    assert texts[1] == (
         "No tumor class predicted on this slice. Calibrated on slices kept apart from training: "
         "of slices like those, answered with 0.97, about 97 in 100 are right."
     )
-    assert said[2] == "This is no finding that there is no tumor."
+    assert texts[2] == "This is no finding that there is no tumor."
 
 
 def test_everything_can_be_done_with_the_keyboard(open_viewer: Opener, coloured: Path, slices: list[Path]) -> None:
@@ -361,9 +363,9 @@ def test_answers_and_views_are_saved(open_viewer: Opener, slices: list[Path]) ->
     viewer.drop(("notes.txt", b"no image"))
     answers = json.loads(viewer.saved("#save-json"))
     assert answers["disclaimer"] == DISCLAIMER
-    assert [each["image"] for each in answers["slices"]] == [slices[0].name, slices[1].name]
+    assert [slice_["image"] for slice_ in answers["slices"]] == [slices[0].name, slices[1].name]
     assert len(answers["slices"][0]["predictions"][1]["class_maps"]) == 4
-    assert [each["image"] for each in answers["refused"]] == ["notes.txt"]
+    assert [refusal["image"] for refusal in answers["refused"]] == ["notes.txt"]
     picture = np.asarray(Image.open(io.BytesIO(viewer.saved("#save-png"))).convert("RGB")).astype(int)
     assert picture.shape[1] == 2 * 768 + 3 * 20
     amber = (np.abs(picture[-60:] - (232, 176, 74)).sum(axis=2) < 30).sum()
@@ -474,7 +476,7 @@ def test_fingers_zoom_on_a_tablet(open_viewer: Opener, coloured: Path) -> None:
     viewer.drop(coloured)
     assert viewer.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     assert (
-        min(box["height"] for box in (each.bounding_box() for each in viewer.page.locator("#toolbar button").all()))
+        min(box["height"] for box in (button.bounding_box() for button in viewer.page.locator("#toolbar button").all()))
         >= 44
     )
     before = viewer.page.inner_text(".window >> nth=0")

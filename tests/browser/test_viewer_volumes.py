@@ -62,7 +62,7 @@ def test_a_volume_is_one_entry_that_counts_its_slices(open_viewer: Opener, model
     viewer.drop(VOLUME, slices[0])
     assert sorted(viewer.names()) == sorted(["brain.nii.gz", slices[0].name])
     expected = answers(models[0])
-    referred = sum(each.decision == REFER for each in expected)
+    referred = sum(prediction.decision == REFER for prediction in expected)
     line = viewer.page.inner_text("#list li:has-text('brain.nii.gz') .entry-decision")
     assert " ".join(line.split()) == f"8 slices {sum(map(tumor, expected))} tumor class, {referred} refer"
     viewer.page.click("#list li:has-text('brain.nii.gz')")
@@ -86,9 +86,11 @@ def test_the_plot_shows_the_probabilities_of_every_slice_and_where_it_is_referre
             line = plot.locator(f".line.class-{number}").get_attribute("d")
             values = [float(value) for value in NUMBER.findall(line)]
             shares = [1 - (y - 6) / (height - 12) for y in values[1::2]]
-            assert shares == pytest.approx([float(each.probabilities[number]) for each in expected], abs=0.002)
+            assert shares == pytest.approx(
+                [float(prediction.probabilities[number]) for prediction in expected], abs=0.002
+            )
             assert values[::2] == sorted(values[::2])
-        referred = [place for place, each in enumerate(expected, start=1) if each.decision == REFER]
+        referred = [number for number, each in enumerate(expected, start=1) if each.decision == REFER]
         assert {1, 8} <= set(referred)
         bands = plot.locator(".referred").get_attribute("d").count("M")
         assert bands == sum(place - 1 not in referred for place in referred)
@@ -100,7 +102,7 @@ def test_the_plot_shows_the_probabilities_of_every_slice_and_where_it_is_referre
 
 
 def test_text_for_screen_readers_names_runs_of_slices(open_viewer: Opener) -> None:
-    said = open_viewer().page.evaluate(
+    texts = open_viewer().page.evaluate(
         """async () => {
             const {curveWords, strongest, tallyWords} = await import("./static/volume.js");
             const {Wording} = await import("./static/wording.js");
@@ -118,11 +120,11 @@ def test_text_for_screen_readers_names_runs_of_slices(open_viewer: Opener) -> No
                 strongest(slices, 0, classes, {class_map_scale: 1, evidence: 0.05})];
         }"""
     )
-    assert "No tumor: highest 0.97 on slice 1, decided on 2 to 3, 5." in said[0]
-    assert "Glioma: highest 0.01 on slice 1, decided on none." in said[0]
-    assert said[0].endswith("Referred: 1, 4.")
-    assert said[1] == "5 slices: No tumor class on 3, referred 2 (uncertain on 2; image quality on 1)."
-    assert said[2] is None
+    assert "No tumor: highest 0.97 on slice 1, decided on 2 to 3, 5." in texts[0]
+    assert "Glioma: highest 0.01 on slice 1, decided on none." in texts[0]
+    assert texts[0].endswith("Referred: 1, 4.")
+    assert texts[1] == "5 slices: No tumor class on 3, referred 2 (uncertain on 2; image quality on 1)."
+    assert texts[2] is None
 
 
 def test_keys_wheel_and_slider_go_through_the_slices_and_keep_the_view(open_viewer: Opener) -> None:
@@ -237,13 +239,13 @@ def test_the_strongest_evidence_is_found_among_decided_tumor_slices(open_viewer:
         """Give the first model these decisions, with maps that peak at these shares of the scale."""
         reply = route.fetch()
         body = reply.json()
-        for each, decision, peak in zip(body["slices"], decisions, peaks, strict=True):
+        for slice_, decision, peak in zip(body["slices"], decisions, peaks, strict=True):
             maps = [[[peak * scale if name == decision or decision == REFER else 8 * scale]] for name in CLASSES]
-            each["predictions"][0] |= {"decision": decision, "predicted": decision, "class_maps": maps}
-            each["predictions"][0] |= (
+            slice_["predictions"][0] |= {"decision": decision, "predicted": decision, "class_maps": maps}
+            slice_["predictions"][0] |= (
                 {"predicted": "glioma", "reasons": [OUT_OF_DISTRIBUTION.record()]} if decision == REFER else {}
             )
-            each["predictions"][1] |= {"decision": "no_tumor", "predicted": "no_tumor", "reasons": []}
+            slice_["predictions"][1] |= {"decision": "no_tumor", "predicted": "no_tumor", "reasons": []}
         route.fulfill(response=reply, json=body)
 
     viewer.page.route("**/v1/predictions*", answer)
@@ -255,8 +257,8 @@ def test_the_strongest_evidence_is_found_among_decided_tumor_slices(open_viewer:
     button.click()
     at(viewer, "3 of 8")
     assert viewer.page.inner_text("#classes [aria-pressed=true]").startswith("Predicted")
-    said = viewer.page.locator(".no-evidence >> visible=true").all_text_contents()
-    assert said == ["No tumor class predicted on any slice that was decided."]
+    texts = viewer.page.locator(".no-evidence >> visible=true").all_text_contents()
+    assert texts == ["No tumor class predicted on any slice that was decided."]
     viewer.page.keyboard.press("Home")
     viewer.page.keyboard.press("e")
     at(viewer, "3 of 8")
@@ -352,9 +354,9 @@ def test_a_volume_can_be_read_in_both_themes_and_on_a_tablet(open_viewer: Opener
     viewer.page.click("#list li:has-text('series')")
     at(viewer, "7 of 12")
     texts = ["#slice-at", "#slice-place", ".axis", ".tally", ".evidence", "#key li", ".what", ".results-one", "#notes"]
-    found = viewer.contrasts(*texts)
-    assert {selector: ratio for selector, ratio in found.items() if ratio < 4.5} == {}
-    assert len(found) >= 7
+    contrasts = viewer.contrasts(*texts)
+    assert {selector: ratio for selector, ratio in contrasts.items() if ratio < 4.5} == {}
+    assert len(contrasts) >= 7
     assert viewer.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     assert "Research use only" in viewer.page.inner_text(".what")
     viewer.shot(f"volume-tablet-{scheme}")
@@ -371,7 +373,7 @@ def test_the_page_stays_small(open_viewer: Opener) -> None:
 
 def test_order_and_strongest_evidence_follow_the_rules_that_the_commands_share(open_viewer: Opener) -> None:
     cases = json.loads((Path(__file__).parents[1] / "fixtures" / "volume_rules.json").read_text())
-    found = open_viewer().page.evaluate(
+    results = open_viewer().page.evaluate(
         """async (cases) => {
             const {evidenceOf, inOrder} = await import("./static/volume.js");
             const {classes, scale: {evidence}} = await (await fetch("v1/models")).json();
@@ -397,5 +399,5 @@ def test_order_and_strongest_evidence_follow_the_rules_that_the_commands_share(o
         }""",
         cases,
     )
-    for case, result in zip(cases, found, strict=True):
+    for case, result in zip(cases, results, strict=True):
         assert result == {"order": case["order"], "evidence": case["evidence"]}, case["name"]

@@ -14,9 +14,9 @@ def hospital(tmp_path: Path) -> Iterator[Hospital]:
     reason = missing()
     if reason:
         pytest.skip(reason)
-    made = Hospital(tmp_path / "hospital")
+    network = Hospital(tmp_path / "hospital")
     try:
-        made.open()
-        yield made
+        network.open()
+        yield network
     finally:
-        made.leave()
+        network.leave()

@@ -94,12 +94,12 @@ class Archive:
                 return 200, json.dumps(self._changes(wanted)).encode()
             if path == "/tools/bulk-content":
                 return 200, json.dumps(self._contents(**json.loads(body))).encode()
-        found = re.fullmatch(r"/dicom-web(/studies(?:/.+)?)", path)
-        if not found:
+        dicom_web = re.fullmatch(r"/dicom-web(/studies(?:/.+)?)", path)
+        if not dicom_web:
             return 404, b""
         if method == "POST":
             return self._store(body)
-        return self._web(found[1], wanted)
+        return self._web(dicom_web[1], wanted)
 
     def _changes(self, wanted: dict[str, str]) -> dict[str, Any]:
         since, limit = int(wanted.get("since", 0)), int(wanted.get("limit", 100))
@@ -111,7 +111,7 @@ class Archive:
 
     def _contents(self, Resources: list[str], Level: str) -> list[dict[str, Any]]:  # noqa: N803
         key = {"Instance": "SOPInstanceUID", "Series": "SeriesInstanceUID", "Study": "StudyInstanceUID"}[Level]
-        found = {}
+        resources = {}
         for entry, (_, attributes) in self.held.items():
             name = entry if Level == "Instance" else attributes[key]
             if name in Resources:
@@ -119,8 +119,8 @@ class Archive:
                     "ParentSeries": attributes["SeriesInstanceUID"],
                     "ParentStudy": attributes["StudyInstanceUID"],
                 }
-                found[name] = {"ID": name, "MainDicomTags": attributes, **parents}
-        return list(found.values())
+                resources[name] = {"ID": name, "MainDicomTags": attributes, **parents}
+        return list(resources.values())
 
     def _store(self, body: bytes) -> tuple[int, bytes]:
         boundary = body[: body.index(b"\r\n")]
@@ -140,7 +140,7 @@ class Archive:
     def _web(self, path: str, wanted: dict[str, str]) -> tuple[int, bytes]:
         names = dict(zip(*[iter(path.strip("/").split("/"))] * 2, strict=False))
         keys = {"studies": "StudyInstanceUID", "series": "SeriesInstanceUID", "instances": "SOPInstanceUID"}
-        found = [
+        instances = [
             (content, attributes)
             for content, attributes in self.held.values()
             if all(attributes[keys[level]] == uid for level, uid in names.items())
@@ -148,12 +148,16 @@ class Archive:
         ]
         if "instances" in names:
             multipart = b"--x\r\nContent-Type: application/dicom\r\n\r\n%s\r\n--x--\r\n"
-            return (200, multipart % found[0][0]) if found else (404, b"")
-        rows = [{JSON_TAGS[name]: {"Value": [value]} for name, value in each.items() if value} for _, each in found]
+            return (200, multipart % instances[0][0]) if instances else (404, b"")
+        rows = [
+            {JSON_TAGS[name]: {"Value": [value]} for name, value in attributes.items() if value}
+            for _, attributes in instances
+        ]
         if path == "/studies":
             counts: dict[str, int] = {}
-            for _, each in found:
-                counts[each["StudyInstanceUID"]] = counts.get(each["StudyInstanceUID"], 0) + 1
+            for _, attributes in instances:
+                uid = attributes["StudyInstanceUID"]
+                counts[uid] = counts.get(uid, 0) + 1
             rows = [{"0020000D": {"Value": [uid]}, "00201208": {"Value": [n]}} for uid, n in counts.items()]
         listed = [row for end, more in self.before.items() if path.endswith(end) for row in more] + rows
         start = self.shift(path, int(wanted.get("offset", 0)) if self.pages else 0)

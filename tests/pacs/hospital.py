@@ -119,8 +119,8 @@ class Hospital:
         """Return what Orthanc answers."""
         text = "" if body is None else json.dumps(body)
         command = self.inside(sys.executable, "-I", "-c", ASK, URL + path, f"{USER}:{PASSWORD}", text)
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return json.loads(said or "null")
+        reply = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return json.loads(reply or "null")
 
     def send(self, *paths: Path) -> None:
         """Send files or folders as a scanner does, by C-STORE."""
@@ -161,9 +161,9 @@ def storm(hospital: Hospital, state: Path, log: Path, parts: Sequence[Path], lon
     choice = random.Random(0)
     done: Counter[str] = Counter()
     for kill, part in enumerate(parts):
-        said = log.stat().st_size if log.exists() else 0
+        logged = log.stat().st_size if log.exists() else 0
         watcher = hospital.watcher(state, log)
-        while b"following" not in log.read_bytes()[said:]:
+        while b"following" not in log.read_bytes()[logged:]:
             assert watcher.poll() is None, "the watcher has ended by itself"
             time.sleep(0.02)
         sent = [*sorted(part.iterdir())]
@@ -201,9 +201,9 @@ class Census:
     """
 
     def __init__(self, instances: Sequence[dict[str, Any]]) -> None:
-        self.results = [each for each in instances if each.get("Manufacturer") == "braintumor"]
-        self.sources = [each for each in instances if each.get("Manufacturer") != "braintumor"]
-        self.sets: dict[str, Counter[str]] = {each["SOPInstanceUID"]: Counter() for each in self.sources}
+        self.results = [instance for instance in instances if instance.get("Manufacturer") == "braintumor"]
+        self.sources = [instance for instance in instances if instance.get("Manufacturer") != "braintumor"]
+        self.sets: dict[str, Counter[str]] = {instance["SOPInstanceUID"]: Counter() for instance in self.sources}
         for result in self.results:
             for source in set(references(result)) & set(self.sets):
                 self.sets[source][result["SOPClassUID"]] += 1
@@ -227,8 +227,8 @@ def references(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         if "ReferencedSOPInstanceUID" in value:
             yield value["ReferencedSOPInstanceUID"]
-        for each in value.values():
-            yield from references(each)
+        for element in value.values():
+            yield from references(element)
     elif isinstance(value, list):
-        for each in value:
-            yield from references(each)
+        for element in value:
+            yield from references(element)

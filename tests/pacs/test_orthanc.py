@@ -25,8 +25,8 @@ def study(folder: Path, images: int, name: object = 0, size: int = 96) -> Path:
     folder.mkdir()
     for number in range(images):
         label = CLASSES[number % 4]
-        made = make.mr(label, number, size=size, number=number % 20 + 1, study=name, series=number // 20)
-        made.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+        dataset = make.mr(label, number, size=size, number=number % 20 + 1, study=name, series=number // 20)
+        dataset.save_as(folder / f"{number}.dcm", enforce_file_format=True)
     return folder
 
 
@@ -46,16 +46,16 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 @pytest.mark.parametrize("root", ["", "/dicom-web"], ids=["changes", "qido"])
 def test_results_appear_beside_the_images_that_a_scanner_sent(hospital: Hospital, tmp_path: Path, root: str) -> None:
     hospital.send(study(tmp_path / "study", 4))
-    said = ended(hospital.watcher(tmp_path / "state", tmp_path / "log", URL + root, once=True), tmp_path / "log")
-    assert said[-1] == "4 answered, 0 refused, 12 passed, 0 gone, 0 waiting"
+    lines = ended(hospital.watcher(tmp_path / "state", tmp_path / "log", URL + root, once=True), tmp_path / "log")
+    assert lines[-1] == "4 answered, 0 refused, 12 passed, 0 gone, 0 waiting"
 
     census = hospital.census()
     assert len(census.sources) == 4
     assert list(census.sets.values()) == [dict.fromkeys(RESULTS, 1)] * 4
     for attribute in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
-        assert {each[attribute] for each in census.results} == {census.sources[0][attribute]}
-    series = {each["SeriesInstanceUID"] for each in census.results}
-    assert not series & {each["SeriesInstanceUID"] for each in census.sources}
+        assert {instance[attribute] for instance in census.results} == {census.sources[0][attribute]}
+    series = {instance["SeriesInstanceUID"] for instance in census.results}
+    assert not series & {instance["SeriesInstanceUID"] for instance in census.sources}
 
 
 @pytest.mark.slow
@@ -79,8 +79,8 @@ def test_what_is_no_brain_mri_and_what_cannot_be_decoded_is_refused_once(hospita
     make.mr(seed=2, number=3, PixelData=b"\0" * 100).save_as(folder / "short.dcm", enforce_file_format=True)
     hospital.send(folder)
     log = tmp_path / "log"
-    said = ended(hospital.watcher(tmp_path / "state", log, once=True), log)
-    assert said[-1] == "1 answered, 2 refused, 3 passed, 0 gone, 0 waiting"
+    lines = ended(hospital.watcher(tmp_path / "state", log, once=True), log)
+    assert lines[-1] == "1 answered, 2 refused, 3 passed, 0 gone, 0 waiting"
     assert len(hospital.census().results) == 3
     assert "0 answered, 0 refused" in ended(hospital.watcher(tmp_path / "state", log, once=True), log)[-1]
 
@@ -111,9 +111,9 @@ def test_no_patient_data_is_printed_logged_or_kept(hospital: Hospital, tmp_path:
     hidden = tmp_path / "watcher"
     hidden.mkdir()
     log = hidden / "log"
-    said = ended(hospital.watcher(hidden / "state", log, once=True), log)
-    assert "3 answered" in said[-1]
-    uids = {each[name] for each in hospital.census().sources for name in ("SOPInstanceUID", "StudyInstanceUID")}
+    lines = ended(hospital.watcher(hidden / "state", log, once=True), log)
+    assert "3 answered" in lines[-1]
+    uids = {instance[name] for instance in hospital.census().sources for name in ("SOPInstanceUID", "StudyInstanceUID")}
     hospital.close()
     broken = hospital.watcher(hidden / "state", log)
     wait_for(lambda: "cannot be reached" in log.read_text())

@@ -32,7 +32,7 @@ PATH = "/v1/predictions"
 def send(
     client: TestClient, contents: Sequence[bytes | Path], query: str = "", name: str = "scan.png"
 ) -> httpx.Response:
-    files = [("files", (name, each.read_bytes() if isinstance(each, Path) else each)) for each in contents]
+    files = [("files", (name, content.read_bytes() if isinstance(content, Path) else content)) for content in contents]
     return client.post(f"{PATH}{query}", files=files)
 
 
@@ -49,52 +49,52 @@ def test_a_slice_gets_the_answer_of_python(client: TestClient, model: Model, sli
     assert answer.status_code == 200
     assert answer.json()["disclaimer"] == DISCLAIMER
     assert answer.json()["refused"] == []
-    (found,) = answer.json()["slices"]
-    assert (found["file"], found["member"], found["width"], found["height"]) == (0, None, 96, 96)
-    assert found["agree"] is None
-    assert found["pixels"] is None
-    (said,) = found["predictions"]
+    (slice_,) = answer.json()["slices"]
+    assert (slice_["file"], slice_["member"], slice_["width"], slice_["height"]) == (0, None, 96, 96)
+    assert slice_["agree"] is None
+    assert slice_["pixels"] is None
+    (prediction,) = slice_["predictions"]
     expected = predict(read(slices[0]), model)[0].record() | {"image": "file 1", "class_maps": None}
-    assert said == expected
-    assert tuple(said) == (*(name for name in COLUMNS if name != "reason_codes"), "class_maps")
+    assert prediction == expected
+    assert tuple(prediction) == (*(name for name in COLUMNS if name != "reason_codes"), "class_maps")
 
 
 def test_maps_and_pixels_come_where_they_are_wanted(client: TestClient, model: Model, slices: list[Path]) -> None:
-    (found,) = send(client, slices[:1], "?maps=true&pixels=true").json()["slices"]
-    maps = np.array(found["predictions"][0]["class_maps"])
+    (slice_,) = send(client, slices[:1], "?maps=true&pixels=true").json()["slices"]
+    maps = np.array(slice_["predictions"][0]["class_maps"])
     np.testing.assert_allclose(maps, predict(slices[0], model)[0].class_maps, atol=6e-5)
-    image = Image.open(io.BytesIO(base64.b64decode(found["pixels"])))
+    image = Image.open(io.BytesIO(base64.b64decode(slice_["pixels"])))
     assert (image.format, image.mode) == ("PNG", "L")
     np.testing.assert_array_equal(np.asarray(image), np.rint(read(slices[0]).pixels * 255).astype(np.uint8))
 
 
 def test_many_files_are_answered_in_order_each_as_alone(client: TestClient, slices: list[Path]) -> None:
-    alone = [send(client, [each]).json()["slices"][0]["predictions"][0] for each in slices]
+    alone = [send(client, [slice_]).json()["slices"][0]["predictions"][0] for slice_ in slices]
     together = send(client, slices).json()["slices"]
-    assert [each["file"] for each in together] == list(range(len(slices)))
-    for number, (found, expected) in enumerate(zip(together, alone, strict=True), 1):
-        assert found["predictions"][0] == expected | {"image": f"file {number}"}
+    assert [slice_["file"] for slice_ in together] == list(range(len(slices)))
+    for number, (slice_, expected) in enumerate(zip(together, alone, strict=True), 1):
+        assert slice_["predictions"][0] == expected | {"image": f"file {number}"}
 
 
 def test_an_archive_is_answered_by_its_members(client: TestClient, slices: list[Path]) -> None:
-    members = {f"patient/{each.name}": each.read_bytes() for each in slices[:2]}
+    members = {f"patient/{path.name}": path.read_bytes() for path in slices[:2]}
     content = zipped(
         {**members, "__MACOSX/x.png": b"x", "patient/.hidden": b"x", "patient/": b"", "note.txt": b"hello"}
     )
     answer = send(client, [slices[2], content], name="archive.zip").json()
-    assert [(each["file"], each["member"]) for each in answer["slices"]] == [(0, None), (1, 0), (1, 1)]
+    assert [(slice_["file"], slice_["member"]) for slice_ in answer["slices"]] == [(0, None), (1, 0), (1, 1)]
     assert answer["slices"][1]["predictions"][0]["image"] == "file 2, member 1"
     (refused,) = answer["refused"]
     assert (refused["file"], refused["member"]) == (1, 2)
 
 
 def test_two_models_answer_side_by_side(both: TestClient, slices: list[Path]) -> None:
-    (found,) = send(both, slices[:1]).json()["slices"]
-    assert [each["model"] for each in found["predictions"]] == ["tiny 1.2", "twin 1.2"]
-    assert found["agree"] is True
-    (found,) = send(both, slices[:1], "?model=twin").json()["slices"]
-    assert [each["model"] for each in found["predictions"]] == ["twin 1.2"]
-    assert found["agree"] is None
+    (slice_,) = send(both, slices[:1]).json()["slices"]
+    assert [prediction["model"] for prediction in slice_["predictions"]] == ["tiny 1.2", "twin 1.2"]
+    assert slice_["agree"] is True
+    (slice_,) = send(both, slices[:1], "?model=twin").json()["slices"]
+    assert [prediction["model"] for prediction in slice_["predictions"]] == ["twin 1.2"]
+    assert slice_["agree"] is None
     answer = send(both, slices[:1], "?model=unknown")
     assert answer.status_code == 404
     assert answer.json()["detail"] == "no such model here; there are tiny, twin"
@@ -102,13 +102,13 @@ def test_two_models_answer_side_by_side(both: TestClient, slices: list[Path]) ->
 
 def test_the_models_say_what_the_page_needs(both: TestClient, model: Model) -> None:
     answer = both.get("/v1/models").json()
-    assert [each["name"] for each in answer["classes"]] == list(CLASSES)
-    assert [each["name"] for each in answer["models"]] == ["tiny", "twin"]
-    found = answer["models"][0]
-    assert found["class_map_scale"] == model.card.class_map_scale
-    assert found["identity"] == "tiny 1.2"
-    assert found["ood_threshold"] is None  # its card has no threshold
-    assert found["card"]["intended_use"] == model.card.intended_use
+    assert [class_["name"] for class_ in answer["classes"]] == list(CLASSES)
+    assert [model_["name"] for model_ in answer["models"]] == ["tiny", "twin"]
+    first = answer["models"][0]
+    assert first["class_map_scale"] == model.card.class_map_scale
+    assert first["identity"] == "tiny 1.2"
+    assert first["ood_threshold"] is None  # its card has no threshold
+    assert first["card"]["intended_use"] == model.card.intended_use
     assert answer["limits"]["slices"] == 500
 
 
@@ -147,8 +147,8 @@ def test_archives_that_unpack_to_too_much_are_refused(service: Any) -> None:
 def test_one_bad_file_does_not_spoil_the_others(client: TestClient, slices: list[Path]) -> None:
     answer = send(client, [b"junk", slices[0], slices[0].read_bytes()[:300]])
     assert answer.status_code == 200
-    assert [each["file"] for each in answer.json()["slices"]] == [1]
-    assert [each["file"] for each in answer.json()["refused"]] == [0, 2]
+    assert [slice_["file"] for slice_ in answer.json()["slices"]] == [1]
+    assert [refusal["file"] for refusal in answer.json()["refused"]] == [0, 2]
 
 
 def test_requests_that_are_no_forms_are_refused(client: TestClient, slices: list[Path]) -> None:
@@ -263,9 +263,9 @@ def test_an_answer_that_takes_too_long_is_given_up(
     client = service(answer_seconds=0.2)
     read_file = Sandbox.read
 
-    def slowly(self: Sandbox, *asked: Any) -> Any:
+    def slowly(self: Sandbox, *arguments: Any) -> Any:
         time.sleep(0.5)
-        return read_file(self, *asked)
+        return read_file(self, *arguments)
 
     monkeypatch.setattr(Sandbox, "read", slowly)
     answer = send(client, slices[:1])
@@ -344,10 +344,10 @@ def test_places_are_freed_whatever_happens(client: TestClient, slices: list[Path
 
 def failing(code: Refusal, after: int = 0) -> Any:
     """Return what the sandbox does where it gives some files their slices and refuses the others."""
-    read_file, asked = Sandbox.read, itertools.count()
+    read_file, calls = Sandbox.read, itertools.count()
 
     def read(self: Sandbox, content: bytes, name: str, *more: Any) -> Any:
-        if next(asked) >= after:
+        if next(calls) >= after:
             raise ImageError(name, "a reason", code)
         return read_file(self, content, name, *more)
 
@@ -358,10 +358,10 @@ def test_a_decoder_that_was_killed_is_nobodys_fault(
     client: TestClient, slices: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("braintumor.server.workers.may_hold_several", lambda _: False)
-    archive = zipped({each.name: each.read_bytes() for each in slices[:3]})
+    archive = zipped({path.name: path.read_bytes() for path in slices[:3]})
     for path, contents in (
         (PATH, [slices[0].read_bytes()]),
-        (PATH, [each.read_bytes() for each in slices[:3]]),
+        (PATH, [path.read_bytes() for path in slices[:3]]),
         (PATH, [archive]),
         ("/v1/dicom-results", [make.encoded(make.mr(number=number)) for number in (1, 2)]),
     ):
@@ -370,7 +370,7 @@ def test_a_decoder_that_was_killed_is_nobodys_fault(
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert answer.json()["detail"] == "a reason"
-        assert [each["text"] for each in answer.json()["refused"]] == ["a reason"]
+        assert [refusal["text"] for refusal in answer.json()["refused"]] == ["a reason"]
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_the_status_follows_the_code_of_the_refusal(
     monkeypatch.setattr(Sandbox, "read", failing(code))
     answer = send(client, slices[:6])
     assert answer.status_code == status
-    reasons = {each["text"] for each in answer.json()["refused"]}
+    reasons = {refusal["text"] for refusal in answer.json()["refused"]}
     assert ("not looked at: a file before it took too long to decode; send it without that one" in reasons) == (
         code == Refusal.TIMEOUT
     )

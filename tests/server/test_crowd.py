@@ -26,16 +26,16 @@ def ask(client: TestClient, content: bytes) -> tuple[int, bytes]:
 
 
 def test_two_requests_never_see_each_others_answer(both: TestClient, slices: list[Path]) -> None:
-    contents = [each.read_bytes() for each in slices]
-    serial = [ask(both, each) for each in contents]
+    contents = [path.read_bytes() for path in slices]
+    serial = [ask(both, content) for content in contents]
     assert {status for status, _ in serial} == {200}
     assert len({content for _, content in serial}) == len(contents)
     order = list(range(len(contents))) * 4
     random.Random(0).shuffle(order)
     with ThreadPoolExecutor(12) as pool:
         crowded = list(pool.map(lambda number: ask(both, contents[number]), order))
-    for number, found in zip(order, crowded, strict=True):
-        assert found == serial[number]
+    for number, answer in zip(order, crowded, strict=True):
+        assert answer == serial[number]
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def described(twins: tuple[Model, Model], served: Any) -> Iterator[str]:
 @pytest.mark.parametrize("number", range(6))
 def test_the_service_keeps_to_its_description(described: str, number: int) -> None:
     # loaded for each operation: what was answered to one changes what is tried with the next
-    operations = [found.ok() for found in schemathesis.openapi.from_url(described).get_all_operations()]
+    operations = [result.ok() for result in schemathesis.openapi.from_url(described).get_all_operations()]
     assert len(operations) == 6
 
     @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=HealthCheck)

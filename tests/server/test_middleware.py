@@ -38,7 +38,7 @@ TARGETS = (
 )  # fmt: skip
 
 
-def asked(address: tuple[str, int], request: bytes) -> int:
+def status_of(address: tuple[str, int], request: bytes) -> int:
     """Return the status of the answer, 0 for none."""
     with socket.create_connection(address, timeout=10) as stream:
         stream.sendall(request)
@@ -51,8 +51,8 @@ def asked(address: tuple[str, int], request: bytes) -> int:
             if not piece:
                 break
             answer += piece
-    found = re.match(rb"HTTP/1\.1 (\d+)", answer)
-    return int(found[1]) if found else 0
+    head = re.match(rb"HTTP/1\.1 (\d+)", answer)
+    return int(head[1]) if head else 0
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_odd_headers_are_no_errors_of_ours(
             rights = b"" if name == b"Authorization" else b"Authorization: Bearer secret\r\n"
             for start, rest in ((b"POST /v1/predictions", form), (b"GET /static/viewer.js", b"")):
                 request = start + b" HTTP/1.1\r\n" + header + rights + rest + b"\r\n" + (b"--x--" if rest else b"")
-                status = asked(address, request)
+                status = status_of(address, request)
                 assert 100 <= status < 500, (start, header, status)
     assert capfd.readouterr() == ("", "")
 
@@ -78,9 +78,9 @@ def test_odd_addresses_and_methods_are_no_errors_of_ours(listening: Any, capfd: 
         for method, target in itertools.product(
             (b"GET", b"HEAD", b"POST", b"OPTIONS", b"TRACE", b"X-\xff", b"CONNECT"), TARGETS
         ):
-            status = asked(address, method + b" " + target + b" HTTP/1.1\r\nHost: [\r\nContent-Length: 0\r\n\r\n")
+            status = status_of(address, method + b" " + target + b" HTTP/1.1\r\nHost: [\r\nContent-Length: 0\r\n\r\n")
             assert status in (400, 403), (method, target, status)
-            status = asked(address, method + b" " + target + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            status = status_of(address, method + b" " + target + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
             assert 200 <= status < 500, (method, target, status)
     assert capfd.readouterr() == ("", "")
 
@@ -94,11 +94,11 @@ def test_no_address_is_made_of_the_clients_header(client: TestClient) -> None:
     "path", ["/", "/docs", "/openapi.json", "/v1/models", "/healthz", "/readyz", "/metrics", "/static/viewer.js"]
 )
 def test_head_is_answered_wherever_get_is(client: TestClient, path: str) -> None:
-    expected, found = client.get(path), client.head(path)
-    assert found.status_code == expected.status_code == 200
-    assert found.content == b""
+    expected, head = client.get(path), client.head(path)
+    assert head.status_code == expected.status_code == 200
+    assert head.content == b""
     changing = {"date"} | ({"content-length"} if path == "/metrics" else set())
-    assert {name: value for name, value in found.headers.items() if name not in changing} == {
+    assert {name: value for name, value in head.headers.items() if name not in changing} == {
         name: value for name, value in expected.headers.items() if name not in changing
     }
 
@@ -168,5 +168,5 @@ def test_clients_that_leave_leave_nothing_behind(listening: Any, capfd: pytest.C
                 stream.sendall(start + body)
                 time.sleep(0.02)
         time.sleep(0.3)
-        assert asked(address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") == 200
+        assert status_of(address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") == 200
     assert capfd.readouterr() == ("", "")

@@ -40,7 +40,7 @@ def test_types_are_read_as_http_has_them(client: TestClient, picture: bytes, kin
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "text"),
     [
         (part("file", b"x") + part("file", b"y") + b"--x--", 400, "the form has 2 in fields of other names"),
         (part("files", b"x", None) + b"--x--", 400, "its content has no file name; send it as a file"),
@@ -56,18 +56,18 @@ def test_types_are_read_as_http_has_them(client: TestClient, picture: bytes, kin
         (b"".join([part("files", b"x")] * 501) + b"--x--", 413, "more than 500 files in one request"),
     ],
 )
-def test_what_is_wrong_with_a_form_is_said(client: TestClient, body: bytes, status: int, said: str) -> None:
-    found, detail = sent(client, body)
-    assert (found, said in detail) == (status, True), detail
+def test_what_is_wrong_with_a_form_is_said(client: TestClient, body: bytes, status: int, text: str) -> None:
+    answered, detail = sent(client, body)
+    assert (answered, text in detail) == (status, True), detail
 
 
 def test_a_dicom_file_may_begin_like_an_archive(client: TestClient) -> None:
     content = b"PK\3\4" + make.encoded(make.mr())[4:]
     answer = client.post(PATH, files={"files": content}).json()
-    assert [each["member"] for each in answer["slices"]] == [None]
+    assert [slice_["member"] for slice_ in answer["slices"]] == [None]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("a.dcm", content)
     answer = client.post(PATH, files={"files": buffer.getvalue()}).json()
-    assert [each["member"] for each in answer["slices"]] == [0]
+    assert [slice_["member"] for slice_ in answer["slices"]] == [0]
     assert client.post("/v1/dicom-results", files={"files": content}).status_code == 200

@@ -39,10 +39,10 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout
-        said = process.stdout.readline() + process.stdout.readline()
-        found = re.search(r"http://\S+/", said)
-        assert found, said + process.communicate()[1]
-        yield process, found.group()
+        output = process.stdout.readline() + process.stdout.readline()
+        address = re.search(r"http://\S+/", output)
+        assert address, output + process.communicate()[1]
+        yield process, address.group()
     finally:
         process.kill()
         process.communicate()
@@ -205,29 +205,29 @@ def failing(*arguments: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("token", ["secret ", "\tsecret", "sec\nret", " ", "sec\x7fret"])
 def test_tokens_that_no_client_could_send_are_refused_at_the_start(model_folder: Path, token: str) -> None:
-    said = failing("--model", str(model_folder), BRAINTUMOR_TOKEN=token)
-    assert "the token in the environment variable BRAINTUMOR_TOKEN begins or ends with a blank" in said
+    output = failing("--model", str(model_folder), BRAINTUMOR_TOKEN=token)
+    assert "the token in the environment variable BRAINTUMOR_TOKEN begins or ends with a blank" in output
 
 
 @pytest.mark.slow
 def test_hosts_and_ports_that_there_are_not_are_said(model_folder: Path) -> None:
     token = {"BRAINTUMOR_TOKEN": "x"}
-    said = failing("--model", str(model_folder), "--host", "no.such.host.invalid", **token)
-    assert "cannot listen on no.such.host.invalid, port 0 (" in said
-    said = failing("--model", str(model_folder), "--port", "99999")
-    assert "cannot listen on 127.0.0.1, port 99999; expected a --port from 0 to 65535" in said
+    output = failing("--model", str(model_folder), "--host", "no.such.host.invalid", **token)
+    assert "cannot listen on no.such.host.invalid, port 0 (" in output
+    output = failing("--model", str(model_folder), "--port", "99999")
+    assert "cannot listen on 127.0.0.1, port 99999; expected a --port from 0 to 65535" in output
     assert "more than 0 keep_alive_seconds, got 0" in failing("--model", str(model_folder), "--keep_alive_seconds", "0")
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "text"),
     [
         (ImageError("warm-up", "killed", Refusal.BUSY), "cannot decode any file on this machine: killed"),
         (RuntimeError("our bug"), "our bug"),
     ],
 )
 def test_only_a_failed_bind_says_that_it_cannot_listen(
-    model: Model, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    model: Model, error: Exception, text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Broken(InferenceWorkers):
         def judge(self, *_: object, **__: object) -> "Future[list[SliceResult]]":
@@ -237,7 +237,7 @@ def test_only_a_failed_bind_says_that_it_cannot_listen(
 
     monkeypatch.setattr("braintumor.server.app.InferenceWorkers", Broken)
     expected = BrainTumorError if isinstance(error, ImageError) else RuntimeError
-    with pytest.raises(expected, match=f"^{said}"):
+    with pytest.raises(expected, match=f"^{text}"):
         serve([model], Settings(), host="127.0.0.1", port=0, ready=print)
     assert capfd.readouterr() == ("", "")
 
@@ -271,8 +271,8 @@ def test_a_name_is_listened_on_where_only_some_of_its_addresses_are(
             raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
         return create(address, **options)
 
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
+    resolved = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: resolved)
     monkeypatch.setattr("socket.create_server", without_ipv6)
     if "127.0.0.1" in addresses:
         (only,) = bind_sockets("localhost", 0)

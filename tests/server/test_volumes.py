@@ -19,7 +19,7 @@ PREDICTIONS, RESULTS = "/v1/predictions", "/v1/dicom-results"
 
 
 def send(client: TestClient, path: str, *contents: bytes) -> httpx.Response:
-    return client.post(path, files=[("files", ("SECRET^NAME.dcm", each)) for each in contents])
+    return client.post(path, files=[("files", ("SECRET^NAME.dcm", content)) for content in contents])
 
 
 def unpacked(answer: httpx.Response) -> dict[str, Any]:
@@ -29,15 +29,15 @@ def unpacked(answer: httpx.Response) -> dict[str, Any]:
 
 def test_every_slice_of_a_nifti_volume_is_answered_in_order(client: TestClient, model: Model) -> None:
     content = brain(("no_tumor", "glioma", "no_tumor", "glioma", "pituitary"))
-    found = send(client, PREDICTIONS, content).json()["slices"]
+    slices = send(client, PREDICTIONS, content).json()["slices"]
     expected = predict([(content, "file 1")], model)
-    assert len(found) == len(expected) == 5
-    for number, (each, own) in enumerate(zip(found, expected, strict=True), start=1):
-        assert each["predictions"][0] == own.record() | {"class_maps": None}
-        assert (each["file"], each["member"], each["number"], each["volume"]) == (0, None, number, "file 1")
-        assert each["position"] == own.place.position  # type: ignore[union-attr]
-        assert each["notes"] == list(own.notes)
-    steps = [after["position"] - before["position"] for before, after in pairwise(found)]
+    assert len(slices) == len(expected) == 5
+    for number, (slice_, own) in enumerate(zip(slices, expected, strict=True), start=1):
+        assert slice_["predictions"][0] == own.record() | {"class_maps": None}
+        assert (slice_["file"], slice_["member"], slice_["number"], slice_["volume"]) == (0, None, number, "file 1")
+        assert slice_["position"] == own.place.position  # type: ignore[union-attr]
+        assert slice_["notes"] == list(own.notes)
+    steps = [after["position"] - before["position"] for before, after in pairwise(slices)]
     assert steps == pytest.approx([6.0] * 4)
 
 
@@ -53,13 +53,15 @@ def test_pixels_of_a_volume_that_fill_the_memory_are_refused(
 
 def test_an_answer_that_fills_the_memory_ends_with_the_file(client: TestClient, service: Any) -> None:
     contents = [brain(), *(make.encoded(make.mr(number=number)) for number in range(1, 9))]
-    asked = client.build_request("POST", PREDICTIONS, files=[("files", ("SECRET^NAME.dcm", each)) for each in contents])
-    room = len(asked.read()) + len(send(client, PREDICTIONS, contents[0]).content)
+    request = client.build_request(
+        "POST", PREDICTIONS, files=[("files", ("SECRET^NAME.dcm", content)) for content in contents]
+    )
+    room = len(request.read()) + len(send(client, PREDICTIONS, contents[0]).content)
     answer = send(service(held_bytes=4 * room), PREDICTIONS, *contents)
     assert answer.status_code == 200
-    assert {each["file"] for each in answer.json()["slices"]} == {0}
-    assert sorted(each["file"] for each in answer.json()["refused"]) == list(range(1, 9))
-    assert {each["text"] for each in answer.json()["refused"]} == {
+    assert {slice_["file"] for slice_ in answer.json()["slices"]} == {0}
+    assert sorted(refusal["file"] for refusal in answer.json()["refused"]) == list(range(1, 9))
+    assert {refusal["text"] for refusal in answer.json()["refused"]} == {
         "the answer is full; send fewer files in a request, or ask for no pixels"
     }
 
@@ -67,24 +69,24 @@ def test_an_answer_that_fills_the_memory_ends_with_the_file(client: TestClient, 
 def test_slices_of_a_series_share_its_code_and_keep_their_numbers(client: TestClient) -> None:
     series = [make.encoded(make.mr(number=number)) for number in (3, 1, 2)]
     other = make.encoded(make.mr(series=1))
-    found = send(client, PREDICTIONS, *series, other).json()["slices"]
-    assert [each["number"] for each in found] == [3, 1, 2, 1]
-    codes = [each["volume"] for each in found]
+    slices = send(client, PREDICTIONS, *series, other).json()["slices"]
+    assert [slice_["number"] for slice_ in slices] == [3, 1, 2, 1]
+    codes = [slice_["volume"] for slice_ in slices]
     assert len(set(codes[:3])) == 1
     assert codes[3] != codes[0]
-    assert make.PATIENT not in str(found)
-    assert make.NAME not in str(found)
+    assert make.PATIENT not in str(slices)
+    assert make.NAME not in str(slices)
 
 
 def test_frames_are_slices_and_stand_beside_other_files(client: TestClient) -> None:
     answer = send(client, PREDICTIONS, make.encoded(make.enhanced()), make.encoded(make.ct()), make.encoded(make.mr()))
-    found = answer.json()
-    frames = [each for each in found["slices"] if each["file"] == 0]
-    assert [each["number"] for each in frames] == list(range(1, len(frames) + 1))
+    body = answer.json()
+    frames = [slice_ for slice_ in body["slices"] if slice_["file"] == 0]
+    assert [slice_["number"] for slice_ in frames] == list(range(1, len(frames) + 1))
     assert len(frames) > 1
-    assert [each["predictions"][0]["image"] for each in frames][:2] == ["file 1#1", "file 1#2"]
-    assert [each["file"] for each in found["slices"]][len(frames) :] == [2]
-    ((refused),) = found["refused"]
+    assert [slice_["predictions"][0]["image"] for slice_ in frames][:2] == ["file 1#1", "file 1#2"]
+    assert [slice_["file"] for slice_ in body["slices"]][len(frames) :] == [2]
+    ((refused),) = body["refused"]
     assert refused["file"] == 1
     assert "computed tomography" in refused["text"]
 
@@ -100,16 +102,16 @@ def test_dicom_results_come_as_an_archive(client: TestClient) -> None:
         assert result.PatientID == make.PATIENT
         assert result.Manufacturer == "braintumor"
     again = unpacked(send(client, RESULTS, make.encoded(make.mr(number=1))))
-    assert again["0001-report.dcm"].SOPInstanceUID in {each.SOPInstanceUID for each in results.values()}
+    assert again["0001-report.dcm"].SOPInstanceUID in {dataset.SOPInstanceUID for dataset in results.values()}
 
 
 def test_dicom_results_are_those_of_the_wanted_model(both: TestClient) -> None:
     content = make.encoded(make.mr())
     kinds = ("overlay", "map", "report")
     assert set(unpacked(send(both, RESULTS, content))) == {f"0001-{n}-{k}.dcm" for n in ("tiny", "twin") for k in kinds}
-    assert {each.ManufacturerModelName for each in unpacked(send(both, f"{RESULTS}?model=twin", content)).values()} == {
-        "twin"
-    }
+    assert {
+        dataset.ManufacturerModelName for dataset in unpacked(send(both, f"{RESULTS}?model=twin", content)).values()
+    } == {"twin"}
     assert send(both, f"{RESULTS}?model=other", content).status_code == 404
 
 
@@ -123,7 +125,7 @@ def test_dicom_results_are_for_dicom_only_and_for_all_files_or_none(client: Test
     for content, status in ((brain(), 422), (b"hello", 415), (make.encoded(make.ct()), 422)):
         answer = send(client, RESULTS, make.encoded(make.mr()), content)
         assert answer.status_code == status
-        assert [each["file"] for each in answer.json()["refused"]] == [1]
+        assert [refusal["file"] for refusal in answer.json()["refused"]] == [1]
 
 
 def test_dicom_results_are_refused_where_two_files_say_to_be_the_same_image(client: TestClient) -> None:
@@ -158,17 +160,17 @@ def test_frames_that_hide_are_found_when_the_file_is_read(client: TestClient, mo
 
 
 def test_slices_of_a_volume_can_be_chosen(client: TestClient) -> None:
-    found = send(client, f"{PREDICTIONS}?slices=2-3,11&plane=coronal", brain()).json()["slices"]
-    assert [each["number"] for each in found] == [2, 3, 11]
+    slices = send(client, f"{PREDICTIONS}?slices=2-3,11&plane=coronal", brain()).json()["slices"]
+    assert [slice_["number"] for slice_ in slices] == [2, 3, 11]
     frames = make.encoded(make.enhanced())
     assert {name[:9] for name in unpacked(send(client, f"{RESULTS}?slices=3", frames))} == {"0001-0003"}
     answer = send(client, f"{PREDICTIONS}?slices=4", make.encoded(make.mr(number=4)), make.encoded(make.mr(number=5)))
-    assert [each["file"] for each in answer.json()["slices"]] == [0]
-    assert answer.json()["refused"][0]["text"] == "none of its slices has a requested number"
-    for query, said in (
-        ("slices=9-1", "expected slice numbers"),
+    assert [slice_["file"] for slice_ in answer.json()["slices"]] == [0]
+    assert answer.json()["refused"][0]["text"] == "none of its slices has a wanted number"
+    for query, detail in (
+        ("slices=9-1", "expected numbers of slices"),
         ("plane=oblique", "no plane is called 'oblique'"),
     ):
         answer = send(client, f"{PREDICTIONS}?{query}", brain())
         assert answer.status_code == 422
-        assert said in answer.json()["detail"]
+        assert detail in answer.json()["detail"]

@@ -41,7 +41,7 @@ class RequestMemory:
 
     @property
     def room(self) -> int:
-        """How many more bytes this request may have, if the others leave it the room."""
+        """The number of bytes that this request may still take, if the others leave it the room."""
         return self._budget.most // PARTS - self.held
 
     def take(self, count: int) -> None:

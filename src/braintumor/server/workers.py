@@ -3,8 +3,8 @@
     event loop  --judge-->  queue of single slices  -->  `threads` threads, up to `batch` jobs at a time
                             queue of volumes        -->  one thread, one job at a time
 
-The event loop only ever sees the `Future` of a job. Every job must resolve it, whatever happens: a request would
-otherwise wait until its deadline for nothing.
+The event loop only ever sees the `Future` of a job. Until its deadline has passed, a job must resolve it whatever
+happens: a request would otherwise wait until then for nothing.
 """
 
 import base64
@@ -129,7 +129,7 @@ class InferenceWorkers:
 
     @property
     def waiting(self) -> int:
-        """How many files wait in the queues."""
+        """The number of files in the queues."""
         return self._single.qsize() + self._volumes.qsize()
 
     def judge(
