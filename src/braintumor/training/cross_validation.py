@@ -47,8 +47,9 @@ def folds(
     """Train a model per fold, each without the patients it is tested on, and return the report on all of them.
 
     Settings, network, starting weights and folders are checked before the data is opened. Folds that are finished are
-    kept, interrupted ones are resumed, so that the same command continues after an interruption. Every image is
-    tested once. The folds of the public sets are fixed and shipped with the package.
+    kept, interrupted ones are resumed, so that the same command continues after an interruption. Every image
+    is tested once.
+    The folds of the public sets are fixed and shipped with the package.
 
     Args:
         config: all settings; the same for every fold.
