@@ -149,7 +149,7 @@ def test_an_interrupted_conversion_goes_on_and_keeps_what_is_written(
     assert not (tmp_path / "figshare").exists()
     written: list[Path] = []
     write = figshare.write_grey
-    monkeypatch.setattr(figshare, "write_grey", lambda target, found: written.append(target) or write(target, found))
+    monkeypatch.setattr(figshare, "write_grey", lambda target, result: written.append(target) or write(target, result))
     check(get_figshare(tmp_path, quiet))
     assert [target.name for target in written] == ["3.png"]
 
