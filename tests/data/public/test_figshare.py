@@ -248,6 +248,6 @@ def test_an_archive_with_other_slices_is_refused(
 
 def test_a_folder_of_something_else_is_left_alone(article: "Server", tmp_path: Path) -> None:
     (tmp_path / "figshare").mkdir()
-    with pytest.raises(DataError, match=r"is there without annotations\.csv; remove it or choose another --out"):
+    with pytest.raises(DataError, match=r"exists but has no annotations\.csv; remove it or choose another --out"):
         get_figshare(tmp_path, quiet)
     assert article.asked == []
