@@ -65,8 +65,8 @@ def test_a_slice_of_the_reference_folder_has_its_own_outline(reference: Path, tm
 def test_another_image_has_no_outline(reference: Path, tmp_path: Path) -> None:
     for name, slice_ in (("a.png", phantom("glioma", 1, size=SIDE)), ("b.png", phantom("glioma", 9, size=SIDE))):
         Image.fromarray(np.rint(slice_ * 255).astype(np.uint8)).save(tmp_path / name)
-    found = outlines(Manifest(tmp_path, (ROW, Row("b.png", "glioma"))), reference, tmp_path / "cache")
-    assert [polygon is not None for polygon in found] == [True, False]
+    result = outlines(Manifest(tmp_path, (ROW, Row("b.png", "glioma"))), reference, tmp_path / "cache")
+    assert [polygon is not None for polygon in result] == [True, False]
     with pytest.raises(DataError, match=r"no image of .* comes from a slice in .*, so no tumor outline is known"):
         outlines(Manifest(tmp_path, (Row("b.png", "glioma"),)), reference, tmp_path / "cache")
 
@@ -86,9 +86,9 @@ def test_an_image_that_is_not_square_is_padded_as_for_the_network() -> None:
 
 
 def test_a_mask_covers_the_share_of_each_field() -> None:
-    found = mask(np.array([[0.25, 0.25], [0.625, 0.25], [0.625, 0.75], [0.25, 0.75]]), 4)
-    assert found == pytest.approx(255 * np.outer([0, 1, 1, 0], [0, 1, 0.5, 0]), abs=70)  # edges are drawn a pixel wide
-    assert found[1, 1] == 255
+    result = mask(np.array([[0.25, 0.25], [0.625, 0.25], [0.625, 0.75], [0.25, 0.75]]), 4)
+    assert result == pytest.approx(255 * np.outer([0, 1, 1, 0], [0, 1, 0.5, 0]), abs=70)  # edges are drawn a pixel wide
+    assert result[1, 1] == 255
 
 
 @pytest.mark.parametrize("text", ["", "1 2;3 4", "1 2;3;5 6", "a b;c d;e f"])

@@ -50,8 +50,8 @@ def test_written_phantoms_are_a_data_set_of_different_heads(tmp_path: Path) -> N
     write_phantoms(tmp_path, per_class=10, size=64)
     manifest = list_images(tmp_path).manifest
     assert manifest.counts() == {"train": dict.fromkeys(CLASSES, 8), "test": dict.fromkeys(CLASSES, 2)}
-    found, _ = make_thumbnails(manifest, tmp_path / "cache")
-    assert group_numbers(manifest, found).max() == 39
+    result, _ = make_thumbnails(manifest, tmp_path / "cache")
+    assert group_numbers(manifest, result).max() == 39
     np.testing.assert_allclose(
         read(tmp_path / "Testing/notumor/notumor-0000.png").pixels, phantom("no_tumor", 0, 64), atol=0.5 / 255 + 1e-6
     )

@@ -83,9 +83,9 @@ def test_the_facts_of_a_file_are_those_worked_out_by_hand(tmp_path: Path) -> Non
     colour = np.repeat(image[:, :, None], 3, axis=2)
     colour[5, 4:14, 0] = 100  # 10 of 800 pixels: 1.25 %
     manifest = pictures(tmp_path, grey=Image.fromarray(image), colour=Image.fromarray(colour))
-    found = [each for _, each in quality(manifest, quiet)]
-    assert all(isinstance(each, FileFacts) for each in found)
-    grey, coloured = (each for each in found if isinstance(each, FileFacts))
+    result = [file for _, file in quality(manifest, quiet)]
+    assert all(isinstance(file, FileFacts) for file in result)
+    grey, coloured = (file for file in result if isinstance(file, FileFacts))
     assert grey.stored == GREY
     assert (grey.width, grey.height) == (40, 20)
     assert grey.mean == pytest.approx((800 - 14 * 34) / 800 * 0.2 + 14 * 34 / 800)
@@ -98,7 +98,7 @@ def test_the_facts_of_a_file_are_those_worked_out_by_hand(tmp_path: Path) -> Non
 def test_the_hash_of_the_pixels_does_not_depend_on_the_file(tmp_path: Path) -> None:
     image = head(size=64)
     manifest = pictures(tmp_path, a=image, b=image.convert("RGB"), c=image.rotate(90))
-    a, b, c = (each.pixels for _, each in quality(manifest, quiet) if isinstance(each, FileFacts))
+    a, b, c = (file.pixels for _, file in quality(manifest, quiet) if isinstance(file, FileFacts))
     assert a == b != c
     assert facts(np.zeros((20, 40), np.uint8), GREY).pixels != facts(np.zeros((40, 20), np.uint8), GREY).pixels
 
@@ -107,9 +107,9 @@ def test_unreadable_files_keep_their_place_and_progress_is_told(tmp_path: Path) 
     manifest = pictures(tmp_path, a=head(size=64), b=head(size=64), c=head(size=64))
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:500])
     steps: list[tuple[int, int]] = []
-    found = list(quality(manifest, lambda done, total: steps.append((done, total))))
-    assert [row.image for row, _ in found] == ["a.png", "b.png", "c.png"]
-    assert found[1][1] == "truncated; copy the file again"
+    result = list(quality(manifest, lambda done, total: steps.append((done, total))))
+    assert [row.image for row, _ in result] == ["a.png", "b.png", "c.png"]
+    assert result[1][1] == "truncated; copy the file again"
     assert steps == [(3, 3)]
 
 
@@ -119,9 +119,9 @@ def made(width: int, height: int, mode: str, mean: float) -> FileFacts:
 
 def test_how_a_class_looks() -> None:
     files = [made(100, 200, "L", 0.1), made(200, 200, "RGB", 0.2), made(200, 200, "L", 0.3), made(300, 200, "L", 0.9)]
-    found = looks(files, np.array([1, 1, 1, 0]))
-    assert list(found) == ["glioma", "meningioma"]
-    assert found["meningioma"] == SliceLook(
+    result = looks(files, np.array([1, 1, 1, 0]))
+    assert list(result) == ["glioma", "meningioma"]
+    assert result["meningioma"] == SliceLook(
         formats={"JPEG L": 2, "JPEG RGB": 1},
         sizes=2,
         size=(200, 200),
@@ -134,11 +134,11 @@ def test_how_a_class_looks() -> None:
 def test_odd_files_are_counted_in_full_and_listed_in_part() -> None:
     rows = tuple(Row(f"{number:03}.png", CLASSES[number % 2]) for number in range(301))
     files = [FileFacts(GREY, 9, 9, 0, 0, b"", ("flat", "screen") if number else ("flat",)) for number in range(301)]
-    found = oddities(Manifest(Path(), rows), files)
-    assert (found["flat"].images, found["screen"].images, found["text"].images) == (301, 300, 0)
-    assert found["flat"].per_class == {"glioma": 151, "meningioma": 150, "pituitary": 0, "no_tumor": 0}
-    assert len(found["flat"].listed) == 200
-    assert (found["flat"].listed[0], found["flat"].listed[-1]) == ("000.png", "300.png")
+    result = oddities(Manifest(Path(), rows), files)
+    assert (result["flat"].images, result["screen"].images, result["text"].images) == (301, 300, 0)
+    assert result["flat"].per_class == {"glioma": 151, "meningioma": 150, "pituitary": 0, "no_tumor": 0}
+    assert len(result["flat"].listed) == 200
+    assert (result["flat"].listed[0], result["flat"].listed[-1]) == ("000.png", "300.png")
 
 
 @pytest.mark.data
@@ -147,7 +147,7 @@ def test_what_is_odd_in_the_public_set(data_folder: Path) -> None:
     from braintumor.data.layout import list_images
 
     manifest = list_images(data_folder / "brain-tumor-mri", parts=("test",)).manifest
-    found = [(row, each) for row, each in quality(manifest, quiet) if isinstance(each, FileFacts)]
-    counted = oddities(Manifest(manifest.root, tuple(row for row, _ in found)), [each for _, each in found])
+    result = [(row, file) for row, file in quality(manifest, quiet) if isinstance(file, FileFacts)]
+    counted = oddities(Manifest(manifest.root, tuple(row for row, _ in result)), [file for _, file in result])
     assert counted["coloured"].per_class["no_tumor"] == counted["coloured"].images > 0
     assert counted["text"].per_class["no_tumor"] >= 0.9 * counted["text"].images > 0

@@ -46,19 +46,19 @@ def source(folder: Path, number: int) -> np.ndarray:
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_a_slice_inherits_patient_and_orientation(reference: Path, tmp_path: Path, mirrored: bool, turns: int) -> None:
     picture = np.rot90(source(reference, 3), -turns)  # turned back; mirroring the result first undoes the fliplr below
-    found = matched(reference, np.fliplr(picture) if mirrored else picture, tmp_path)
-    assert found is not None
-    assert (found.reference_id, found.patient, found.label) == ("3", "P1", "glioma")
-    assert (found.mirrored, found.rotation) == (mirrored, 90 * turns)
-    assert found.score > 0.99
-    assert found.window == pytest.approx((0, 0, SIDE, SIDE), abs=1e-3)
+    result = matched(reference, np.fliplr(picture) if mirrored else picture, tmp_path)
+    assert result is not None
+    assert (result.reference_id, result.patient, result.label) == ("3", "P1", "glioma")
+    assert (result.mirrored, result.rotation) == (mirrored, 90 * turns)
+    assert result.score > 0.99
+    assert result.window == pytest.approx((0, 0, SIDE, SIDE), abs=1e-3)
 
 
 def test_the_window_of_a_cropped_slice_says_where_it_lay(reference: Path, tmp_path: Path) -> None:
-    found = matched(reference, source(reference, 2)[3:117, 5:119], tmp_path)  # 114 of 120 pixels: 5 %
-    assert found is not None
-    assert found.reference_id == "2"
-    assert found.window == pytest.approx((5, 3, 119, 117), abs=1.6)
+    result = matched(reference, source(reference, 2)[3:117, 5:119], tmp_path)  # 114 of 120 pixels: 5 %
+    assert result is not None
+    assert result.reference_id == "2"
+    assert result.window == pytest.approx((5, 3, 119, 117), abs=1.6)
 
 
 def test_another_head_has_no_source(reference: Path, tmp_path: Path) -> None:

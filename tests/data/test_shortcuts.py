@@ -15,24 +15,24 @@ def file(kind: str = "JPEG", mode: str = "L", width: int = 200, mean: float = 0.
 
 def test_a_class_with_a_format_of_its_own_is_told_by_it() -> None:
     labels = np.repeat([0, 1], 60)
-    found = shortcuts([file("JPEG" if label else "PNG") for label in labels], labels, np.arange(120))
-    assert found is not None
-    assert (found.accuracy.value, found.accuracy.high) == (1.0, 1.0)
-    assert found.accuracy.low == pytest.approx(0.025 ** (1 / 120))
-    assert found.chance == 0.5
-    assert found.alone == dict.fromkeys(FACTS, 0.5) | {"format": 1.0}
-    assert found.recall == {"glioma": 1.0, "meningioma": 1.0}
+    result = shortcuts([file("JPEG" if label else "PNG") for label in labels], labels, np.arange(120))
+    assert result is not None
+    assert (result.accuracy.value, result.accuracy.high) == (1.0, 1.0)
+    assert result.accuracy.low == pytest.approx(0.025 ** (1 / 120))
+    assert result.chance == 0.5
+    assert result.alone == dict.fromkeys(FACTS, 0.5) | {"format": 1.0}
+    assert result.recall == {"glioma": 1.0, "meningioma": 1.0}
 
 
 def test_facts_that_say_nothing_give_chance() -> None:
     labels = RANDOM.permutation(np.repeat([0, 1, 2, 3], [300, 100, 100, 100]))
     files = [file(mean=float(mean)) for mean in RANDOM.uniform(0, 1, 600)]
-    found = shortcuts(files, labels, np.arange(600))
-    assert found is not None
-    assert found.chance == 0.5
-    assert found.accuracy.value == pytest.approx(0.5, abs=0.06)
-    assert found.alone["format"] == 0.5
-    assert list(found.recall) == list(CLASSES)
+    result = shortcuts(files, labels, np.arange(600))
+    assert result is not None
+    assert result.chance == 0.5
+    assert result.accuracy.value == pytest.approx(0.5, abs=0.06)
+    assert result.alone["format"] == 0.5
+    assert list(result.recall) == list(CLASSES)
 
 
 def test_a_group_is_never_learned_by_heart() -> None:
@@ -40,18 +40,18 @@ def test_a_group_is_never_learned_by_heart() -> None:
     groups = np.repeat(np.arange(40), 20)
     labels = RANDOM.permutation(np.repeat([0, 1], 20))[groups]
     files = [file(mean=group / 40) for group in groups]
-    found = shortcuts(files, labels, groups)
-    assert found is not None
-    assert found.accuracy.value is not None
-    assert found.accuracy.value < 0.8
+    result = shortcuts(files, labels, groups)
+    assert result is not None
+    assert result.accuracy.value is not None
+    assert result.accuracy.value < 0.8
 
 
 def test_a_range_of_sizes_in_the_middle_is_found() -> None:
     labels = np.tile([0, 1], 100)
     sizes = np.where(labels == 1, RANDOM.integers(220, 240, 200), RANDOM.choice([180, 300], 200))
-    found = shortcuts([file(width=int(width)) for width in sizes], labels, np.arange(200))
-    assert found is not None
-    assert found.alone["size"] == 1.0
+    result = shortcuts([file(width=int(width)) for width in sizes], labels, np.arange(200))
+    assert result is not None
+    assert result.alone["size"] == 1.0
 
 
 def test_too_few_groups_give_no_number() -> None:

@@ -91,10 +91,10 @@ def test_folds_keep_groups_whole_and_classes_in_proportion() -> None:
     random = np.random.default_rng(0)
     groups = random.integers(0, 120, 1000)
     labels = groups % 4  # a class per group
-    found = fold_numbers(groups, labels)
-    assert all(len(set(found[groups == group].tolist())) == 1 for group in range(120))
+    result = fold_numbers(groups, labels)
+    assert all(len(set(result[groups == group].tolist())) == 1 for group in range(120))
     for label in range(4):
-        counts = np.bincount(found[labels == label], minlength=5)
+        counts = np.bincount(result[labels == label], minlength=5)
         assert counts.sum() == (labels == label).sum()
         assert np.ptp(counts) <= 10  # a group has about eight images
 
@@ -107,9 +107,9 @@ def test_folds_worked_out_by_hand() -> None:
 
 def test_given_folds_hold_for_the_whole_group() -> None:
     groups, labels = np.array([0, 0, 1, 2]), np.zeros(4, np.int64)
-    found = fold_numbers(groups, labels, np.array([-1, 2, -1, -1]), folds=3)
-    assert found[:2].tolist() == [2, 2]
-    assert sorted(found[2:].tolist()) == [0, 1]
+    result = fold_numbers(groups, labels, np.array([-1, 2, -1, -1]), folds=3)
+    assert result[:2].tolist() == [2, 2]
+    assert sorted(result[2:].tolist()) == [0, 1]
     with pytest.raises(DataError, match="lies in two published folds"):
         fold_numbers(groups, labels, np.array([1, 2, -1, -1]), folds=3)
 

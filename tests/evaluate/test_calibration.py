@@ -31,13 +31,13 @@ def drawn(n: int, heat: float) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("heat", [0.5, 1.0, 3.0])
 def test_the_temperature_undoes_a_factor(heat: float) -> None:
     logits, labels = drawn(4000, heat)
-    found = temperature(logits, labels)
-    assert found == pytest.approx(heat, rel=0.08)
+    result = temperature(logits, labels)
+    assert result == pytest.approx(heat, rel=0.08)
     oracle = minimize_scalar(
         lambda t: -log_softmax(logits / t, axis=1)[np.arange(len(labels)), labels].mean(), bounds=(0.1, 10)
     )
-    assert found == pytest.approx(oracle.x, rel=1e-3)
-    assert nll(logits / found, labels) <= nll(logits, labels)
+    assert result == pytest.approx(oracle.x, rel=1e-3)
+    assert nll(logits / result, labels) <= nll(logits, labels)
 
 
 def test_nothing_to_fit_on_is_said() -> None:
@@ -49,11 +49,11 @@ def test_nothing_to_fit_on_is_said() -> None:
 
 def test_operating_points_worked_by_hand() -> None:
     confidence = np.array([0.9, 0.8, 0.7, 0.6])
-    found = {point.coverage: point for point in points(confidence, np.array([True, True, False, False]))}
-    assert (found[1.0].confidence, found[1.0].error) == (0, 0.5)
-    assert (found[0.75].confidence, found[0.75].error) == (0.7, pytest.approx(1 / 3))
-    assert (found[0.74].confidence, found[0.51].confidence) == (0.7, 0.7)  # at least so many are answered
-    assert (found[0.5].confidence, found[0.5].error) == (0.8, 0)
+    result = {point.coverage: point for point in points(confidence, np.array([True, True, False, False]))}
+    assert (result[1.0].confidence, result[1.0].error) == (0, 0.5)
+    assert (result[0.75].confidence, result[0.75].error) == (0.7, pytest.approx(1 / 3))
+    assert (result[0.74].confidence, result[0.51].confidence) == (0.7, 0.7)  # at least so many are answered
+    assert (result[0.5].confidence, result[0.5].error) == (0.8, 0)
 
 
 def test_quantiles_worked_by_hand_give_every_group_the_same_weight() -> None:
@@ -64,8 +64,8 @@ def test_quantiles_worked_by_hand_give_every_group_the_same_weight() -> None:
     assert conformal_quantiles(probabilities, labels, groups, 0.5)[0] == pytest.approx(0.4)
     assert conformal_quantiles(probabilities, labels, groups, 0.25)[0] == pytest.approx(0.6)
     # beyond the last image, at 3/4 and at 1/2, the quantile rises to 1 at 1
-    found = conformal_quantiles(probabilities, labels, groups, 0.2)
-    assert found.tolist() == pytest.approx([0.6 + 0.4 * 0.05 / 0.25, 0.5 + 0.5 * 0.3 / 0.5])
+    result = conformal_quantiles(probabilities, labels, groups, 0.2)
+    assert result.tolist() == pytest.approx([0.6 + 0.4 * 0.05 / 0.25, 0.5 + 0.5 * 0.3 / 0.5])
     assert conformal_quantiles(probabilities[:5], labels[:5], groups[:5], 0.2)[1] == 1  # without an image
     with pytest.raises(ValueError, match="between 0 and 1, got 1"):
         conformal_quantiles(probabilities, labels, groups, 1)
@@ -122,11 +122,11 @@ def test_sets_of_ungrouped_images_are_those_of_mapie_for_each_class_alone(error:
     new = random.dirichlet(np.ones(4), 200)
     quantiles = conformal_quantiles(probabilities, labels, np.arange(396), error)
     best = new.argmax(axis=1)
-    found = sets(new, quantiles)
+    result = sets(new, quantiles)
     for label in range(4):
         own = labels == label
         oracle = SplitConformalClassifier(Given(), confidence_level=1 - error, prefit=True, conformity_score="lac")
         oracle.conformalize(probabilities[own], labels[own])
         expected = oracle.predict_set(new)[1][:, label, 0]
         others = best != label  # ours always holds the best class
-        np.testing.assert_array_equal(found[others, label], expected[others])
+        np.testing.assert_array_equal(result[others, label], expected[others])

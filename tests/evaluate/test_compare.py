@@ -23,10 +23,10 @@ def paired(only_first: int, only_second: int, both: int = 3, neither: int = 2) -
 
 @pytest.mark.parametrize(("b", "c"), [(1, 7), (7, 1), (12, 12), (0, 0), (0, 5), (20, 4)])
 def test_few_discordant_images_are_judged_by_the_exact_binomial(b: int, c: int) -> None:
-    found = mcnemar(*paired(b, c))
-    assert (found.only_first, found.only_second, found.both, found.neither) == (b, c, 3, 2)
-    assert found.p == pytest.approx(binomtest(b, b + c).pvalue if b + c else 1.0)
-    assert found.test == "exact binomial"
+    comparison = mcnemar(*paired(b, c))
+    assert (comparison.only_first, comparison.only_second, comparison.both, comparison.neither) == (b, c, 3, 2)
+    assert comparison.p == pytest.approx(binomtest(b, b + c).pvalue if b + c else 1.0)
+    assert comparison.test == "exact binomial"
 
 
 def test_the_exact_binomial_worked_out_by_hand() -> None:
@@ -34,9 +34,9 @@ def test_the_exact_binomial_worked_out_by_hand() -> None:
 
 
 def test_many_discordant_images_are_judged_by_chi_square() -> None:
-    found = mcnemar(*paired(10, 30))
-    assert found.p == pytest.approx(chi2.sf(19**2 / 40, 1))
-    assert found.test == "chi-square with continuity correction"
+    comparison = mcnemar(*paired(10, 30))
+    assert comparison.p == pytest.approx(chi2.sf(19**2 / 40, 1))
+    assert comparison.test == "chi-square with continuity correction"
     assert mcnemar(*paired(20, 20)).p == 1
 
 
@@ -47,8 +47,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = make_data(folder / "data")
     card = {"name": "<i>other", "metrics": {"train_minutes": 12.5, "parameters": 1_310_000}}
     other = make_model(folder / "other", confuse=("glioma", "pituitary"), **card)
-    for each in (make_trained(folder / "tiny", data), other):
-        evaluate(each, data, each.folder / "evaluation")
+    for model in (make_trained(folder / "tiny", data), other):
+        evaluate(model, data, model.folder / "evaluation")
     return folder
 
 
@@ -60,30 +60,30 @@ def pair(evaluated: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_two_models_side_by_side(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    found = compare(*pair, tmp_path / "out")
-    assert found.n_images == 12
-    assert (found.first.metrics["accuracy"].value, found.second.metrics["accuracy"].value) == pytest.approx(
+    comparison = compare(*pair, tmp_path / "out")
+    assert comparison.n_images == 12
+    assert (comparison.first.metrics["accuracy"].value, comparison.second.metrics["accuracy"].value) == pytest.approx(
         (10 / 12, 5 / 12)
     )
-    assert (found.mcnemar.only_first, found.mcnemar.only_second, found.mcnemar.neither) == (5, 0, 2)
-    assert found.mcnemar.p == 2 / 2**5
-    assert found.accuracy_difference.value == pytest.approx(5 / 12)
-    assert found.accuracy_difference.low is not None
-    assert 0 < found.accuracy_difference.low < 5 / 12
-    assert (found.first.train_minutes, found.second.train_minutes) == (None, 12.5)
-    assert found.second.size == (pair[1] / "model.onnx").stat().st_size
-    differing = {(d.image, d.first, d.second) for d in found.differences}
+    assert (comparison.mcnemar.only_first, comparison.mcnemar.only_second, comparison.mcnemar.neither) == (5, 0, 2)
+    assert comparison.mcnemar.p == 2 / 2**5
+    assert comparison.accuracy_difference.value == pytest.approx(5 / 12)
+    assert comparison.accuracy_difference.low is not None
+    assert 0 < comparison.accuracy_difference.low < 5 / 12
+    assert (comparison.first.train_minutes, comparison.second.train_minutes) == (None, 12.5)
+    assert comparison.second.size == (pair[1] / "model.onnx").stat().st_size
+    differing = {(d.image, d.first, d.second) for d in comparison.differences}
     assert len(differing) == 6
     assert ("Testing/notumor/2.png", "glioma", "pituitary") in differing
-    assert all(d.p_first > 0.25 and d.p_second > 0.25 for d in found.differences)
+    assert all(d.p_first > 0.25 and d.p_second > 0.25 for d in comparison.differences)
 
 
 def test_the_summary_names_both_and_the_test(pair: tuple[Path, Path], tmp_path: Path) -> None:
     lines = compare(*pair, tmp_path / "out").summary().splitlines()
     assert lines[0].startswith("tiny: accuracy 83.3 % (")
     assert lines[1].startswith("other: accuracy 41.7 % (")
-    told = "of 12 images only the first is right on 5, only the second on 0; McNemar p = 0.062 (exact binomial)"
-    assert lines[2:] == [told]
+    expected = "of 12 images only the first is right on 5, only the second on 0; McNemar p = 0.062 (exact binomial)"
+    assert lines[2:] == [expected]
 
 
 def test_the_comparison_is_saved_as_json_and_page(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_models_of_folds_are_compared_by_their_pooled_answers(pair: tuple[Pa
         folds.append(tmp_path / f"folds-{number}")
         shutil.copytree(folder / "evaluation", folds[-1] / "evaluation")
         shutil.copytree(folder, folds[-1] / "0", ignore=shutil.ignore_patterns("evaluation"))
-    found, expected = compare(*folds, tmp_path / "out"), compare(*pair, tmp_path / "out")
-    assert found.mcnemar == expected.mcnemar
-    assert found.second.parameters == 1_310_000
-    assert found.first.size == expected.first.size
+    comparison, expected = compare(*folds, tmp_path / "out"), compare(*pair, tmp_path / "out")
+    assert comparison.mcnemar == expected.mcnemar
+    assert comparison.second.parameters == 1_310_000
+    assert comparison.first.size == expected.first.size

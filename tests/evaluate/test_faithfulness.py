@@ -21,9 +21,9 @@ def light(slices: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
 
 
 def test_ranks_follow_the_map_and_break_ties_by_chance() -> None:
-    found = ranks(TRUE, 20, 0)
-    assert sorted(found.ravel().tolist()) == list(range(400))
-    assert found[:7, :7].max() < 150  # well inside
+    result = ranks(TRUE, 20, 0)
+    assert sorted(result.ravel().tolist()) == list(range(400))
+    assert result[:7, :7].max() < 150  # well inside
     even = ranks(np.zeros((4, 4), np.float32), 20, 0)
     assert even.ravel().tolist() != list(range(400))
     np.testing.assert_array_equal(even, ranks(np.zeros((4, 4), np.float32), 20, 0))
@@ -52,10 +52,10 @@ def test_a_hole_is_filled_from_its_neighbours() -> None:
     levels[3, 3] = 0
     levels[3, 2] = 160
     # one straight neighbour of 160: 100 + 60 / 6
-    found = imputed(levels, hole, 0).astype(int)
-    assert abs(found[3, 3] - 110) <= 8  # noise of two grey levels
-    found[3, 3] = 0
-    np.testing.assert_array_equal(found, levels)
+    result = imputed(levels, hole, 0).astype(int)
+    assert abs(result[3, 3] - 110) <= 8  # noise of two grey levels
+    result[3, 3] = 0
+    np.testing.assert_array_equal(result, levels)
 
 
 def test_a_hole_at_the_edge_needs_no_neighbours_beyond_it() -> None:

@@ -39,24 +39,24 @@ def test_overlap_worked_by_hand() -> None:
     heat = np.zeros((SIDE, SIDE), np.float32)
     heat[100:164, 100:164] = 1
     heat[100:164, 164:228] = 0.5
-    found = overlap(heat, square(100, 100))
-    assert found.pointing
-    assert found.energy == pytest.approx(1 / 1.5)
-    assert found.iou[THRESHOLDS <= 0.5] == pytest.approx(0.5)
-    assert found.iou[THRESHOLDS > 0.5] == pytest.approx(1)
+    result = overlap(heat, square(100, 100))
+    assert result.pointing
+    assert result.energy == pytest.approx(1 / 1.5)
+    assert result.iou[THRESHOLDS <= 0.5] == pytest.approx(0.5)
+    assert result.iou[THRESHOLDS > 0.5] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("distance", "pointing"), [(15, True), (16, False)])
 def test_a_maximum_near_the_outline_still_points_at_the_tumor(distance: int, pointing: bool) -> None:
     heat = np.zeros((SIDE, SIDE), np.float32)
     heat[120, 163 + distance] = 1
-    found = overlap(heat, square(100, 100))
-    assert (found.pointing, found.energy) == (pointing, 0)
+    result = overlap(heat, square(100, 100))
+    assert (result.pointing, result.energy) == (pointing, 0)
 
 
 def test_a_map_of_zeros_points_nowhere() -> None:
-    found = overlap(np.zeros((SIDE, SIDE), np.float32), square(0, 0))
-    assert (found.pointing, found.energy, float(found.iou.max())) == (False, 0, 0)
+    result = overlap(np.zeros((SIDE, SIDE), np.float32), square(0, 0))
+    assert (result.pointing, result.energy, float(result.iou.max())) == (False, 0, 0)
 
 
 def test_maps_are_enlarged_bilinearly_between_the_middles_of_their_fields() -> None:
@@ -73,9 +73,9 @@ def test_a_hole_is_filled_smoothly_from_its_edge() -> None:
     damaged = np.where(hole, 255, ramp).astype(np.uint8)
     assert np.abs(filled(damaged, hole).astype(int) - ramp).max() <= 1
     hole[:, 40:] = True  # reaches the slice's edge
-    found = filled(damaged, hole)
-    assert (found[~hole] == ramp[~hole]).all()
-    assert found[:, 40:].max() <= ramp[~hole].max()
+    result = filled(damaged, hole)
+    assert (result[~hole] == ramp[~hole]).all()
+    assert result[:, 40:].max() <= ramp[~hole].max()
 
 
 def test_the_head_is_the_largest_bright_region_with_its_holes() -> None:
@@ -94,11 +94,11 @@ def test_the_piece_elsewhere_is_as_large_lies_in_the_head_and_does_not_touch_the
     head[5:55, 10:50] = True
     hole = np.zeros_like(head)
     hole[10:20, 12:20] = True
-    found = elsewhere(hole, head, 0)
-    assert found is not None
+    result = elsewhere(hole, head, 0)
+    assert result is not None
     mirrored = np.zeros_like(head)
     mirrored[10:20, 40:48] = True
-    assert (found == mirrored).all()
+    assert (result == mirrored).all()
     middle = np.zeros_like(head)
     middle[20:30, 25:35] = True  # its mirror image is itself
     moved = elsewhere(middle, head, 0)
@@ -108,18 +108,18 @@ def test_the_piece_elsewhere_is_as_large_lies_in_the_head_and_does_not_touch_the
 
 
 def look(predicted: str, without: str, control: str | None, area: float, energy: float) -> SliceLocalization:
-    found = Overlap(energy > 0.5, energy, np.full(len(THRESHOLDS), energy, np.float32))
-    baselines = dict.fromkeys(module.BASELINES, replace(found, energy=area))
-    return SliceLocalization(Row("a.png", "glioma"), predicted, area, found, baselines, 0.25, without, control)
+    result = Overlap(energy > 0.5, energy, np.full(len(THRESHOLDS), energy, np.float32))
+    baselines = dict.fromkeys(module.BASELINES, replace(result, energy=area))
+    return SliceLocalization(Row("a.png", "glioma"), predicted, area, result, baselines, 0.25, without, control)
 
 
 def test_rates_worked_by_hand() -> None:
-    found = [
+    slices = [
         look("glioma", "no_tumor", "glioma", 0.005, 0.8),
         look("glioma", "glioma", None, 0.02, 0.4),
         look("pituitary", "glioma", "glioma", 0.04, 0.6),  # not right: does not count for flips
     ]
-    result = summarize_localization(found, np.array([0, 0, 1]), [0.5] * 3, dict.fromkeys(module.BASELINES, 0.5), {})
+    result = summarize_localization(slices, np.array([0, 0, 1]), [0.5] * 3, dict.fromkeys(module.BASELINES, 0.5), {})
     overall = result.overall
     assert (overall["pointing"].value, overall["pointing"].n) == (pytest.approx(2 / 3), 3)
     assert overall["energy"].value == pytest.approx(0.6)
@@ -206,5 +206,5 @@ def test_answers_that_need_no_tumor_are_named_and_shown(reference: Path, tmp_pat
     result = localize([part], groups, reference, tmp_path / "cache")
     assert result.survivors == tuple(row.image for row in rows[:3])
     shown = survivors(model, test, reference, tmp_path / "cache")  # type: ignore[arg-type]
-    assert [each.image for each in shown] == list(result.survivors)
-    assert all(each.slice != each.without for each in shown)
+    assert [survivor.image for survivor in shown] == list(result.survivors)
+    assert all(survivor.slice != survivor.without for survivor in shown)

@@ -39,21 +39,21 @@ def alone(n: int) -> np.ndarray:
 def test_weighted_statistics_equal_those_of_scikit_learn() -> None:
     labels, probabilities = answers()
     weights = np.random.default_rng(1).integers(0, 4, (3, 400)).astype(float)
-    found = statistics(labels, probabilities, weights)
+    result = statistics(labels, probabilities, weights)
     for r, weight in enumerate(weights):
         predicted = probabilities.argmax(axis=1)
         given = {"sample_weight": weight}
         rates = precision_recall_fscore_support(labels, predicted, average=None, zero_division=0, **given)[:3]
         for name, expected in zip(("precision", "recall", "f1"), rates, strict=True):
-            np.testing.assert_allclose(found[f"{name}_by_class"][r], expected)
-            np.testing.assert_allclose(found[name][r], expected.mean())
+            np.testing.assert_allclose(result[f"{name}_by_class"][r], expected)
+            np.testing.assert_allclose(result[name][r], expected.mean())
         roc = [roc_auc_score(labels == c, probabilities[:, c], **given) for c in range(4)]
         pr = [average_precision_score(labels == c, probabilities[:, c], **given) for c in range(4)]
-        np.testing.assert_allclose(found["auc_roc_by_class"][r], roc)
-        np.testing.assert_allclose(found["auc_pr_by_class"][r], pr)
-        np.testing.assert_allclose(found["auc_pr"][r], np.mean(pr))
-        np.testing.assert_allclose(found["accuracy"][r], accuracy_score(labels, predicted, **given))
-        np.testing.assert_allclose(found["nll"][r], log_loss(labels, probabilities, **given))
+        np.testing.assert_allclose(result["auc_roc_by_class"][r], roc)
+        np.testing.assert_allclose(result["auc_pr_by_class"][r], pr)
+        np.testing.assert_allclose(result["auc_pr"][r], np.mean(pr))
+        np.testing.assert_allclose(result["accuracy"][r], accuracy_score(labels, predicted, **given))
+        np.testing.assert_allclose(result["nll"][r], log_loss(labels, probabilities, **given))
 
 
 def test_a_weight_is_the_same_as_a_repeated_image() -> None:
@@ -69,33 +69,33 @@ def test_a_weight_is_the_same_as_a_repeated_image() -> None:
 def test_rates_worked_out_by_hand() -> None:
     labels = np.array([0, 0, 0, 1, 1, 2, 3, 3])
     predicted = [0, 0, 1, 1, 1, 0, 3, 3]  # pituitary is never predicted
-    found = measure(labels, certain(predicted), alone(8), resamples=20)
-    assert found.overall["accuracy"].value == 6 / 8
-    assert found.per_class["glioma"]["precision"].value == pytest.approx(2 / 3)
-    assert found.per_class["glioma"]["recall"].value == pytest.approx(2 / 3)
-    assert found.per_class["meningioma"]["precision"].value == pytest.approx(2 / 3)
-    assert found.per_class["meningioma"]["f1"].value == pytest.approx(2 * (2 / 3) / (5 / 3))
-    assert found.per_class["pituitary"]["precision"].value == 0
-    assert found.per_class["pituitary"]["f1"].value == 0
-    assert found.overall["precision"].value == pytest.approx((2 / 3 + 2 / 3 + 0 + 1) / 4)
-    assert found.overall["brier"].value == pytest.approx(2 * 2 / 8)
-    assert found.overall["nll"].value == pytest.approx(-np.log(np.finfo(np.float32).eps) * 2 / 8)
-    assert found.per_class["glioma"]["recall"].n == 3
-    assert found.overall["recall"].n == 8
+    result = measure(labels, certain(predicted), alone(8), resamples=20)
+    assert result.overall["accuracy"].value == 6 / 8
+    assert result.per_class["glioma"]["precision"].value == pytest.approx(2 / 3)
+    assert result.per_class["glioma"]["recall"].value == pytest.approx(2 / 3)
+    assert result.per_class["meningioma"]["precision"].value == pytest.approx(2 / 3)
+    assert result.per_class["meningioma"]["f1"].value == pytest.approx(2 * (2 / 3) / (5 / 3))
+    assert result.per_class["pituitary"]["precision"].value == 0
+    assert result.per_class["pituitary"]["f1"].value == 0
+    assert result.overall["precision"].value == pytest.approx((2 / 3 + 2 / 3 + 0 + 1) / 4)
+    assert result.overall["brier"].value == pytest.approx(2 * 2 / 8)
+    assert result.overall["nll"].value == pytest.approx(-np.log(np.finfo(np.float32).eps) * 2 / 8)
+    assert result.per_class["glioma"]["recall"].n == 3
+    assert result.overall["recall"].n == 8
 
 
 def test_a_class_without_images_is_left_out_of_the_means() -> None:
-    found = measure(np.array([0, 0, 1, 1]), certain([0, 3, 1, 1]), alone(4), resamples=50)
-    absent = found.per_class["no_tumor"]["precision"]
+    result = measure(np.array([0, 0, 1, 1]), certain([0, 3, 1, 1]), alone(4), resamples=50)
+    absent = result.per_class["no_tumor"]["precision"]
     assert (absent.value, absent.low, absent.high, absent.n) == (None, None, None, 0)
-    assert found.overall["recall"].value == pytest.approx((1 / 2 + 1) / 2)
-    assert found.overall["precision"].value == 1
+    assert result.overall["recall"].value == pytest.approx((1 / 2 + 1) / 2)
+    assert result.overall["precision"].value == 1
 
 
 def test_the_roc_area_of_a_single_class_is_not_determined() -> None:
-    found = measure(np.zeros(3, int), certain([0, 0, 1]), alone(3), resamples=10)
-    assert found.overall["auc_roc"].value is None
-    assert found.overall["auc_pr"].value == 1
+    result = measure(np.zeros(3, int), certain([0, 0, 1]), alone(3), resamples=10)
+    assert result.overall["auc_roc"].value is None
+    assert result.overall["auc_pr"].value == 1
 
 
 def test_confusion_counts_labels_in_rows() -> None:
@@ -123,10 +123,10 @@ def with_confidence(confidence: np.ndarray) -> np.ndarray:
 def test_calibration_error_of_fifteen_images_is_the_mean_gap() -> None:
     confidence = np.linspace(0.4, 0.96, 15)
     right = np.arange(15) % 3 > 0
-    found = measure(np.where(right, 0, 1), with_confidence(confidence), alone(15), resamples=10)
-    assert found.overall["ece"].value == pytest.approx(np.abs(confidence - right).mean())
-    assert [b.confidence for b in found.reliability] == pytest.approx(list(confidence))
-    assert [b.accuracy.value for b in found.reliability] == pytest.approx(right.astype(float).tolist())
+    result = measure(np.where(right, 0, 1), with_confidence(confidence), alone(15), resamples=10)
+    assert result.overall["ece"].value == pytest.approx(np.abs(confidence - right).mean())
+    assert [b.confidence for b in result.reliability] == pytest.approx(list(confidence))
+    assert [b.accuracy.value for b in result.reliability] == pytest.approx(right.astype(float).tolist())
 
 
 def test_calibration_error_of_thirty_images_averages_pairs() -> None:
@@ -147,13 +147,13 @@ def test_equal_confidences_make_one_bin_whatever_the_order() -> None:
 def test_the_interval_is_that_of_resampling_groups_one_by_one() -> None:
     right = np.random.default_rng(0).random(90) < 0.8
     groups = np.repeat(np.arange(30), 3) * 7
-    found = interval(lambda w: {"a": w @ right / w.sum(axis=1)}, groups, resamples=300, seed=5)["a"]
+    result = interval(lambda w: {"a": w @ right / w.sum(axis=1)}, groups, resamples=300, seed=5)["a"]
     random, values = np.random.default_rng(5), []
     for counts in random.multinomial(30, np.full(30, 1 / 30), size=300):
         rows = np.concatenate([np.flatnonzero(groups == 7 * g) for g in np.repeat(np.arange(30), counts)])
         values.append(right[rows].mean())
-    assert found[0] == right.mean()
-    np.testing.assert_allclose(found[1:], np.percentile(values, [2.5, 97.5]))
+    assert result[0] == right.mean()
+    np.testing.assert_allclose(result[1:], np.percentile(values, [2.5, 97.5]))
 
 
 def test_copies_of_an_image_in_its_group_do_not_narrow_the_interval() -> None:
@@ -171,8 +171,8 @@ def test_copies_of_an_image_in_its_group_do_not_narrow_the_interval() -> None:
 def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
     random = np.random.default_rng(11)
     groups = np.repeat(np.arange(80), 3)
-    found = [accuracy(np.repeat(random.random(80) < 0.8, 3), groups) for _ in range(300)]
-    covered = np.mean([e.low <= 0.8 <= e.high for e in found])
+    result = [accuracy(np.repeat(random.random(80) < 0.8, 3), groups) for _ in range(300)]
+    covered = np.mean([e.low <= 0.8 <= e.high for e in result])
     assert 0.90 <= covered <= 0.985
     per_image = [accuracy(np.repeat(random.random(80) < 0.8, 3), alone(240)) for _ in range(100)]
     assert np.mean([e.low <= 0.8 <= e.high for e in per_image]) < 0.88
@@ -181,19 +181,19 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
 def test_large_sets_are_resampled_in_parts_with_the_same_result() -> None:
     right = np.random.default_rng(0).random(30_000) < 0.9
     groups = np.arange(30_000) // 100
-    found = accuracy(right, groups)
+    result = accuracy(right, groups)
     draws = np.random.default_rng(0).multinomial(300, np.full(300, 1 / 300), size=1000)
     expected = np.percentile(draws @ right.reshape(300, 100).mean(axis=1) / 300, [2.5, 97.5])
-    assert (found.low, found.high) == pytest.approx(tuple(expected))
+    assert (result.low, result.high) == pytest.approx(tuple(expected))
 
 
 def test_an_interval_holds_its_value_although_resampling_raises_the_calibration_error() -> None:
     confidence = np.repeat(np.linspace(0.5, 0.9, 5), 20)
     right = np.concatenate([np.arange(20) < 20 * c for c in np.linspace(0.5, 0.9, 5)])  # calibrated: ECE 0
-    found = measure(np.where(right, 0, 1), with_confidence(confidence), alone(100)).overall["ece"]
-    assert found.value == found.low == pytest.approx(0, abs=0.03)
-    assert found.high is not None
-    assert found.high > found.value + 0.03
+    result = measure(np.where(right, 0, 1), with_confidence(confidence), alone(100)).overall["ece"]
+    assert result.value == result.low == pytest.approx(0, abs=0.03)
+    assert result.high is not None
+    assert result.high > result.value + 0.03
 
 
 def test_the_seed_decides_the_interval() -> None:
@@ -205,16 +205,16 @@ def test_the_seed_decides_the_interval() -> None:
 
 
 def test_one_group_has_no_interval() -> None:
-    found = measure(np.array([0, 1]), certain([0, 0]), np.array([4, 4])).overall["accuracy"]
-    assert (found.value, found.low, found.high, found.n) == (0.5, None, None, 2)
+    result = measure(np.array([0, 1]), certain([0, 0]), np.array([4, 4])).overall["accuracy"]
+    assert (result.value, result.low, result.high, result.n) == (0.5, None, None, 2)
 
 
 def test_a_thousand_resamples_of_the_public_test_set_take_seconds() -> None:
     labels, probabilities = answers(1311)
     start = time.perf_counter()
-    found = measure(labels, probabilities, alone(1311))
+    result = measure(labels, probabilities, alone(1311))
     assert time.perf_counter() - start < 10
-    assert set(found.per_class) == set(CLASSES)
+    assert set(result.per_class) == set(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -244,10 +244,10 @@ def test_risk_and_coverage_worked_by_hand() -> None:
     coverage, risk = risk_coverage(labels, probabilities)
     assert coverage.tolist() == [0.5, 0.75, 1]  # the two of the same confidence come together
     assert risk == pytest.approx([0.5, 1 / 3, 0.5])
-    found = {name: value[0] for name, value in selective(labels, probabilities, np.ones((1, 4))).items()}
-    assert found["aurc"] == pytest.approx((0.5 * 2 + 1 / 3 + 0.5) / 4)
-    assert found["accuracy_at_90_coverage"] == pytest.approx(2 / 3.6)  # 3.6 of 4 images, of which two are right
-    assert found["accuracy_at_95_coverage"] == pytest.approx(2 / 3.8)
+    result = {name: value[0] for name, value in selective(labels, probabilities, np.ones((1, 4))).items()}
+    assert result["aurc"] == pytest.approx((0.5 * 2 + 1 / 3 + 0.5) / 4)
+    assert result["accuracy_at_90_coverage"] == pytest.approx(2 / 3.6)  # 3.6 of 4 images, of which two are right
+    assert result["accuracy_at_95_coverage"] == pytest.approx(2 / 3.8)
 
 
 def test_weights_count_an_image_as_often_in_selective_answers() -> None:

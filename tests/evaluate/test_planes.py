@@ -94,6 +94,6 @@ def test_every_label_names_an_image_once_with_a_known_plane_and_role() -> None:
 def test_the_planes_of_the_test_slices_are_as_right_as_recorded(data_folder: Path) -> None:
     with LABELS.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["role"] == "test"]
-    found = planes(np.concatenate([make_thumbnail(read(data_folder / row["image"])).head for row in rows]))
-    right = sum(row["plane"] == plane for row, plane in zip(rows, found, strict=True))
+    result = planes(np.concatenate([make_thumbnail(read(data_folder / row["image"])).head for row in rows]))
+    right = sum(row["plane"] == plane for row, plane in zip(rows, result, strict=True))
     assert abs(right - RIGHT_OF_TEST) <= 1  # another decoder may tip one

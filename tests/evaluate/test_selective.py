@@ -37,13 +37,13 @@ ANSWERS = [
 
 
 def test_shares_worked_by_hand() -> None:
-    found = selective_result(ANSWERS, [CARD] * 4, "float32", LABELS, GROUPS)
-    assert found.answered.value == 0.5
-    assert found.accuracy is not None
-    assert (found.accuracy.value, found.accuracy.n) == (0.5, 2)
-    shares = (found.refused.value, found.uncertain.value, found.quality.value)
+    result = selective_result(ANSWERS, [CARD] * 4, "float32", LABELS, GROUPS)
+    assert result.answered.value == 0.5
+    assert result.accuracy is not None
+    assert (result.accuracy.value, result.accuracy.n) == (0.5, 2)
+    shares = (result.refused.value, result.uncertain.value, result.quality.value)
     assert shares == (0.25, 0.25, 0.25)
-    assert found.sets == {}
+    assert result.sets == {}
     nothing = selective_result([ANSWERS[1]], [CARD], "float32", LABELS[:1], GROUPS[:1])
     assert (nothing.answered.value, nothing.accuracy) == (0.0, None)
 
@@ -52,9 +52,9 @@ def test_prediction_sets_are_those_of_the_model_that_answered() -> None:
     entry = {"ood_threshold": 2.0, "far_ood_threshold": 4.0, "points": POINTS, "sets": SETS}
     strict = replace(CARD, rejection={"float32": entry})
     loose = replace(CARD, rejection={"float32": {**entry, "sets": {"0.1": [1.0] * 4}}})
-    found = selective_result(ANSWERS, [strict, strict, strict, loose], "float32", LABELS, GROUPS).sets
-    assert list(found) == ["0.1"]  # the only error that both cards know
-    sets = found["0.1"]
+    result = selective_result(ANSWERS, [strict, strict, strict, loose], "float32", LABELS, GROUPS).sets
+    assert list(result) == ["0.1"]  # the only error that both cards know
+    sets = result["0.1"]
     assert sets.coverage.value == 0.75  # the second answer names meningioma alone
     assert {name: share.value for name, share in sets.per_class.items()} == {
         "glioma": 0.5,
@@ -66,13 +66,13 @@ def test_prediction_sets_are_those_of_the_model_that_answered() -> None:
 
 def test_parts_are_counted_apart() -> None:
     energy = np.array([0.5, np.nan, 0.25, np.nan])
-    found = subgroups({"plane": ["axial", "axial", "", "coronal"]}, ANSWERS, LABELS, GROUPS, energy)["plane"]
-    assert list(found) == ["axial", "coronal"]
-    axial = found["axial"]
+    result = subgroups({"plane": ["axial", "axial", "", "coronal"]}, ANSWERS, LABELS, GROUPS, energy)["plane"]
+    assert list(result) == ["axial", "coronal"]
+    axial = result["axial"]
     assert (axial.accuracy.value, axial.referred.value, axial.refused.value, axial.ece) == (0.5, 0.5, 0.0, None)
     assert axial.energy is not None
     assert (axial.energy.value, axial.energy.n) == (0.5, 1)
-    assert found["coronal"].energy is None
+    assert result["coronal"].energy is None
 
 
 def test_parts_differ_in_their_tumors_by_their_counts() -> None:
@@ -86,21 +86,21 @@ def test_parts_differ_in_their_tumors_by_their_counts() -> None:
 
 
 def test_no_share_of_four_images_is_certain() -> None:
-    found = selective_result(ANSWERS[:1] * 4, [CARD] * 4, "float32", np.zeros(4, np.int64), GROUPS)
-    assert (found.answered.value, found.answered.low) == (1, pytest.approx(0.025 ** (1 / 4)))
-    assert (found.refused.value, found.refused.high) == (0, pytest.approx(1 - 0.025 ** (1 / 4)))
-    assert found.answered.few
+    result = selective_result(ANSWERS[:1] * 4, [CARD] * 4, "float32", np.zeros(4, np.int64), GROUPS)
+    assert (result.answered.value, result.answered.low) == (1, pytest.approx(0.025 ** (1 / 4)))
+    assert (result.refused.value, result.refused.high) == (0, pytest.approx(1 - 0.025 ** (1 / 4)))
+    assert result.answered.few
 
 
 def test_thirds_are_equally_large() -> None:
-    found = thirds(np.arange(9.0)[::-1])
-    assert found == ["bright"] * 3 + ["middle"] * 3 + ["dark"] * 3
+    result = thirds(np.arange(9.0)[::-1])
+    assert result == ["bright"] * 3 + ["middle"] * 3 + ["dark"] * 3
     assert set(thirds(np.full(5, 0.3))) <= {"dark", "middle", "bright"}
 
 
 def test_calibration_needs_enough_images() -> None:
     many = [answer(0, 0.9)] * 30
-    found = subgroups({"class": ["glioma"] * 30}, many, np.zeros(30, np.int64), np.arange(30), np.full(30, np.nan))
-    ece = found["class"]["glioma"].ece
+    result = subgroups({"class": ["glioma"] * 30}, many, np.zeros(30, np.int64), np.arange(30), np.full(30, np.nan))
+    ece = result["class"]["glioma"].ece
     assert ece is not None
     assert ece.value == pytest.approx(0.1, abs=1e-6)

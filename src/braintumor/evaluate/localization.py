@@ -266,7 +266,7 @@ def _faithfulness(model: Model, images: Manifest, rows: Sequence[Row]) -> list[t
 def _mean_faithfulness(results: Sequence[Faithfulness], groups: Integers) -> dict[str, Estimate]:
     """Return the means of N tests of faithfulness, with intervals over groups (N,)."""
     names = [field.name for field in fields(Faithfulness)]
-    return {name: mean(np.array([getattr(field, name) for field in results]), groups) for name in names}
+    return {name: mean(np.array([getattr(result, name) for result in results]), groups) for name in names}
 
 
 def _localize_images(

@@ -10,10 +10,10 @@ LEVELS = np.random.default_rng(0).integers(0, 256, (2, 48, 48), np.uint8)
 
 
 def test_structure_has_mean_0_and_norm_1() -> None:
-    found = structure_descriptor(LEVELS)
-    assert (found.shape, found.dtype) == ((2, 24, 24), np.float32)
-    assert found.mean(axis=(1, 2)) == pytest.approx(0, abs=1e-6)
-    assert np.linalg.norm(found, axis=(1, 2)) == pytest.approx(1, abs=1e-5)
+    result = structure_descriptor(LEVELS)
+    assert (result.shape, result.dtype) == ((2, 24, 24), np.float32)
+    assert result.mean(axis=(1, 2)) == pytest.approx(0, abs=1e-6)
+    assert np.linalg.norm(result, axis=(1, 2)) == pytest.approx(1, abs=1e-5)
 
 
 def test_structure_is_the_detail_over_the_local_contrast() -> None:
@@ -21,8 +21,8 @@ def test_structure_is_the_detail_over_the_local_contrast() -> None:
     detail = grey - gaussian_filter(grey, 1.5, mode="nearest", truncate=8)
     expected = detail / (np.sqrt(gaussian_filter(detail**2, 1.5, mode="nearest", truncate=8)) + 0.03)
     inner = slice(8, 16)  # away from the borders, where the mean is renormalised instead
-    found = structure_descriptor(LEVELS[:1])[0]
-    assert np.corrcoef(found[inner, inner].ravel(), expected[inner, inner].ravel())[0, 1] > 0.99999
+    result = structure_descriptor(LEVELS[:1])[0]
+    assert np.corrcoef(result[inner, inner].ravel(), expected[inner, inner].ravel())[0, 1] > 0.99999
 
 
 def test_a_window_is_compared_as_if_the_rest_were_not_there() -> None:

@@ -66,8 +66,8 @@ def test_similar_slices_are_found_where_no_pairs_are_given(tmp_path: Path) -> No
 
 def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path, (Row("Training/a.png", "glioma"), Row("Training/b.png", "glioma")))
-    found = Match("17", "MR1", "glioma", True, 90, (0.0, 1.25, 512.0, 511.0), 0.98765)
-    rows = group_rows(manifest, np.array([4, 5]), [found, None])
+    result = Match("17", "MR1", "glioma", True, 90, (0.0, 1.25, 512.0, 511.0), 0.98765)
+    rows = group_rows(manifest, np.array([4, 5]), [result, None])
     write_groups(rows, tmp_path / "groups.csv")
     assert (tmp_path / "groups.csv").read_text().splitlines() == [
         "image,group,patient,reference_id,mirrored,rotation,x0,y0,x1,y1,score",
@@ -92,11 +92,11 @@ def test_a_picture_is_known_by_name_and_content(tmp_path: Path, monkeypatch: pyt
     Image.fromarray(picture.T.copy()).save(tmp_path / "Tr-gl_0011.jpg")
     names = ("Tr-gl_0010.jpg", "other.png", "Tr-gl_0011.jpg")
     manifest = Manifest(tmp_path, tuple(Row(name, "glioma") for name in names))
-    found, _ = make_thumbnails(manifest, tmp_path / "cache")
-    code = picture_codes(found)[1]
+    result, _ = make_thumbnails(manifest, tmp_path / "cache")
+    code = picture_codes(result)[1]
     table = {name: PublicImage(GroupRow(name, "g1", "P1"), 3, code) for name in (names[0], names[2])}
     monkeypatch.setattr(module, "public_set", lambda: table)
-    known = known_images(manifest, found)
+    known = known_images(manifest, result)
     assert [bool(each) for each in known] == [True, False, False]  # same name and picture; no such name; other picture
 
 
@@ -118,16 +118,16 @@ def test_the_shipped_tables_fit_together() -> None:
 def test_the_shipped_groups_are_those_of_the_pixels(data_folder: Path, tmp_path: Path) -> None:
     listing = list_images(data_folder / "brain-tumor-mri").manifest
     sample = Manifest(listing.root, listing.rows[::9])
-    found, _ = make_thumbnails(sample, tmp_path)
-    shipped = [known.row if known else None for known in known_images(sample, found)]
+    result, _ = make_thumbnails(sample, tmp_path)
+    shipped = [known.row if known else None for known in known_images(sample, result)]
     assert all(shipped)
     group = {line.group for line in shipped if line}
-    numbers = group_numbers(sample, found, use_shipped=False)  # without patients: finer than the shipped groups
+    numbers = group_numbers(sample, result, use_shipped=False)  # without patients: finer than the shipped groups
     names = [line.group for line in shipped if line]
     assert all(len({names[i] for i in np.flatnonzero(numbers == number)}) == 1 for number in range(numbers.max() + 1))
     assert len(group) <= numbers.max() + 1
     assert {row.label for row in sample} == set(CLASSES)
-    assert group_numbers(sample, found).max() + 1 == len(group)
+    assert group_numbers(sample, result).max() + 1 == len(group)
 
 
 def test_groups_given_in_the_rows_stay_together(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def texture(seed: int) -> np.ndarray:
 
 def small(*pictures: np.ndarray) -> Thumbnails:
     """Return the miniatures of pictures."""
-    return Thumbnails.stacked([make_thumbnail(Scan(np.ascontiguousarray(each, np.float32))) for each in pictures])
+    return Thumbnails.stacked([make_thumbnail(Scan(np.ascontiguousarray(picture, np.float32))) for picture in pictures])
 
 
 def couples(pairs: Pairs) -> list[tuple[int, int]]:
@@ -84,12 +84,12 @@ def test_slices_without_contrast_resemble_nothing() -> None:
 
 def test_a_pair_counts_by_its_best_view(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "BLOCK", 7)
-    found = small(*[texture(seed) for seed in range(14)])
+    thumbnails = small(*[texture(seed) for seed in range(14)])
     ways = [
-        (structure_descriptor(found.whole), structure_descriptor(found.whole)),
-        (structure_descriptor(found.head), structure_descriptor(found.head)),
+        (structure_descriptor(thumbnails.whole), structure_descriptor(thumbnails.whole)),
+        (structure_descriptor(thumbnails.head), structure_descriptor(thumbnails.head)),
     ]
-    ways += [(structure_descriptor(found.whole, crop), structure_descriptor(found.whole)) for crop in CROPS]
+    ways += [(structure_descriptor(thumbnails.whole, crop), structure_descriptor(thumbnails.whole)) for crop in CROPS]
     expected = {}
     for mine, theirs in ways:
         for first in range(14):
@@ -99,7 +99,7 @@ def test_a_pair_counts_by_its_best_view(monkeypatch: pytest.MonkeyPatch) -> None
                 score = max((oriented(mine[[first]], number)[0] * theirs[second]).sum() for number in range(8))
                 key = min(first, second), max(first, second)
                 expected[key] = max(expected.get(key, -1), float(score))
-    similar = similar_pairs(found, threshold=0.16)
+    similar = similar_pairs(thumbnails, threshold=0.16)
     assert couples(similar) == sorted(key for key, score in expected.items() if score > 0.16)
     assert 10 < len(similar) < 80
     assert similar.score.tolist() == pytest.approx([expected[key] for key in couples(similar)], abs=1e-5)
@@ -108,7 +108,7 @@ def test_a_pair_counts_by_its_best_view(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_largest_correlation_over_mirrorings_comes_from_four_products() -> None:
     a, b = np.random.default_rng(0).normal(size=(2, 5, 24, 24)).astype(np.float32)
     mirrored = [b, b[:, :, ::-1], b[:, ::-1], b[:, ::-1, ::-1]]
-    expected = np.max([np.einsum("nij,mij->nm", a, each) for each in mirrored], axis=0)
+    expected = np.max([np.einsum("nij,mij->nm", a, picture) for picture in mirrored], axis=0)
     assert largest(parity_parts(a), list(parity_parts(b))) == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
@@ -136,10 +136,10 @@ def test_long_chains_are_one_component() -> None:
 def test_made_copies_of_real_slices_are_found_and_others_are_not(data_folder: Path, tmp_path: Path) -> None:
     listing = list_images(data_folder / "brain-tumor-mri").manifest
     sample = Manifest(listing.root, listing.rows[::140])
-    found, _ = make_thumbnails(sample, tmp_path)
+    thumbnails, _ = make_thumbnails(sample, tmp_path)
     copies = small(*(changed(Image.open(sample.path(row))) for row in sample))
-    pairs = similar_pairs(found, copies, 0.8)
-    same = pairs[same_slice(pairs, found, copies)]
+    pairs = similar_pairs(thumbnails, copies, 0.8)
+    same = pairs[same_slice(pairs, thumbnails, copies)]
     assert (same.first == same.second).sum() >= 0.97 * len(sample)
     assert (same.first != same.second).sum() <= 2  # duplicates in the set itself
 

@@ -56,10 +56,10 @@ def test_the_pairs_of_the_index_are_those_of_brute_force(monkeypatch: pytest.Mon
         *(np.rot90(each[:, ::-1], 1) for each in plain[:10]),
         *(each[2:, 1:-1] for each in plain[10:20]),
     ]
-    found = Thumbnails.stacked([make_thumbnail(Scan(np.ascontiguousarray(each))) for each in pictures])
-    exact = similar_pairs(found, threshold=0.8)
+    thumbnails = Thumbnails.stacked([make_thumbnail(Scan(np.ascontiguousarray(each))) for each in pictures])
+    exact = similar_pairs(thumbnails, threshold=0.8)
     monkeypatch.setattr(pairs, "LARGE", 50)
-    near = similar_pairs(found, threshold=0.8)
+    near = similar_pairs(thumbnails, threshold=0.8)
     assert {(number, 120 + number) for number in range(20)} <= set(
         zip(exact.first.tolist(), exact.second.tolist(), strict=True)
     )

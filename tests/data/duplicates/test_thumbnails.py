@@ -24,19 +24,19 @@ from braintumor.io.scan import Scan
 HEADS = [phantom("glioma", seed, size=96) for seed in range(2)]
 
 
-def equal(found: Thumbnails, expected: Thumbnails) -> bool:
-    return all(np.array_equal(getattr(found, name), getattr(expected, name)) for name in vars(expected))
+def equal(thumbnails: Thumbnails, expected: Thumbnails) -> bool:
+    return all(np.array_equal(getattr(thumbnails, name), getattr(expected, name)) for name in vars(expected))
 
 
 def test_the_head_is_the_box_of_what_is_bright() -> None:
     image = np.zeros((100, 200), np.float32)
     image[20:60, 50:150] = 0.6
-    found = make_thumbnail(Scan(image))
-    assert found.box[0].tolist() == pytest.approx([0.2, 0.6, 0.25, 0.75])
-    assert (found.head == 153).all()  # 0.6 of 255
-    assert found.whole.shape == found.head.shape == (1, 48, 48)
-    assert found.fine.shape == (1, 64, 64)
-    assert found.whole.mean() == pytest.approx(153 * 0.2, abs=3)  # it covers 40 % of the height, half of the width
+    thumbnails = make_thumbnail(Scan(image))
+    assert thumbnails.box[0].tolist() == pytest.approx([0.2, 0.6, 0.25, 0.75])
+    assert (thumbnails.head == 153).all()  # 0.6 of 255
+    assert thumbnails.whole.shape == thumbnails.head.shape == (1, 48, 48)
+    assert thumbnails.fine.shape == (1, 64, 64)
+    assert thumbnails.whole.mean() == pytest.approx(153 * 0.2, abs=3)  # it covers 40 % of the height, half of the width
 
 
 def test_a_few_bright_pixels_are_no_head() -> None:
@@ -50,9 +50,9 @@ def test_a_few_bright_pixels_are_no_head() -> None:
 
 @pytest.mark.parametrize("grey", [0.0, 0.05])
 def test_a_dark_slice_has_no_head(grey: float) -> None:
-    found = make_thumbnail(Scan(np.full((64, 64), grey, np.float32)))
-    assert not found.head.any()
-    assert found.box.tolist() == [[0, 1, 0, 1]]
+    thumbnails = make_thumbnail(Scan(np.full((64, 64), grey, np.float32)))
+    assert not thumbnails.head.any()
+    assert thumbnails.box.tolist() == [[0, 1, 0, 1]]
 
 
 def test_miniatures_are_taken_apart_and_stacked_again() -> None:
@@ -77,12 +77,12 @@ def listed(root: Path, *names: str) -> Manifest:
 def test_unreadable_images_are_all_named_and_get_zeros(heads: Manifest) -> None:
     (heads.root / "bad.png").write_bytes(b"no image")
     rows = [*listed(heads.root, "bad.png", "a.png").rows, Row("gone.png", "glioma", sha256="0")]
-    found, problems = make_thumbnails(Manifest(heads.root, tuple(rows)), heads.root / "cache")
+    thumbnails, problems = make_thumbnails(Manifest(heads.root, tuple(rows)), heads.root / "cache")
     assert problems == {
         "bad.png": "not a readable PNG, JPEG, TIFF, BMP, DICOM or NIfTI file",
         "gone.png": "no such file or directory",
     }
-    for pictures in (found.whole, found.head, found.fine):
+    for pictures in (thumbnails.whole, thumbnails.head, thumbnails.fine):
         assert pictures.any(axis=(1, 2)).tolist() == [False, True, False]
     assert not (heads.root / "cache").exists()
 
@@ -109,8 +109,8 @@ def test_the_miniature_of_a_file_that_changed_after_listing_is_not_kept(heads: M
     file.write_bytes(heads.path(heads.rows[1]).read_bytes())
     make_thumbnails(heads, heads.root / "cache")
     file.write_bytes(listed_content)
-    found, _ = make_thumbnails(heads, heads.root / "cache")
-    assert equal(found[:1], make_thumbnail(read(file)))
+    thumbnails, _ = make_thumbnails(heads, heads.root / "cache")
+    assert equal(thumbnails[:1], make_thumbnail(read(file)))
 
 
 def test_images_without_a_hash_are_not_mistaken_for_others(heads: Manifest) -> None:
@@ -132,18 +132,18 @@ def test_damaged_miniatures_are_made_again(heads: Manifest, damage: slice) -> No
 
 def test_a_cache_that_cannot_be_written_is_done_without(heads: Manifest) -> None:
     (heads.root / "cache").write_text("a file, not a folder")
-    found, problems = make_thumbnails(heads, heads.root / "cache")
-    assert (len(found), problems) == (2, {})
+    thumbnails, problems = make_thumbnails(heads, heads.root / "cache")
+    assert (len(thumbnails), problems) == (2, {})
 
 
 def test_the_miniature_measures_what_it_did_when_the_cache_version_was_given() -> None:
     image = (np.arange(60 * 50) * 37 % 101 / 100).reshape(60, 50).astype(np.float32)
     image[:7] = 0
-    found = make_thumbnail(Scan(image))
-    middle = [picture[0, 20, 30:34].tolist() for picture in (found.whole, found.head, found.fine)]
+    thumbnails = make_thumbnail(Scan(image))
+    middle = [picture[0, 20, 30:34].tolist() for picture in (thumbnails.whole, thumbnails.head, thumbnails.fine)]
     assert CACHE_VERSION == 3
     assert middle == MIDDLE, "another measure: raise CACHE_VERSION"
-    assert found.box.tolist() == [[np.float32(7 / 60), 1, 0, 1]]
+    assert thumbnails.box.tolist() == [[np.float32(7 / 60), 1, 0, 1]]
 
 
 MIDDLE = [[71, 166, 3, 97], [140, 235, 71, 166], [128, 217, 103, 58]]

@@ -149,7 +149,7 @@ def test_an_interrupted_conversion_goes_on_and_keeps_what_is_written(
     assert not (tmp_path / "figshare").exists()
     written: list[Path] = []
     write = figshare.write_grey
-    monkeypatch.setattr(figshare, "write_grey", lambda target, found: written.append(target) or write(target, found))
+    monkeypatch.setattr(figshare, "write_grey", lambda target, result: written.append(target) or write(target, result))
     check(get_figshare(tmp_path, quiet))
     assert [target.name for target in written] == ["3.png"]
 
@@ -248,6 +248,6 @@ def test_an_archive_with_other_slices_is_refused(
 
 def test_a_folder_of_something_else_is_left_alone(article: "Server", tmp_path: Path) -> None:
     (tmp_path / "figshare").mkdir()
-    with pytest.raises(DataError, match=r"is there without annotations\.csv; remove it or choose another --out"):
+    with pytest.raises(DataError, match=r"exists but has no annotations\.csv; remove it or choose another --out"):
         get_figshare(tmp_path, quiet)
     assert article.asked == []

@@ -82,8 +82,8 @@ def test_an_archive_put_there_by_hand_is_unpacked(tmp_path: Path) -> None:
     outside = ("../escape.jpg", "/Training/../../escape.jpg", "Training/glioma/.hidden.jpg", "readme.txt")
     (tmp_path / "brain-tumor-mri.zip").write_bytes(archive_of(*ALL, *outside))
     assert sorted(row.image for row in get_kaggle(tmp_path).manifest) == sorted(ALL)
-    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
-    assert found == sorted(f"brain-tumor-mri/{name}" for name in ALL)
+    result = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
+    assert result == sorted(f"brain-tumor-mri/{name}" for name in ALL)
     assert not list(tmp_path.parent.glob("escape*"))
 
 

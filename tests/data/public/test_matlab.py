@@ -35,16 +35,16 @@ def matlab_file(**changed: Any) -> bytes:
 
 
 def test_a_slice_is_turned_upright_with_its_class_and_patient() -> None:
-    found = read_slice(matlab_file(), "1.mat")
-    np.testing.assert_array_equal(found.pixels, PIXELS)
-    assert (found.label, found.patient) == ("glioma", "MR040240")
-    assert found.outline.tolist() == [list(corner) for corner in CORNERS]
+    record = read_slice(matlab_file(), "1.mat")
+    np.testing.assert_array_equal(record.pixels, PIXELS)
+    assert (record.label, record.patient) == ("glioma", "MR040240")
+    assert record.outline.tolist() == [list(corner) for corner in CORNERS]
 
 
 def test_an_outline_of_row_before_column_is_swapped() -> None:
     swapped = np.array([[value for x, y in CORNERS for value in (y, x)]], np.float64)
-    found = read_slice(matlab_file(tumorBorder=swapped), "1.mat")
-    assert found.outline.tolist() == [list(corner) for corner in CORNERS]
+    record = read_slice(matlab_file(tumorBorder=swapped), "1.mat")
+    assert record.outline.tolist() == [list(corner) for corner in CORNERS]
 
 
 @pytest.mark.parametrize(

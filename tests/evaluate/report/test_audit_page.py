@@ -48,12 +48,12 @@ def words(html: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(flawed: Path) -> AuditResult:
+def result(flawed: Path) -> AuditResult:
     return audit(flawed, None, ignore, ignore)
 
 
-def test_the_summary_comes_first_and_is_plain(found: AuditResult, flawed: Path) -> None:
-    html = render(found, flawed)
+def test_the_summary_comes_first_and_is_plain(result: AuditResult, flawed: Path) -> None:
+    html = render(result, flawed)
     text = words(html)
     assert "5 of 9 test images (55.6 %) share a slice or, as far as can be told, a patient with training" in text
     assert "The parts of this data set are not independent" in text
@@ -76,16 +76,16 @@ def test_the_page_needs_no_network_and_escapes_names(flawed: Path, tmp_path: Pat
     assert "Training/glioma/<i>.txt" in tags.text
 
 
-def test_a_likeness_is_not_called_a_certainty(found: AuditResult, flawed: Path) -> None:
-    text = words(render(found, flawed))
+def test_a_likeness_is_not_called_a_certainty(result: AuditResult, flawed: Path) -> None:
+    text = words(render(result, flawed))
     assert "Likely the same slice" in text
     assert "Likely the same slice, changed in brightness, contrast, compression or margin" in text
     assert "Identical files and pictures are certain, the others likely" in text
     assert "At least one of each two is wrong" not in text
 
 
-def test_a_mirrored_pair_is_shown_in_line_too(found: AuditResult, flawed: Path) -> None:
-    text = words(render(found, flawed))
+def test_a_mirrored_pair_is_shown_in_line_too(result: AuditResult, flawed: Path) -> None:
+    text = words(render(result, flawed))
     assert "the first, mirrored left to right" in text
     assert "the first, turned by 270° counter-clockwise" in text
 
@@ -95,17 +95,17 @@ def test_movements_in_words() -> None:
     assert movement(pair) == "mirrored left to right and turned by 180° counter-clockwise"
 
 
-def test_three_files_are_written(found: AuditResult, flawed: Path, tmp_path: Path) -> None:
-    write_audit_page(found, flawed, tmp_path / "out")
+def test_three_files_are_written(result: AuditResult, flawed: Path, tmp_path: Path) -> None:
+    write_audit_page(result, flawed, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["audit.html", "audit.json", "groups.csv"]
     lines = list(csv.reader((tmp_path / "out/groups.csv").read_text().splitlines()))
     assert tuple(lines[0]) == COLUMNS
-    assert len(lines) == 1 + found.images
+    assert len(lines) == 1 + result.images
     assert json.loads((tmp_path / "out/audit.json").read_text())["copies"]["bytes"]["pairs"] == 2
 
 
-def test_the_lines_for_a_terminal(found: AuditResult) -> None:
-    lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in summary(found).splitlines())
+def test_the_lines_for_a_terminal(result: AuditResult) -> None:
+    lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in summary(result).splitlines())
     assert lines["images"] == "30 (21 training, 9 test)"
     assert lines["unreadable"] == "2 files"
     assert lines["identical files"] == "2 pairs of 4 images, 1 of them across splits"
@@ -119,10 +119,10 @@ def test_the_lines_for_a_terminal(found: AuditResult) -> None:
 
 def test_without_parts_nothing_is_said_about_splits(flawed: Path, tmp_path: Path) -> None:
     shutil.copytree(flawed / "Training", tmp_path / "alone")
-    found = audit(tmp_path / "alone", None, ignore, ignore)
-    assert "across splits" not in summary(found)
-    assert "no parts: nothing can cross splits" in summary(found)
-    text = words(render(found, tmp_path / "alone"))
+    result = audit(tmp_path / "alone", None, ignore, ignore)
+    assert "across splits" not in summary(result)
+    assert "no parts: nothing can cross splits" in summary(result)
+    text = words(render(result, tmp_path / "alone"))
     assert "This data set has a single part" in text
     assert "across splits" not in text
     assert "official split" not in text

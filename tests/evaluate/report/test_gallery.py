@@ -27,12 +27,12 @@ def test_the_surest_mistakes_come_first_and_no_more_than_24(tmp_path: Path) -> N
         label = "meningioma" if i < 2 else "glioma"
         shade = (slice_showing("meningioma", 1) * (1 - i / 60)).astype(np.uint8)
         rows.append(Row(save(tmp_path, "Testing", label, f"{i}.png", shade).relative_to(tmp_path).as_posix(), label))
-    said = predict([tmp_path / row.image for row in rows], model)
+    predictions = predict([tmp_path / row.image for row in rows], model)
     order = np.random.default_rng(0).permutation(30)
-    found = worst_mistakes([(rows[i], said[i]) for i in order], tmp_path, model)
-    assert [mistake.image for mistake in found] == [f"Testing/glioma/{i}.png" for i in range(2, 2 + MISTAKES)]
-    assert found[0].probabilities["glioma"] < found[-1].probabilities["glioma"]
-    assert {(m.label, m.predicted, m.evidence) for m in found} == {("glioma", "meningioma", (True, False))}
+    mistakes = worst_mistakes([(rows[i], predictions[i]) for i in order], tmp_path, model)
+    assert [mistake.image for mistake in mistakes] == [f"Testing/glioma/{i}.png" for i in range(2, 2 + MISTAKES)]
+    assert mistakes[0].probabilities["glioma"] < mistakes[-1].probabilities["glioma"]
+    assert {(m.label, m.predicted, m.evidence) for m in mistakes} == {("glioma", "meningioma", (True, False))}
 
 
 def test_a_mistake_shows_the_slice_and_colour_only_where_there_is_evidence(tmp_path: Path) -> None:

@@ -34,11 +34,11 @@ def test_the_card_holds_the_numbers_of_the_report(data_dir: Path, model: Model, 
 
 
 def test_what_the_data_lacks_is_told_from_counts() -> None:
-    found = dict(gaps({"crossed": CROSSED}))
-    assert "1 of 100 slices of no tumor are of the plane coronal" in found
-    assert "0 of 20 slices of meningioma are of the source Figshare" in found
-    assert "97.0% of the slices from Figshare show a tumor" in found
-    assert not any("glioma are of the plane" in fact for fact in found)
+    result = dict(gaps({"crossed": CROSSED}))
+    assert "1 of 100 slices of no tumor are of the plane coronal" in result
+    assert "0 of 20 slices of meningioma are of the source Figshare" in result
+    assert "97.0% of the slices from Figshare show a tumor" in result
+    assert not any("glioma are of the plane" in fact for fact in result)
 
 
 def test_a_rate_that_is_not_known_is_a_dash() -> None:

@@ -17,11 +17,11 @@ def draw() -> list[str]:
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 60)
     probabilities = random.dirichlet(np.ones(4), 60)
-    found = measure(labels, probabilities, np.arange(60), resamples=20)
+    result = measure(labels, probabilities, np.arange(60), resamples=20)
     return [
-        plots.receiver_operating(labels, probabilities, found),
-        plots.precision_recall(labels, probabilities, found),
-        plots.reliability_diagram(found.reliability),
+        plots.receiver_operating(labels, probabilities, result),
+        plots.precision_recall(labels, probabilities, result),
+        plots.reliability_diagram(result.reliability),
     ]
 
 

@@ -44,26 +44,26 @@ def test_images_of_one_slice_are_one_group(data_dir: Path, model: Model, tmp_pat
 
 def test_report_json_holds_fractions_with_intervals(data_dir: Path, model: Model, tmp_path: Path) -> None:
     evaluate(model, data_dir, tmp_path / "out")
-    found = json.loads((tmp_path / "out/report.json").read_text())
-    assert list(found)[:5] == ["protocol", "n_images", "n_groups", "metrics", "per_class"]
-    assert (found["protocol"], found["n_images"], found["n_groups"]) == ("official", 12, 11)
+    result = json.loads((tmp_path / "out/report.json").read_text())
+    assert list(result)[:5] == ["protocol", "n_images", "n_groups", "metrics", "per_class"]
+    assert (result["protocol"], result["n_images"], result["n_groups"]) == ("official", 12, 11)
     rates = ["accuracy", "precision", "recall", "f1", "auc_roc", "auc_pr", "ece"]
     selective = ["aurc", "accuracy_at_95_coverage", "accuracy_at_90_coverage"]
-    assert list(found["metrics"]) == [*rates, "brier", "nll", *selective]
+    assert list(result["metrics"]) == [*rates, "brier", "nll", *selective]
     for name in [*rates, *selective]:
-        entry = found["metrics"][name]
+        entry = result["metrics"][name]
         assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1
         assert entry["n"] == 12
-    assert found["per_class"]["glioma"]["support"] == 3
-    assert found["per_class"]["glioma"]["recall"]["value"] == pytest.approx(2 / 3)
-    assert len(found["reliability"]) == 15
+    assert result["per_class"]["glioma"]["support"] == 3
+    assert result["per_class"]["glioma"]["recall"]["value"] == pytest.approx(2 / 3)
+    assert len(result["reliability"]) == 15
     card = {"name": "tiny", "version": "1", "architecture": "quarters", "recipe": "reference"}
-    assert found["model"] == card | {"precision": "float32"}
-    assert found["fingerprint"] == list_images(data_dir, parts=("test",)).manifest.fingerprint()
-    assert found["disclaimer"] == DISCLAIMER
-    assert found["images_per_second"] > 0
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00", found["date"])
-    assert str(tmp_path) not in json.dumps(found)
+    assert result["model"] == card | {"precision": "float32"}
+    assert result["fingerprint"] == list_images(data_dir, parts=("test",)).manifest.fingerprint()
+    assert result["disclaimer"] == DISCLAIMER
+    assert result["images_per_second"] > 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00", result["date"])
+    assert str(tmp_path) not in json.dumps(result)
 
 
 def test_predictions_csv_says_what_predict_says(data_dir: Path, model: Model, tmp_path: Path) -> None:
@@ -74,11 +74,11 @@ def test_predictions_csv_says_what_predict_says(data_dir: Path, model: Model, tm
     assert ",".join(lines[0]) == f"{first},{shares},{last},volume,slice"
     assert len(lines) == 13
     evil = next(line for line in lines if line[0] == f"Testing/glioma/{EVIL}")
-    (said,) = predict(data_dir / evil[0], model)
+    (predictions,) = predict(data_dir / evil[0], model)
     assert evil[1:6] == ["glioma", "meningioma", "refer", "image_quality", TOO_SMALL.text()]
-    assert [float(p) for p in evil[6:10]] == pytest.approx(said.probabilities.tolist(), abs=5e-7)
-    assert evil[10] == said.model
-    assert float(evil[11]) == pytest.approx(said.ood_score, rel=1e-3)
+    assert [float(p) for p in evil[6:10]] == pytest.approx(predictions.probabilities.tolist(), abs=5e-7)
+    assert evil[10] == predictions.model
+    assert float(evil[11]) == pytest.approx(predictions.ood_score, rel=1e-3)
 
 
 def test_test_images_seen_in_training_are_counted(data_dir: Path, model: Model, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_accuracy_is_given_per_source(data_dir: Path, model: Model, tmp_path: Pa
     assert list(report.subgroups["source"]) == ["Testing"]
     assert report.subgroups["source"]["Testing"].accuracy.value == pytest.approx(10 / 12)
     for way in ("plane", "class", "brightness"):
-        assert sum(found.accuracy.n for found in report.subgroups[way].values()) == 12
+        assert sum(result.accuracy.n for result in report.subgroups[way].values()) == 12
 
 
 def test_without_a_record_of_training_nothing_is_claimed(data_dir: Path, model: Model, tmp_path: Path) -> None:
@@ -367,11 +367,11 @@ def test_the_calibration_without_temperature_is_that_of_the_plain_logits(
     evaluate(model, data_dir, tmp_path / "plain")
     hot = Model(model.folder, replace(model.card, temperature=3.0), model._session)
     evaluate(hot, data_dir, tmp_path / "hot")
-    plain, found = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("plain", "hot"))
+    plain, result = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("plain", "hot"))
     for name in ("ece", "brier", "nll"):
         assert plain["uncalibrated"][name]["value"] == pytest.approx(plain["metrics"][name]["value"], abs=1e-6)
-        assert found["uncalibrated"][name]["value"] == pytest.approx(plain["metrics"][name]["value"], abs=1e-4)
-        assert found["metrics"][name]["value"] != pytest.approx(plain["metrics"][name]["value"], abs=1e-3)
+        assert result["uncalibrated"][name]["value"] == pytest.approx(plain["metrics"][name]["value"], abs=1e-4)
+        assert result["metrics"][name]["value"] != pytest.approx(plain["metrics"][name]["value"], abs=1e-3)
 
 
 @pytest.fixture
