@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from braintumor.errors import ImageError, Refusal
+from braintumor.errors import ChildLostError, ImageError, Refusal
 from braintumor.io import child as child_module
 from braintumor.io import sandbox as module
 from braintumor.io.child import Child
@@ -153,6 +153,18 @@ def test_a_file_that_makes_its_decoder_crash_is_refused_at_once(
             sandbox.read(slices[0].read_bytes(), "x")
         assert raised.value.code == Refusal.UNDECODABLE
         assert sandbox.read(slices[0].read_bytes(), "next").pixels.size
+
+
+def test_asking_for_protections_where_no_child_starts_takes_no_place_for_ever(
+    slices: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Sandbox(children=1) as sandbox:
+        sandbox.read(slices[0].read_bytes(), "x")
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox, "_take_child", lambda: sandbox._free.get() and None)
+            with pytest.raises(ChildLostError):
+                sandbox.missing_protections()
+        assert sandbox._free.get(timeout=1) is None
 
 
 def test_a_volume_goes_on_after_its_child_was_killed_in_the_middle() -> None:

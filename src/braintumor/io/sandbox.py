@@ -73,12 +73,12 @@ class Sandbox:
             ChildLostError: none starts.
         """
         child = self._take_child()
-        if child is None:
-            raise ChildLostError
         try:
+            if child is None:
+                raise ChildLostError
             return tuple(name for name in PROTECTIONS if name not in child.protections())
         finally:
-            self._free.put(child)
+            self._free.put(child)  # an empty slot too, or later calls would wait for it for ever
 
     def read(self, content: bytes, name: str, choice: SliceSelection = ALL_SLICES) -> Scan:
         """Return the only selected slice in a file's content, as `read.read` does.
