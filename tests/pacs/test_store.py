@@ -245,6 +245,20 @@ def test_a_failure_counts_against_an_image_only_if_others_were_finished_since_th
     assert counts == [1, 2, 2, 3]
 
 
+def test_images_that_are_refused_put_no_blame_on_others_while_the_archive_takes_nothing(
+    archive: FakeArchive, results: ResultStore
+) -> None:
+    good = item(0)
+    for number in range(1, 8):
+        results.complete(item(number), "undecodable")
+        results.finished()
+        give(results, good, "good")
+        archive.replies = [InstanceError("the archive does not take the results (status 400)")]
+        send(results)
+        results.clear()
+    assert (good.attempts, good.failures_while_others_succeeded) == (7, 0)
+
+
 def test_a_reply_about_an_image_that_was_cleared_is_passed_over(archive: FakeArchive, results: ResultStore) -> None:
     image = item(1)
     give(results, image, "a")

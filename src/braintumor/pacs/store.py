@@ -135,7 +135,9 @@ class ResultStore:
         done = [(owner, reason) for owner, reason in self._complete.items() if not self._missing[owner]]
         for owner, _ in done:
             del self._complete[owner], self._missing[owner]
-        self._successes += len(done)
+        # Refused images are no evidence that the archive takes results: with an archive that takes none, they would put
+        # the blame on the images that could be answered.
+        self._successes += sum(not reason for _, reason in done)
         return done
 
     def clear(self) -> None:
