@@ -128,6 +128,7 @@ def test_an_interrupted_peer_goes_on_where_it_was(peer: ModuleType, tmp_path: Pa
     assert torch.equal(weights_after_a_step(first), weights_after_a_step(second))
 
 
+@pytest.mark.slow
 def test_the_operations_of_a_step_are_those_of_the_layers_that_are_computed(gpu: ModuleType) -> None:
     config = recipe("reference", "resnet")
     forward = 2 * multiply_adds(build_network("resnet"), 64)

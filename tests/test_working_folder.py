@@ -57,6 +57,7 @@ def run(command: Sequence[str], folder: Path, **other: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_commands_run_nothing_of_the_folder_they_are_started_in(
     folder: Path, command: list[str], tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_pixels_are_those_of_the_figures_of_explain(open_viewer: Opener) -> None
     assert np.abs(shown[:, :, :3] - expected).mean() < 0.5
 
 
+@pytest.mark.slow
 def test_dropped_images_and_archives_are_listed_under_their_own_names(open_viewer: Opener, slices: list[Path]) -> None:
     first, second, third = (file.read_bytes() for file in slices[:3])
     members = {
@@ -312,6 +313,7 @@ def test_dragging_sets_window_and_level_or_moves(open_viewer: Opener, coloured: 
     assert viewer.picture() != before
 
 
+@pytest.mark.slow
 def test_two_models_stand_side_by_side_and_tell_whether_they_agree(
     open_viewer: Opener, slices: list[Path], models: tuple[Model, Model]
 ) -> None:
@@ -357,6 +359,7 @@ def test_the_table_is_safe_in_a_spreadsheet(
         assert float(row["p_glioma"]) == pytest.approx(float(expected.probabilities[0]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_answers_and_views_are_saved(open_viewer: Opener, slices: list[Path]) -> None:
     viewer = open_viewer("two", expected=UNREADABLE)
     viewer.drop(slices[0], slices[1])
@@ -454,6 +457,7 @@ def test_a_folder_keeps_its_paths(open_viewer: Opener, phantoms: Path) -> None:
     assert len(viewer.names()) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_both_themes(open_viewer: Opener, slices: list[Path], scheme: str) -> None:
     viewer = open_viewer("two", color_scheme=scheme, expected=UNREADABLE)

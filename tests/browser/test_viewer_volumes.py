@@ -24,7 +24,7 @@ from tests.dicom import make
 from tests.referrals import OUT_OF_DISTRIBUTION
 from tests.volume_files import brain
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("shared_decoders")]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.usefixtures("shared_decoders")]
 
 Opener = Callable[..., Any]
 Pair = tuple[Model, Model]

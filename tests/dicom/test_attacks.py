@@ -163,6 +163,7 @@ ATTACKS: Final[dict[str, tuple[Callable[[], bytes], str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_is_refused_soon_and_the_next_file_is_read(attack: str, sandbox: Sandbox) -> None:
     make, reason = ATTACKS[attack]

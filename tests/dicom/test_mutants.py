@@ -11,6 +11,8 @@ from braintumor.errors import ImageError
 from braintumor.io.sandbox import Sandbox
 from tests.dicom import make
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 

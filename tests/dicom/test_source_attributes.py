@@ -213,6 +213,7 @@ def test_every_kind_of_source_can_be_referred_to(name: str) -> None:
     assert kept(source).SOPInstanceUID == source.SOPInstanceUID
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     keyword=st.sampled_from(

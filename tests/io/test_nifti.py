@@ -458,11 +458,12 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(FIELDS, st.sampled_from(["acquired", "axial", "coronal", "sagittal"]))
 @settings(max_examples=400, deadline=None)
 def test_any_header_gives_slices_or_a_reason(fields: dict[str, Any], plane: str) -> None:
     outcome = outcome_of(changed(CUBE, **fields), plane)
-    assert outcome == 3 or isinstance(outcome, str)
+    assert outcome in (1, 3) or isinstance(outcome, str)  # 1 where the header says that there is one slice
 
 
 CUBE = nifti(np.arange(8000, dtype=np.int16).reshape(20, 20, 20), qform_code=1)

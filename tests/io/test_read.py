@@ -268,6 +268,7 @@ def test_one_pixel_decides_nothing_about_the_brightness_of_a_deep_image(largest:
         assert 0.58 <= ratio <= 1.7, pixel
 
 
+@pytest.mark.slow
 def test_the_brightness_of_a_deep_image_has_no_steps() -> None:
     means = [read(grey_png(slice_of(int(largest)))).pixels.mean() for largest in np.geomspace(200, 65535, 400)]
     steps = np.abs(np.diff(means)) / means[1:]

@@ -52,6 +52,7 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+@pytest.mark.slow
 def test_pixels_are_those_of_read(sandbox: Sandbox, slices: list[Path]) -> None:
     for file in slices[:4]:
         scan = sandbox.read(file.read_bytes(), "a slice")
@@ -94,6 +95,7 @@ def test_what_takes_too_long_is_refused_and_the_child_replaced(slices: list[Path
         assert sandbox._all[0].process.pid != before
 
 
+@pytest.mark.slow
 def test_children_killed_while_idle_cost_nobody_an_answer(slices: list[Path]) -> None:
     with Sandbox(children=2) as sandbox:
         sandbox.read(slices[0].read_bytes(), "first")
@@ -130,6 +132,7 @@ def test_a_child_killed_or_stopped_at_work_costs_one_retry(
         assert time.monotonic() - began < 10  # seconds; not the longest wait for a child without a processor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_after_the_retry_the_machine_is_to_blame(
     slices: list[Path], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -143,6 +146,7 @@ def test_after_the_retry_the_machine_is_to_blame(
         assert sandbox.read(slices[0].read_bytes(), "next").pixels.size
 
 
+@pytest.mark.slow
 def test_a_file_that_makes_its_decoder_crash_is_refused_at_once(
     slices: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +171,7 @@ def test_asking_for_protections_where_no_child_starts_takes_no_place_for_ever(
         assert sandbox._free.get(timeout=1) is None
 
 
+@pytest.mark.slow
 def test_a_volume_goes_on_after_its_child_was_killed_in_the_middle() -> None:
     content = brain()
     expected = list(read_all(content, "volume"))
@@ -247,6 +252,7 @@ def test_several_slices_are_not_one(sandbox: Sandbox) -> None:
         sandbox.read(brain(), "volume")
 
 
+@pytest.mark.slow
 def test_a_child_is_given_back_when_not_all_slices_are_taken(slices: list[Path]) -> None:
     with Sandbox(children=1) as sandbox:
         remaining = sandbox.read_all(brain(), "volume")
@@ -372,6 +378,7 @@ def test_children_know_no_passwords(slices: list[Path], monkeypatch: pytest.Monk
         assert b"opensesame" not in Path(f"/proc/{sandbox._all[0].process.pid}/environ").read_bytes()
 
 
+@pytest.mark.slow
 def test_children_outlive_what_asks_the_whole_group_to_end(slices: list[Path]) -> None:
     with Sandbox(children=1) as sandbox:
         sandbox.read(slices[0].read_bytes(), "first")
@@ -380,6 +387,7 @@ def test_children_outlive_what_asks_the_whole_group_to_end(slices: list[Path]) -
         assert sandbox.read(slices[0].read_bytes(), "second").pixels.size
 
 
+@pytest.mark.slow
 def test_a_child_whose_file_never_ends_ends_itself() -> None:
     code = "from braintumor.io import worker; worker.LONGEST_SECONDS = 1\nwith worker._timed():\n  while True: pass"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGPROF

@@ -16,6 +16,8 @@ from braintumor.pacs.watch import WatchStats, watch
 from tests.dicom import make
 from tests.pacs.fake import DROP, Archive, serving
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., WatchStats]
 
 

@@ -96,6 +96,7 @@ def test_a_second_run_fetches_nothing(archive: Archive, run: Run, root: str) -> 
     assert answered(archive) == [3, 3, 3]
 
 
+@pytest.mark.slow
 def test_an_archive_that_fails_is_asked_again(archive: Archive, run: Run, lines: list[str]) -> None:
     for dataset in images(3):
         archive.add(dataset)
@@ -171,6 +172,7 @@ def test_results_that_are_taken_in_part_are_sent_again(archive: Archive, run: Ru
     assert answered(archive) == [3, 3]
 
 
+@pytest.mark.slow
 def test_an_image_that_fails_while_others_do_not_is_refused_in_the_end(
     archive: Archive, run: Run, lines: list[str]
 ) -> None:
@@ -399,6 +401,7 @@ def test_an_image_of_which_a_search_does_not_tell_the_modality_is_not_passed_ove
     assert run("/dicom-web").answered == 1
 
 
+@pytest.mark.slow
 def test_another_image_than_the_one_asked_for_is_never_answered(archive: Archive, run: Run, lines: list[str]) -> None:
     wanted, other = images(2)
     archive.add(wanted, make.encoded(other))
@@ -480,6 +483,7 @@ def test_what_is_packed_in_an_unknown_way_is_refused(archive: Archive, run: Run)
         run()
 
 
+@pytest.mark.slow
 def test_what_unpacks_to_any_size_is_left_at_the_limit(archive: Archive) -> None:
     archive.headers = {"Content-Encoding": "gzip"}
     bomb = gzip.compress(bytes(1 << 30), 9)
@@ -543,6 +547,7 @@ def test_what_waits_is_said_with_its_reason_and_a_single_run_counts_it(
     assert lines[-1] == "the archive does not give it (status 500): 2 image(s) still wait"
 
 
+@pytest.mark.slow
 def test_one_study_that_cannot_be_searched_stops_no_other_and_is_said(
     archive: Archive, run: Run, lines: list[str]
 ) -> None:

@@ -25,6 +25,7 @@ def ask(client: TestClient, content: bytes) -> tuple[int, bytes]:
     return answer.status_code, answer.content
 
 
+@pytest.mark.slow
 def test_two_requests_never_see_each_others_answer(both: TestClient, slices: list[Path]) -> None:
     contents = [path.read_bytes() for path in slices]
     serial = [ask(both, content) for content in contents]

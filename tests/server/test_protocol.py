@@ -109,6 +109,7 @@ def test_a_slow_reader_gets_the_whole_answer(
         assert time.monotonic() - began > 2 * SCALED["window_seconds"]  # or it would show nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("burst", [0, 2 << 20])
 @pytest.mark.parametrize("closing", [False, True])
 def test_a_reader_that_drips_is_cut_off(listening: Any, noise: bytes, burst: int, closing: bool) -> None:
@@ -122,6 +123,7 @@ def test_a_reader_that_drips_is_cut_off(listening: Any, noise: bytes, burst: int
         assert health.status_code == 200
 
 
+@pytest.mark.slow
 def test_a_small_answer_that_nobody_takes_is_no_loss(listening: Any) -> None:
     with listening(**SCALED) as address, connected(address) as stream:
         stream.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -129,6 +131,7 @@ def test_a_small_answer_that_nobody_takes_is_no_loss(listening: Any) -> None:
         assert whole(stream).endswith(b"ok")
 
 
+@pytest.mark.slow
 def test_an_upload_is_judged_by_its_pace_and_not_by_its_length(listening: Any, noise: bytes) -> None:
     body = form(noise)
     limits = {"silent_seconds": 0.8, "window_seconds": 0.8, "slowest_bytes": 150_000}

@@ -88,6 +88,7 @@ def test_what_is_being_answered_is_finished(model_folder: Path, slices: list[Pat
         process.communicate(timeout=15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -103,6 +104,7 @@ def test_what_cannot_be_started_says_why(arguments: list[str], message: str) -> 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_said(model_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -113,6 +115,7 @@ def test_a_port_that_is_taken_is_said(model_folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_models_of_the_same_name_are_refused(model_folder: Path) -> None:
     command = [*COMMAND, "--model", str(model_folder), str(model_folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -203,6 +206,7 @@ def failing(*arguments: str, **environment: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", ["secret ", "\tsecret", "sec\nret", " ", "sec\x7fret"])
 def test_tokens_that_no_client_could_send_are_refused_at_the_start(model_folder: Path, token: str) -> None:
     output = failing("--model", str(model_folder), BRAINTUMOR_TOKEN=token)

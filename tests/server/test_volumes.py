@@ -166,7 +166,7 @@ def test_slices_of_a_volume_can_be_chosen(client: TestClient) -> None:
     assert {name[:9] for name in unpacked(send(client, f"{RESULTS}?slices=3", frames))} == {"0001-0003"}
     answer = send(client, f"{PREDICTIONS}?slices=4", make.encoded(make.mr(number=4)), make.encoded(make.mr(number=5)))
     assert [slice_["file"] for slice_ in answer.json()["slices"]] == [0]
-    assert answer.json()["refused"][0]["text"] == "none of its slices has a wanted number"
+    assert answer.json()["refused"][0]["text"] == "none of its slices has a requested number"
     for query, detail in (
         ("slices=9-1", "expected numbers of slices"),
         ("plane=oblique", "no plane is called 'oblique'"),

@@ -17,6 +17,8 @@ from braintumor.training import cross_validation as module
 from braintumor.training.config import recipe
 from braintumor.training.cross_validation import FOLDS, divided, folds, part_of
 
+pytestmark = pytest.mark.slow
+
 CONFIG = replace(
     recipe("best", "cnn"), epochs=1, size=32, train_sizes=(32,), source_size=32, batch_size=8, norm_batches=1
 )

@@ -25,6 +25,8 @@ from braintumor.training.integer_network import (
 )
 from braintumor.training.networks import build_network
 
+pytestmark = pytest.mark.slow
+
 LEVELS = np.rint(np.stack([[phantom("glioma", seed, 64)] for seed in range(6)]) * 255)
 IMAGES = (LEVELS / 255).astype(np.float32)
 

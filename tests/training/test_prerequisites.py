@@ -49,7 +49,7 @@ REFUSED_BY_BOTH = {
     ("--model", "cnn", "--weights", "absent.safetensors"): "absent.safetensors cannot be read: there is no such file",
     ("--model", "cnn", "--weights", "w.pth"): "w.pth cannot be read as safetensors: it is a ZIP archive",
     ("--model", "cnn", "--recipe", "best", "--masks", "absent"): "absent is not a reference folder",
-    ("--model", "cnn", "--recipe", "fast", "--masks", "absent"): "the recipe fast pools all positions alike",
+    ("--model", "cnn", "--recipe", "fast", "--masks", "absent"): "the recipe fast pools all positions evenly",
     ("--model", "cnn", "--out", "file"): "cannot write to file",
 }
 

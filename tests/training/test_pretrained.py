@@ -108,6 +108,7 @@ def test_a_file_is_loaded_whole(tmp_path: Path) -> None:
         assert torch.equal(value, target.backbone.state_dict()[key])
 
 
+@pytest.mark.slow
 def test_missing_tensors_are_listed_and_need_permission(tmp_path: Path) -> None:
     file = backbone_file(build_network("resnet"), tmp_path / "w.safetensors", without="layer4.1.conv2")
     with pytest.raises(WeightsError, match=r"lacks 1 tensors \(layer4.1.conv2.weight\); pass --allow_partial_weights"):
@@ -120,6 +121,7 @@ def test_missing_tensors_are_listed_and_need_permission(tmp_path: Path) -> None:
     assert spread == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.02)
 
 
+@pytest.mark.slow
 def test_files_of_other_networks_and_damaged_files_are_refused(tmp_path: Path) -> None:
     save_file({"conv1.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "shape.safetensors")
     save_file({"patch_embed.weight": torch.zeros(8)}, tmp_path / "foreign.safetensors")

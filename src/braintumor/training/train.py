@@ -385,7 +385,9 @@ def one_epoch(run: Run, number: int) -> Epoch:
         run.progress.step(number + 1, images_done, len(run.train.labels), loss, rate)
     speed = images_done / (time.perf_counter() - began)  # of training alone, without the validation that follows
     measure_norms(run, order[: config.norm_batches])
-    val_loss, accuracy, macro_f1 = _score(run)
+    # Batch norms whose statistics are not measured anew differ between the processes, so that scores may: all take the
+    # first one's, or they would not stop after the same epoch and wait for each other for ever.
+    val_loss, accuracy, macro_f1 = map(run.processes.same, _score(run))
     elapsed = time.perf_counter() - began
     return Epoch(
         epoch=number + 1,

@@ -34,6 +34,7 @@ def test_the_numbers_are_those_of_the_answers(data_dir: Path, model: Model, tmp_
     assert report.skipped == {}
 
 
+@pytest.mark.slow
 def test_images_of_one_slice_are_one_group(data_dir: Path, model: Model, tmp_path: Path) -> None:
     report = evaluate(model, data_dir, tmp_path / "out")
     images = [row.image for row in list_images(data_dir, parts=("test",)).manifest]
