@@ -9,6 +9,8 @@ BOOTSTRAP ?= $(shell command -v python3.11 || command -v python3 || echo python3
 UV_VERSION := 0.13.9
 CYCLONEDX_VERSION := 7.5.0
 PIP_AUDIT_VERSION := 2.10.1
+# One more than there are cores: some tests wait for processes and sockets.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 EXTRAS := evaluate train serve dicom nifti data
 
 ifdef PYTHON
@@ -52,10 +54,10 @@ check: $(READY) ## format, lint, types
 	$(PYTHON) -m mypy
 
 test: $(READY) ## tests that need neither a GPU nor much time
-	$(PYTHON) -m pytest -n auto --dist worksteal -m "not slow and not gpu" --durations=20
+	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu" --durations=20
 
 test-all: $(READY) ## all tests; those whose parts are missing say so and are skipped
-	$(PYTHON) -m pytest -n auto --dist worksteal --durations=20
+	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal --durations=20
 
 demo: export BRAINTUMOR_CACHE := demo/cache
 demo: $(READY) ## train, evaluate and explain on synthetic slices, into demo/

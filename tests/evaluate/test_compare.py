@@ -107,6 +107,7 @@ def test_models_of_the_same_name_are_told_apart_by_folder(pair: tuple[Path, Path
     assert "cannot be told apart" in page
 
 
+@pytest.mark.slow
 def test_models_on_other_images_are_not_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "data/Testing/notumor/0.png").unlink()
     evaluate(load_folder(pair[0]), tmp_path / "data", pair[0] / "evaluation")

@@ -477,6 +477,7 @@ def outcome_of(content: bytes, plane: str) -> int | str:
         return error.reason
 
 
+@pytest.mark.slow
 @given(st.integers(0, 351), st.binary(min_size=1, max_size=8))
 @settings(max_examples=400, deadline=None)
 def test_any_bytes_in_the_header_give_slices_or_a_reason(offset: int, damage: bytes) -> None:

@@ -261,6 +261,7 @@ def test_a_child_is_given_back_when_not_all_slices_are_taken(slices: list[Path])
         assert sandbox.read(slices[0].read_bytes(), "another").source == "another"
 
 
+@pytest.mark.slow
 def test_time_spent_by_who_takes_the_slices_does_not_count() -> None:
     with Sandbox(children=1) as sandbox:
         list(sandbox.read_all(brain(), "started"))

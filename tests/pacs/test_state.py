@@ -72,6 +72,7 @@ def test_a_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     WatchState(tmp_path).close()  # the refused ones have let go of it
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_nothing_that_was_settled_is_forgotten(tmp_path: Path) -> None:
     last = 0
     for round_ in range(6):

@@ -586,6 +586,7 @@ def test_what_the_archive_has_already_counts_as_stored(archive: Archive, reason:
     assert reached.store({"1.2.4": b"x"}) == {}  # nothing is said of ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reason", "told"),
     [

@@ -168,7 +168,7 @@ def test_slices_of_a_volume_can_be_chosen(client: TestClient) -> None:
     assert [slice_["file"] for slice_ in answer.json()["slices"]] == [0]
     assert answer.json()["refused"][0]["text"] == "none of its slices has a requested number"
     for query, detail in (
-        ("slices=9-1", "expected numbers of slices"),
+        ("slices=9-1", "expected slice numbers"),
         ("plane=oblique", "no plane is called 'oblique'"),
     ):
         answer = send(client, f"{PREDICTIONS}?{query}", brain())

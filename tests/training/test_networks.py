@@ -130,6 +130,7 @@ def test_a_transformer_is_refused_with_the_reason() -> None:
         build_network("vit_tiny_patch16_224")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["coatnet_0_224", "crossvit_9_240"])
 def test_a_network_that_fails_on_slices_is_refused_in_one_sentence(name: str) -> None:
     with pytest.raises(DataError, match=f"^{name} cannot be used with slices of any size") as refusal:

@@ -192,6 +192,7 @@ def test_a_validation_image_that_cannot_be_read_is_named(folder: Path, data_dir:
     assert content(folder) == before
 
 
+@pytest.mark.slow
 def test_a_variant_that_answers_differently_is_refused_and_the_old_one_stays(
     folder: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

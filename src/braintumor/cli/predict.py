@@ -90,9 +90,10 @@ class Explain:
     out: Path = Path("explanations")
     """Folder for the overlays and maps."""
     show_class: Annotated[
-        Literal["glioma", "meningioma", "pituitary", "no_tumor"] | None, tyro.conf.arg(name="class")
+        Literal["glioma", "meningioma", "pituitary", "no_tumor"] | None,
+        tyro.conf.arg(name="class", metavar="CLASS", help_behavior_hint=""),
     ] = None
-    """Class whose map is shown; the predicted one by default."""
+    """Class whose map is shown (glioma, meningioma, pituitary or no_tumor); the predicted one by default."""
     precision: Precision = None
     """float32 where the model has it, by default; int8 is faster, braintumor quantize writes it."""
     slices: SliceNumbers = "all"

@@ -19,6 +19,7 @@ CROSSED = {
 }
 
 
+@pytest.mark.slow
 def test_the_card_holds_the_numbers_of_the_report(data_dir: Path, model: Model, tmp_path: Path) -> None:
     report = evaluate(model, data_dir, tmp_path / "out").to_json()
     metrics = {"parameters": 1234, "multiply_adds": 2_500_000_000, "shuffled_maps": {"head": 0.5, "100%": 0.25}}

@@ -67,6 +67,7 @@ def test_report_json_holds_fractions_with_intervals(data_dir: Path, model: Model
     assert str(tmp_path) not in json.dumps(result)
 
 
+@pytest.mark.slow
 def test_predictions_csv_says_what_predict_says(data_dir: Path, model: Model, tmp_path: Path) -> None:
     evaluate(model, data_dir, tmp_path / "out")
     lines = list(csv.reader((tmp_path / "out/predictions.csv").read_text().splitlines()))
@@ -93,6 +94,7 @@ def test_test_images_seen_in_training_are_counted(data_dir: Path, model: Model, 
     assert "80.0\u00a0%" in page
 
 
+@pytest.mark.slow
 def test_the_summary_warns_of_images_seen_in_training(data_dir: Path, model: Model, tmp_path: Path) -> None:
     lines = evaluate(model, data_dir, tmp_path / "out").summary().splitlines()
     assert re.fullmatch(r"accuracy   83\.3 % \(\d\d\.\d to 100\.0 %; only 12 images\)", lines[0])
@@ -197,6 +199,7 @@ def test_without_a_record_of_training_nothing_is_claimed(data_dir: Path, model: 
     assert "This split shares" not in page
 
 
+@pytest.mark.slow
 def test_training_images_that_are_gone_are_compared_by_their_hash(data_dir: Path, model: Model, tmp_path: Path) -> None:
     for path in (data_dir / "Training").rglob("*.png"):
         path.unlink()
@@ -207,12 +210,14 @@ def test_training_images_that_are_gone_are_compared_by_their_hash(data_dir: Path
     assert leakage.accuracy_without.value == pytest.approx(9 / 11)
 
 
+@pytest.mark.slow
 def test_a_changed_training_image_does_not_count_as_seen(data_dir: Path, model: Model, tmp_path: Path) -> None:
     (data_dir / "Training/pituitary/1.png").write_bytes((data_dir / "Training/glioma/0.png").read_bytes())
     leakage = evaluate(model, data_dir, tmp_path / "out").leakage
     assert (leakage.known, leakage.exact, leakage.near) == (False, 1, 0)
 
 
+@pytest.mark.slow
 def test_worst_mistakes_are_shown_with_their_maps(data_dir: Path, model: Model, tmp_path: Path) -> None:
     evaluate(model, data_dir, tmp_path / "out")
     page = (tmp_path / "out/report.html").read_text()
@@ -335,6 +340,7 @@ def test_data_without_test_images_are_refused(data_dir: Path, model: Model, tmp_
         evaluate(model, data_dir / "Training", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_progress_counts_every_image(data_dir: Path, model: Model, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     evaluate(model, data_dir, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
