@@ -62,8 +62,8 @@ test-all: $(READY) ## all tests; those whose parts are missing say so and are sk
 demo: export BRAINTUMOR_CACHE := demo/cache
 demo: $(READY) ## train, evaluate and explain on synthetic slices, into demo/
 	rm -rf demo
-	$(PYTHON) -m braintumor data phantom demo/data --per-class 300
-	$(PYTHON) train.py --model cnn --epochs 10 --batch_size 8 --data_dir demo/data --out demo/model
+	$(PYTHON) -m braintumor data phantom demo/data --per-class 120
+	$(PYTHON) train.py --model cnn --recipe fast --epochs 6 --batch_size 8 --data_dir demo/data --out demo/model
 	$(PYTHON) -m braintumor evaluate demo/model demo/data
 	$(PYTHON) -m braintumor explain demo/data/Testing/*/*-0000.png --model demo/model --out demo/explanations
 	@echo "report:       demo/model/evaluation/report.html"

@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from braintumor.evaluate.report.model_card import gaps, model_card, origin, percent_with_range
 from braintumor.evaluate.report.report import evaluate
 from braintumor.models.session import Model
