@@ -30,7 +30,6 @@ sys.path.append(str(ROOT))
 SOURCE = ROOT / "src" / "braintumor"
 PARTS = ("counts", "hops", "tests", "demo")
 SHORTEST_SENTENCE = 2  # words that make a string one for people
-OVERRIDDEN = re.compile(r"__\w+__|do_GET|do_POST")
 
 
 def main() -> None:

@@ -154,7 +154,7 @@ class Predictor:
     """The one way to ask a model about slices: for Python, commands, service, watcher and evaluation.
 
     DICOM and NIfTI files, and the content of any file, are decoded in other processes, which start when first needed.
-    Calls of `prepare`, `prepare_scan` and `predict` from several threads are safe.
+    Calls of `prepare_scan`, `scans` and `predict` from several threads are safe.
 
     Args:
         model: a loaded model.
@@ -243,10 +243,20 @@ class Predictor:
             )
         return predictions
 
-    def prepare_scan(self, scan: Scan) -> PreparedSlice:
-        """Return a slice prepared for the network."""
-        levels = self._model.card.preprocess.grey_levels(scan)
-        return PreparedSlice(name=scan.source, levels=levels, defects=defects(scan), notes=scan.notes, place=scan.place)
+    def prepare_scan(self, scan: Scan, scan_defects: tuple[Referral, ...] | None = None) -> PreparedSlice:
+        """Return a slice prepared for the network.
+
+        Args:
+            scan: the slice.
+            scan_defects: what `defects` says of it, where the caller prepares it for several models.
+        """
+        return PreparedSlice(
+            name=scan.source,
+            levels=self._model.card.preprocess.grey_levels(scan),
+            defects=defects(scan) if scan_defects is None else scan_defects,
+            notes=scan.notes,
+            place=scan.place,
+        )
 
     def scans(self, source: Source) -> Iterator[Scan | ImageError]:
         """Yield the slices of a source, and at the end the error if there is one."""

@@ -311,7 +311,7 @@ def test_our_mistakes_are_not_told_to_clients(
     def broken(*_: object) -> None:
         raise RuntimeError("DOE^JANE")
 
-    for part in ("braintumor.predictor.Predictor.predict", "braintumor.predictor.defects"):
+    for part in ("braintumor.predictor.Predictor.predict", "braintumor.server.workers.defects"):
         for _ in range(3):  # more often than there are threads
             monkeypatch.setattr(part, broken)
             with pytest.raises(RuntimeError):

@@ -28,6 +28,7 @@ from braintumor.errors import ImageError, Refusal
 from braintumor.io.read import may_hold_several
 from braintumor.io.sandbox import Sandbox
 from braintumor.io.scan import ALL_SLICES, Scan, SliceSelection
+from braintumor.models.image_quality import defects
 from braintumor.models.session import Model
 from braintumor.predictor import Prediction, Predictor, PreparedSlice
 
@@ -277,7 +278,8 @@ class InferenceWorkers:
         """Return what is kept of a slice: far less than its pixels, unless DICOM results are wanted."""
         # `predictions` in `_classify` come in the order of the models, so `model_indices` must be ascending, as they
         # are when the application makes them
-        slices = {index: self._predictors[index].prepare_scan(scan) for index in job.model_indices}
+        scan_defects = defects(scan)  # once, whatever the number of models
+        slices = {index: self._predictors[index].prepare_scan(scan, scan_defects) for index in job.model_indices}
         height, width = scan.pixels.shape
         return DecodedSlice(
             job=job,
