@@ -12,6 +12,7 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset
 
+from tests.dicom import make
 from tests.dicom.make import encoded
 
 JSON_TAGS = {
@@ -163,6 +164,11 @@ class Archive:
         start = self.shift(path, int(wanted.get("offset", 0)) if self.pages else 0)
         limit = min(self.page, int(wanted.get("limit", 10_000)))
         return 200, json.dumps(listed[start : start + limit]).encode()
+
+
+def images(total: int, study: object = 0) -> list[Dataset]:
+    """Return different MR images of one series."""
+    return [make.mr(seed=number, number=number + 1, study=study) for number in range(total)]
 
 
 @contextmanager

@@ -3,47 +3,21 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pydicom.dataset import Dataset
 
 from braintumor.models.session import Model
 from braintumor.pacs import client, retry
 from braintumor.pacs.state import WatchState
-from braintumor.pacs.watch import WatchStats, watch
+from braintumor.pacs.watch import WatchStats
 from tests.dicom import make
-from tests.pacs.fake import DROP, Archive, serving
+from tests.pacs.fake import DROP, Archive, images, serving
 
 pytestmark = pytest.mark.slow
 
 Run = Callable[..., WatchStats]
-
-
-@pytest.fixture
-def archive(shared_decoders: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
-    """Yield an archive like Orthanc's, for a watcher that waits a hundredth of the usual time."""
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
-    with serving(Archive()) as served:
-        yield served
-
-
-@pytest.fixture
-def lines() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def run(archive: Archive, bundled: Model, tmp_path: Path, lines: list[str]) -> Run:
-    def run(path: str = "") -> WatchStats:
-        return watch(archive.url + path, bundled, tmp_path / "state", poll_seconds=0.01, once=True, say=lines.append)
-
-    return run
-
-
-def images(total: int, study: object = 0) -> list[Dataset]:
-    return [make.mr(seed=number, number=number + 1, study=study) for number in range(total)]
 
 
 @pytest.mark.parametrize("status", [DROP, 401, 307, 503], ids=["cut", "401", "redirect", "busy"])

@@ -16,13 +16,12 @@ from typing import Any
 
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
 
 from braintumor.dicom.results.base import provenance_hash
 from braintumor.errors import ArchiveError, ImageError, InstanceError, ModelError, Refusal, StorageError
 from braintumor.io.sandbox import TOO_LONG, Sandbox
 from braintumor.models.session import Model
-from braintumor.pacs import client, retry
+from braintumor.pacs import client
 from braintumor.pacs.client import InstanceReference
 from braintumor.pacs.fetch import InstanceFetcher
 from braintumor.pacs.multipart import only_part
@@ -31,34 +30,9 @@ from braintumor.pacs.state import WatchState
 from braintumor.pacs.store import WorkItem
 from braintumor.pacs.watch import MOST_FAILURES, WatchStats, watch
 from tests.dicom import make
-from tests.pacs.fake import DROP, Archive, serving
+from tests.pacs.fake import DROP, Archive, images
 
 Run = Callable[..., WatchStats]
-
-
-@pytest.fixture
-def archive(shared_decoders: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
-    """Yield an archive like Orthanc's, for a watcher that waits a hundredth of the usual time."""
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
-    with serving(Archive()) as served:
-        yield served
-
-
-@pytest.fixture
-def lines() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def run(archive: Archive, bundled: Model, tmp_path: Path, lines: list[str]) -> Run:
-    def run(path: str = "", model: Model = bundled) -> WatchStats:
-        return watch(archive.url + path, model, tmp_path / "state", poll_seconds=0.01, once=True, say=lines.append)
-
-    return run
-
-
-def images(total: int, study: object = 0) -> list[Dataset]:
-    return [make.mr(seed=number, number=number + 1, study=study) for number in range(total)]
 
 
 def answered(archive: Archive) -> list[int]:
