@@ -51,27 +51,6 @@ KINDS: dict[str, Callable[[], Dataset]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return braintumor.load(threads=1)
-
-
-@pytest.fixture
-def prediction(model: Model) -> Prediction:
-    maps = np.random.default_rng(0).random((4, 14, 14)).astype(np.float32) * np.float32(model.card.class_map_scale)
-    shares = np.array([0.8125, 0.125, 0.0375, 0.025], np.float32)
-    return Prediction(
-        image="slice",
-        probabilities=shares,
-        predicted="glioma",
-        decision="glioma",
-        reasons=(),
-        class_maps=maps,
-        model=model.identity,
-        ood_score=1.25,
-    )
-
-
 def taken(source: Dataset, frame: int = 1, notes: tuple[str, ...] = ()) -> Scan:
     """Return the slice of a source as a reader gives it; its grey values do not matter here."""
     read = pydicom.dcmread(io.BytesIO(make.encoded(source)))

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import highdicom
-import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sr._concepts_dict import concepts
 
-import braintumor
 from braintumor.classes import CLASSES
 from braintumor.dicom import codes, source_attributes
 from braintumor.dicom.coding import Code
@@ -22,27 +20,6 @@ from braintumor.models.session import Model
 from braintumor.predictor import Prediction
 from tests.dicom import make
 from tests.referrals import EMPTY, OUT_OF_DISTRIBUTION, uncertain
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return braintumor.load(threads=1)
-
-
-@pytest.fixture
-def prediction(model: Model) -> Prediction:
-    shares = np.array([0.8125, 0.125, 0.0375, 0.025], np.float32)
-    maps = np.ones((4, 14, 14), np.float32)
-    return Prediction(
-        image="slice",
-        probabilities=shares,
-        predicted="glioma",
-        decision="glioma",
-        reasons=(),
-        class_maps=maps,
-        model=model.identity,
-        ood_score=1.25,
-    )
 
 
 def reported(
