@@ -580,3 +580,6 @@ def test_synthetic_slices_are_made_by_a_command(tmp_path: Path, capsys: pytest.C
     assert main(["data", "phantom", str(tmp_path / "data")]) == 2
     assert main(["data", "phantom", str(tmp_path / "other"), "--per-class", "1"]) == 2
     assert "is not empty" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["data", "phantom", str(tmp_path / "file")]) == 2
+    assert "is not a folder" in capsys.readouterr().err

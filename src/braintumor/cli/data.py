@@ -103,9 +103,11 @@ class DataPhantom:
     def run(self) -> int:
         """Write the folder and say what is in it."""
         from braintumor.data.phantom import write_phantoms
+        from braintumor.files import check_writable
 
         if self.per_class < 2:
             raise BrainTumorError(f"expected at least two slices per class, got --per-class {self.per_class}")
+        check_writable(self.out)
         if self.out.exists() and any(self.out.iterdir()):
             raise BrainTumorError(f"{self.out} is not empty; name a new folder")
         write_phantoms(self.out, self.per_class, size=self.size)

@@ -52,6 +52,7 @@ def text_writer(model: "Model") -> Writer:
     builder = VolumeSummaryBuilder(model.card.class_map_scale)
     decisions: Counter[str] = Counter()
     is_terminal = sys.stdout.isatty()
+    has_colours = is_terminal and _has_colours()
     width = 0  # of the widest name so far: those to come are not known
 
     def write(answer: Prediction | ImageError | None) -> None:
@@ -68,7 +69,7 @@ def text_writer(model: "Model") -> Writer:
             if is_terminal:
                 width = max(width, len(name))
                 text = f"{decision_text(answer):<15}"
-                coloured = f"{_COLOURS[answer.decision]}{text}{_PLAIN}" if _has_colours() else text
+                coloured = f"{_COLOURS[answer.decision]}{text}{_PLAIN}" if has_colours else text
                 print(f"{name + ':':<{width + 1}} {coloured}  {shares}{classes}", flush=True)
             else:
                 say(f"{name}: {decision_text(answer):<15}  {shares}{classes}")
